@@ -1,0 +1,1 @@
+../../tbps_infer/__init__.py

@@ -1,0 +1,337 @@
+"""The bundle: a folder that holds everything needed to embed pictures and sentences with one model.
+
+::
+
+    BUNDLE/
+      bundle.json        what the model is, how its inputs are made, sha256 of every other file
+      image.onnx         uint8 pixels [batch, height, width, 3] -> float32 image_embedding [batch, dim]
+      text.onnx          int32 input_ids, attention_mask [batch, length] -> float32 text_embedding [batch, dim]
+      tokenizer.json     a `tokenizers` file
+      golden/            a few crops and captions with the reference model's embeddings of them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import BundleError
+from tbps_infer.layout import VectorLayout
+from tbps_infer.preprocessing import Preprocessing
+
+__all__ = [
+    "BUNDLE_JSON",
+    "SCHEMA_VERSION",
+    "Branch",
+    "Bundle",
+    "FileFact",
+    "Golden",
+    "ModelFacts",
+    "file_facts",
+    "file_sha256",
+    "is_bundle",
+    "model_fingerprint",
+]
+
+SCHEMA_VERSION = 1
+BUNDLE_JSON = "bundle.json"
+GOLDEN_JSON = "golden/golden.json"
+GOLDEN_ARRAYS = "golden/vectors.npz"
+
+Branch = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """Size in bytes and sha256 of one file of a bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What must be equal for two sets of embeddings to be comparable, and how to make the inputs.
+
+    Attributes:
+        family: The kind of model: ``part`` for the reference model.
+        config: The family's own configuration, as JSON values.
+        preprocessing: How a picture becomes a crop and the graph's input.
+        caption_rule: The name of the rule applied to a caption before the tokenizer (`tbps_infer.text`).
+        max_length: Tokens per caption at most, special tokens included.
+        pad_id: The id that fills a batch's shorter captions.
+        layout: The division of an embedding.
+        fingerprint: `model_fingerprint` of all the above, the tokenizer and the weights.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    preprocessing: Preprocessing
+    caption_rule: str
+    max_length: int
+    pad_id: int
+    layout: VectorLayout
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain JSON values."""
+        return {
+            "family": self.family,
+            "config": dict(self.config),
+            "preprocessing": self.preprocessing.to_json(),
+            "caption_rule": self.caption_rule,
+            "max_length": self.max_length,
+            "pad_id": self.pad_id,
+            "layout": self.layout.to_json(),
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelFacts:
+        """Read what `to_json` wrote; raises BundleError on anything else."""
+        try:
+            return cls(
+                family=str(values["family"]),
+                config=dict(values["config"]),
+                preprocessing=Preprocessing.from_json(values["preprocessing"]),
+                caption_rule=str(values["caption_rule"]),
+                max_length=int(values["max_length"]),
+                pad_id=int(values["pad_id"]),
+                layout=VectorLayout.from_json(values["layout"]),
+                fingerprint=str(values["fingerprint"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"The model facts are not valid: {error!r}.", "Export the bundle again with tbps export."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A few inputs with the reference model's embeddings of them, to be replayed on any machine.
+
+    Attributes:
+        captions: The sentences, n of them.
+        crops: The pictures' files inside the bundle, m of them, before resizing.
+        input_ids: int32 ``[n, length]``.
+        attention_mask: int32 ``[n, length]``.
+        pixels: uint8 ``[m, height, width, 3]``, the crops after resizing.
+        text_embeddings: float32 ``[n, dim]``.
+        image_embeddings: float32 ``[m, dim]``.
+    """
+
+    captions: tuple[str, ...]
+    crops: tuple[Path, ...]
+    input_ids: NDArray[np.int32]
+    attention_mask: NDArray[np.int32]
+    pixels: NDArray[np.uint8]
+    text_embeddings: NDArray[np.float32]
+    image_embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: The folder.
+        model: What the model is.
+        files: Every other file of the folder, by its name relative to it.
+        opset: The ONNX opset of the graphs.
+        versions: The packages that made it, by name.
+        source: ``name`` and ``sha256`` of the checkpoint.
+        created: When, ISO 8601 UTC.
+        verification: The report of the check made at export, as `tbps_infer.export.verify` writes it.
+    """
+
+    path: Path
+    model: ModelFacts
+    files: Mapping[str, FileFact]
+    opset: int
+    versions: Mapping[str, str]
+    source: Mapping[str, str]
+    created: str
+    verification: Mapping[str, Any]
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The `tokenizers` file."""
+        return self.path / "tokenizer.json"
+
+    def graph_path(self, branch: Branch) -> Path:
+        """The ONNX file of one branch."""
+        return self.path / f"{branch}.onnx"
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Read a bundle's facts and check that its files are there with their sizes.
+
+        Raises:
+            BundleError: The folder is not a bundle, or a file is missing or of another size.
+        """
+        values = _read_json(path)
+        if values.get("schema") != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path} was written with bundle schema {values.get('schema')!r}; "
+                f"this version reads {SCHEMA_VERSION}.",
+                "Export it again with this version of tbps-infer.",
+            )
+        try:
+            bundle = cls(
+                path=path,
+                model=ModelFacts.from_json(values["model"]),
+                files={name: FileFact(**fact) for name, fact in values["files"].items()},
+                opset=int(values["opset"]),
+                versions=dict(values["versions"]),
+                source=dict(values["source"]),
+                created=str(values["created"]),
+                verification=dict(values["verification"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{path / BUNDLE_JSON} is not valid: {error!r}.", "Export it again.") from error
+        for name, fact in bundle.files.items():
+            bundle._check_size(name, fact)
+        return bundle
+
+    def check_file(self, name: str) -> Path:
+        """Hash one file and compare; returns its path, raises BundleError when it was altered."""
+        fact = self.files.get(name)
+        if fact is None:
+            raise BundleError(f"{self.path} has no {name}.", "Export it again with tbps export.")
+        self._check_size(name, fact)
+        if file_sha256(self.path / name) != fact.sha256:
+            raise BundleError(
+                f"{self.path / name} is not the file this bundle was written with (its sha256 differs).",
+                "Export the bundle again, or copy the file again from where it was made.",
+            )
+        return self.path / name
+
+    def check_files(self) -> None:
+        """Hash every file; raises BundleError naming the first that differs."""
+        for name in self.files:
+            self.check_file(name)
+
+    def check_graph(self, branch: Branch) -> Path:
+        """Hash a branch's graph with its external data, and return the graph's path."""
+        graph = f"{branch}.onnx"
+        for name in self.files:
+            if name.startswith(f"{graph}."):
+                self.check_file(name)
+        return self.check_file(graph)
+
+    def golden(self) -> Golden:
+        """Load the golden vectors; raises BundleError when they are not there or altered."""
+        facts = json.loads(self.check_file(GOLDEN_JSON).read_text(encoding="utf-8"))
+        with np.load(self.check_file(GOLDEN_ARRAYS), allow_pickle=False) as arrays:
+            return Golden(
+                captions=tuple(facts["captions"]),
+                crops=tuple(self.path / "golden" / name for name in facts["crops"]),
+                input_ids=arrays["input_ids"],
+                attention_mask=arrays["attention_mask"],
+                pixels=arrays["pixels"],
+                text_embeddings=arrays["text_embeddings"],
+                image_embeddings=arrays["image_embeddings"],
+            )
+
+    def write_facts(self) -> None:
+        """Write ``bundle.json``; the other files must be in place already."""
+        values = {
+            "schema": SCHEMA_VERSION,
+            "model": self.model.to_json(),
+            "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in self.files.items()},
+            "opset": self.opset,
+            "versions": dict(self.versions),
+            "source": dict(self.source),
+            "created": self.created,
+            "verification": dict(self.verification),
+        }
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        (self.path / BUNDLE_JSON).write_text(text, encoding="utf-8")
+
+    def _check_size(self, name: str, fact: FileFact) -> None:
+        file = self.path / name
+        if not file.is_file():
+            raise BundleError(f"{self.path} has no {name}.", "Copy the whole folder, or export it again.")
+        if file.stat().st_size != fact.bytes:
+            raise BundleError(
+                f"{file} has {file.stat().st_size} bytes, and {fact.bytes} were written.",
+                "Copy the whole folder again, or export it again.",
+            )
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is a bundle's folder, judged by its ``bundle.json`` being there."""
+    return (path / BUNDLE_JSON).is_file()
+
+
+def file_facts(folder: Path) -> dict[str, FileFact]:
+    """Size and sha256 of every file below a folder, ``bundle.json`` left out, sorted by name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): FileFact(file.stat().st_size, file_sha256(file))
+        for file in files
+        if file.name != BUNDLE_JSON
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def model_fingerprint(
+    *,
+    family: str,
+    config: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    caption_rule: str,
+    max_length: int,
+    weights_sha256: str,
+    tokenizer_sha256: str,
+) -> str:
+    """The name of an embedding space: equal fingerprints mean comparable embeddings.
+
+    It depends on what the numbers mean (weights, tokenizer, preprocessing), not on how they are computed
+    (opset, precision, backend), so a gallery embedded on a server answers queries encoded on an edge device.
+
+    Args:
+        weights_sha256: A hash of the tensors' names, shapes and values, not of the file that carried them.
+    """
+    facts = {
+        "family": family,
+        "config": dict(config),
+        "preprocessing": preprocessing.to_json(),
+        "caption_rule": caption_rule,
+        "max_length": max_length,
+        "weights": weights_sha256,
+        "tokenizer": tokenizer_sha256,
+    }
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    file = path / BUNDLE_JSON
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(
+            f"{path} is not a bundle: it has no {BUNDLE_JSON}.",
+            "Make one from a checkpoint: tbps export CHECKPOINT -o BUNDLE.",
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file} is not valid JSON: {error}.", "Export the bundle again.") from error
+    if not isinstance(values, dict):
+        raise BundleError(f"{file} does not hold a JSON object.", "Export the bundle again.")
+    return values

@@ -1,0 +1,100 @@
+"""How a composite embedding is divided: which numbers are the global, coarse and part vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import BundleError
+
+__all__ = ["Segment", "VectorLayout"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One named run of consecutive numbers in an embedding.
+
+    Attributes:
+        name: ``global``, ``coarse``, ``fine.0`` … for the reference model; other families name their own.
+        size: How many numbers it has.
+        weight: The squared norm of the run, so that its share of a similarity lies in [-weight, weight]:
+            1 for ``global`` and ``coarse``, 1/K for each of K parts.
+    """
+
+    name: str
+    size: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class VectorLayout:
+    """The declared division of an embedding ``z``, the same for pictures and sentences.
+
+    The inner product of two embeddings is the sum over segments of the inner products of their runs, which is
+    what lets a score be explained part by part.
+    """
+
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        names = [segment.name for segment in self.segments]
+        if not names or len(set(names)) != len(names) or any(s.size < 1 for s in self.segments):
+            raise BundleError(
+                f"A vector layout needs distinct, non-empty segments; got {self.segments!r}.",
+                "Export the bundle again.",
+            )
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of the whole embedding."""
+        return sum(segment.size for segment in self.segments)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Segment names, in order."""
+        return tuple(segment.name for segment in self.segments)
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each segment lies in the embedding."""
+        stops = np.cumsum([segment.size for segment in self.segments]).tolist()
+        return {s.name: slice(stop - s.size, stop) for s, stop in zip(self.segments, stops, strict=True)}
+
+    @cached_property
+    def squared_norm(self) -> float:
+        """|z|² of every embedding of this layout: the similarity of an embedding with itself."""
+        return float(sum(segment.weight for segment in self.segments))
+
+    def split_scores(
+        self, queries: NDArray[np.floating[Any]], hits: NDArray[np.floating[Any]]
+    ) -> NDArray[np.float32]:
+        """Divide inner products into their segments' shares.
+
+        Args:
+            queries: Floating-point ``[..., dim]``.
+            hits: Floating-point ``[..., dim]``, broadcast against ``queries``.
+
+        Returns:
+            float32 ``[..., len(segments)]``; its sum over the last axis is the inner product.
+        """
+        starts = [piece.start for piece in self.slices.values()]
+        products = queries.astype(np.float32) * hits.astype(np.float32)
+        return np.add.reduceat(products, starts, axis=-1).astype(np.float32)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The layout as plain JSON values."""
+        return [{"name": s.name, "size": s.size, "weight": s.weight} for s in self.segments]
+
+    @classmethod
+    def from_json(cls, entries: Sequence[dict[str, Any]]) -> VectorLayout:
+        """Read what `to_json` wrote; raises BundleError on anything else."""
+        try:
+            segments = tuple(Segment(str(e["name"]), int(e["size"]), float(e["weight"])) for e in entries)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"The vector layout {entries!r} is not valid: {error!r}.") from error
+        return cls(segments)

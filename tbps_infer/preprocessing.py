@@ -1,0 +1,59 @@
+"""What turns a picture into the network's input, as facts: one place for export, embedding and search."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Interpolation", "Preprocessing"]
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a decoded RGB picture becomes a crop, and a crop the network's input.
+
+    Resizing happens outside the graph (`tbps_infer.images`); mean and std are applied inside it, on values
+    scaled to [0, 1], so that no caller can normalise twice.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        interpolation: The resampling filter.
+        antialias: Whether the filter widens when the picture shrinks, as Pillow's always does.
+        mean: Per channel, R G B.
+        std: Per channel, R G B.
+    """
+
+    image_size: tuple[int, int] = (384, 128)
+    interpolation: Interpolation = "bicubic"
+    antialias: bool = True
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f'interpolation is {self.interpolation!r}, want "bilinear" or "bicubic"')
+        if not self.antialias:
+            raise ValueError("antialias is false, and resizing without antialiasing is not supported")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is {self.image_size!r}, want (height, width) in pixels")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean!r} and std {self.std!r} need three values each, std positive")
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preprocessing:
+        """Read what `to_json` wrote. Raises TypeError or ValueError on anything else."""
+        known = dict(values)
+        for key in ("image_size", "mean", "std"):
+            if key in known:
+                known[key] = tuple(known[key])
+        return cls(**known)

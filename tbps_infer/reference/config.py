@@ -1,0 +1,191 @@
+"""The reference model's configuration: every choice that the paper leaves open is a key here.
+
+Nothing in this module needs torch, so a bundle's configuration can be read on the edge device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tbps_infer.errors import CheckpointError
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.preprocessing import Preprocessing
+
+__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "tiny_config"]
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet whose last stage keeps its stride at 1 (the default is ResNet-50)."""
+
+    kind: Literal["resnet"] = "resnet"
+    embedding_size: int = 64
+    hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return self.hidden_sizes[-1]
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the crop per cell of the feature map: 4 in the stem, 2 per stage between first and last."""
+        return 4 * 2 ** max(len(self.hidden_sizes) - 2, 0)
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A plain vision transformer (the default is ViT-B/16)."""
+
+    kind: Literal["vit"] = "vit"
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_size: int = 3072
+    patch: int = 16
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return self.hidden_size
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the crop per cell of the feature map."""
+        return self.patch
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A BERT encoder (the default is BERT-base-uncased)."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_size: int = 3072
+    max_positions: int = 512
+    max_length: int = 100
+    frozen: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the reference model's shapes and preprocessing.
+
+    Attributes:
+        image: The image backbone.
+        text: The text backbone; ``max_length`` counts [CLS] and [SEP].
+        preprocessing: How a picture becomes the network's input.
+        dim: Size of every embedding slot, d.
+        heads: Attention heads of encoders and decoder.
+        ffn: Hidden width of their feed-forward blocks.
+        dropout: Dropout rate in encoders and decoder, used in training only.
+        encoder_layers: Self-attention layers per modality.
+        decoder_layers: Layers of the one shared decoder.
+        coarse_tokens: N_c, the learnable tokens shared by both modalities.
+        parts: K, the horizontal stripes of the image and, paired with them, the text tokens.
+        token_std: Standard deviation of the tokens' initial values.
+    """
+
+    image: ResNetConfig | ViTConfig = field(default_factory=ResNetConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    dim: int = 512
+    heads: int = 8
+    ffn: int = 2048
+    dropout: float = 0.1
+    encoder_layers: int = 1
+    decoder_layers: int = 1
+    coarse_tokens: int = 6
+    parts: int = 6
+    token_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        height, width = self.preprocessing.image_size
+        if height % self.image.stride or width % self.image.stride:
+            raise CheckpointError(
+                f"The image size {height}x{width} is not a multiple of the backbone's stride {self.image.stride}.",
+                "Choose an image_size whose height and width are multiples of it.",
+            )
+        if (height // self.image.stride) % self.parts:
+            raise CheckpointError(
+                f"The feature map has {height // self.image.stride} rows, which {self.parts} stripes do not divide.",
+                "Choose an image height or a number of parts so that every stripe has the same number of rows.",
+            )
+        if self.dim % self.heads:
+            raise CheckpointError(f"dim {self.dim} is not a multiple of heads {self.heads}.")
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(rows, columns) of the image feature map."""
+        height, width = self.preprocessing.image_size
+        return height // self.image.stride, width // self.image.stride
+
+    @property
+    def layout(self) -> VectorLayout:
+        """z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K]: one inner product is the sum of the three cosines."""
+        parts = tuple(Segment(f"fine.{k}", self.dim, 1.0 / self.parts) for k in range(self.parts))
+        coarse = Segment("coarse", self.dim * self.coarse_tokens)
+        return VectorLayout((Segment("global", self.dim), coarse, *parts))
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelConfig:
+        """Read what `to_json` wrote; missing keys take their defaults, unknown ones are an error.
+
+        Raises:
+            CheckpointError: A key is unknown or a value does not fit.
+        """
+        try:
+            fields = dict(values)
+            image = dict(fields.pop("image", {}))
+            kind = image.get("kind", "resnet")
+            if kind not in ("resnet", "vit"):
+                raise ValueError(f'image.kind is {kind!r}, want "resnet" or "vit"')
+            if kind == "resnet":
+                for key in ("hidden_sizes", "depths"):
+                    if key in image:
+                        image[key] = tuple(int(n) for n in image[key])
+            backbone = ViTConfig(**image) if kind == "vit" else ResNetConfig(**image)
+            text = TextConfig(**fields.pop("text", {}))
+            preprocessing = Preprocessing.from_json(fields.pop("preprocessing", {}))
+            return cls(image=backbone, text=text, preprocessing=preprocessing, **fields)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The model configuration is not valid: {error}.",
+                "Compare it with the keys of tbps_infer.reference.config.ModelConfig.",
+            ) from error
+
+
+def base_config() -> ModelConfig:
+    """ResNet-50 and BERT-base at 384x128: the paper's backbones with this project's defaults."""
+    return ModelConfig()
+
+
+def tiny_config(vocab_size: int) -> ModelConfig:
+    """A small configuration of the same architecture, for the demo and the tests."""
+    return ModelConfig(
+        image=ResNetConfig(embedding_size=32, hidden_sizes=(32, 64, 128), depths=(2, 2, 2), layer_type="basic"),
+        text=TextConfig(
+            vocab_size=vocab_size,
+            hidden_size=128,
+            layers=2,
+            heads=4,
+            mlp_size=256,
+            max_positions=128,
+            max_length=100,
+            frozen=False,
+        ),
+        preprocessing=Preprocessing(image_size=(96, 32)),
+        dim=64,
+        heads=4,
+        ffn=256,
+    )

@@ -1,0 +1,83 @@
+"""What every inference backend offers, and the one check of what it is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import FeedError
+
+__all__ = ["BACKENDS", "BackendName", "Feeds", "Precision", "Runner", "TensorSpec", "check_feeds"]
+
+Precision = Literal["fp32", "fp16", "int8"]
+BackendName = Literal["onnxruntime", "torch"]
+BACKENDS: tuple[BackendName, ...] = ("onnxruntime", "torch")
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, type and shape of one input or output; a string in the shape names a dynamic axis."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class Runner(Protocol):
+    """One branch of a model, loaded and ready to run.
+
+    `run` takes arrays by input name and returns arrays by output name; it does not change its inputs and its
+    outputs stay valid after the next call. A runner is used from one thread at a time.
+    """
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What `run` wants."""
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What `run` gives."""
+
+    @property
+    def description(self) -> str:
+        """Backend, provider, device and precision really in use, read back from it; for logs and reports."""
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Run the graph once. Raises FeedError when the arrays do not fit `inputs`."""
+
+    def close(self) -> None:
+        """Free what it holds; running afterwards raises FeedError; closing twice is harmless."""
+
+
+def check_feeds(specs: Sequence[TensorSpec], feeds: Feeds) -> None:
+    """Compare arrays with what a graph wants: names, types, ranks, fixed sizes, and equal dynamic axes.
+
+    Raises:
+        FeedError: Something differs; the sentence says what was wanted and what was given.
+    """
+    wanted = {spec.name for spec in specs}
+    if wanted != set(feeds):
+        raise FeedError(f"want inputs {sorted(wanted)}, got {sorted(feeds)}")
+    axes: dict[str, int] = {}
+    for spec in specs:
+        array = feeds[spec.name]
+        given = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+        fits = array.dtype == spec.dtype and len(array.shape) == len(spec.shape)
+        if not fits or any(
+            want != have for want, have in zip(spec.shape, array.shape, strict=False) if isinstance(want, int)
+        ):
+            raise FeedError(f"want {spec}, got {given}")
+        for axis, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(axis, str) and axes.setdefault(axis, size) != size:
+                raise FeedError(f"{spec.name}: {axis} is {size}, and {axes[axis]} in another input")
+        if 0 in array.shape:
+            raise FeedError(f"want {spec}, got an empty array {given}")
