@@ -34,7 +34,7 @@ class ResNetConfig:
     @property
     def stride(self) -> int:
         """Pixels of the crop per cell of the feature map: 4 in the stem, 2 per stage between first and last."""
-        return 4 * 2 ** max(len(self.hidden_sizes) - 2, 0)
+        return 4 << max(len(self.hidden_sizes) - 2, 0)
 
 
 @dataclass(frozen=True)
