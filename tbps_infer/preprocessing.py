@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Interpolation", "Preprocessing"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Interpolation", "Preprocessing", "json_values"]
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -47,7 +48,7 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
-        return dataclasses.asdict(self)
+        return json_values(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocessing:
@@ -57,3 +58,9 @@ class Preprocessing:
             if key in known:
                 known[key] = tuple(known[key])
         return cls(**known)
+
+
+def json_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values as JSON reads them back: tuples become lists, so that equal facts compare equal."""
+    read: dict[str, Any] = json.loads(json.dumps(values))
+    return read

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.preprocessing import Preprocessing, json_values
 
 __all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "tiny_config"]
 
@@ -135,7 +135,7 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
-        return dataclasses.asdict(self)
+        return json_values(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:

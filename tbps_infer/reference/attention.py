@@ -1,0 +1,101 @@
+"""Pre-LayerNorm attention blocks of the reference model, written so that they export to plain operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Attention", "DecoderLayer", "EncoderLayer", "FeedForward", "l2_normalize"]
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (dim // heads) ** -0.5
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend from ``queries [batch, q, dim]`` to ``memory [batch, m, dim]``.
+
+        Args:
+            mask: Added to the scores, broadcast to ``[batch, heads, q, m]``.
+
+        Returns:
+            The attended values ``[batch, q, dim]`` and the weights ``[batch, heads, q, m]``.
+        """
+        query = self._split(self.query(queries)) * self.scale
+        scores = query @ self._split(self.key(memory)).transpose(2, 3)
+        if mask is not None:
+            scores = scores + mask
+        weights = scores.softmax(dim=-1)
+        values = self.dropout(weights) @ self._split(self.value(memory))
+        merged: Tensor = self.out(values.transpose(1, 2).flatten(2))
+        return merged, weights
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        batch, length, dim = tokens.shape
+        return tokens.view(batch, length, self.heads, dim // self.heads).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each on normalised input and added back."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads, dropout)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``[batch, length, dim]`` to the same shape."""
+        normed = self.attention_norm(tokens)
+        tokens = tokens + self.dropout(self.attention(normed, normed, mask)[0])
+        refined: Tensor = tokens + self.dropout(self.ffn(self.ffn_norm(tokens)))
+        return refined
+
+
+class DecoderLayer(nn.Module):
+    """Token self-attention, cross-attention to a memory, feed-forward: each pre-normalised and added back."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(dim)
+        self.self_attention = Attention(dim, heads, dropout)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.cross_attention = Attention(dim, heads, dropout)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Refine ``tokens [batch, q, dim]`` by ``memory [batch, m, dim]``.
+
+        Returns:
+            The tokens ``[batch, q, dim]`` and the cross-attention weights ``[batch, heads, q, m]``.
+        """
+        normed = self.self_norm(tokens)
+        tokens = tokens + self.dropout(self.self_attention(normed, normed)[0])
+        attended, weights = self.cross_attention(self.cross_norm(tokens), memory, mask)
+        tokens = tokens + self.dropout(attended)
+        return tokens + self.dropout(self.ffn(self.ffn_norm(tokens))), weights
+
+
+def l2_normalize(vectors: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """Divide by the Euclidean norm over the last axis: x / √(Σx² + ε)."""
+    return vectors * torch.rsqrt((vectors * vectors).sum(dim=-1, keepdim=True) + epsilon)

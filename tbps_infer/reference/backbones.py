@@ -1,0 +1,112 @@
+"""Image and text backbones from `transformers`, reduced to what the reference model reads from them."""
+
+from __future__ import annotations
+
+import transformers
+from torch import Tensor, nn
+
+from tbps_infer.reference.config import ResNetConfig, TextConfig, ViTConfig
+
+__all__ = ["MASK_FLOOR", "ResNetBackbone", "TextBackbone", "ViTBackbone", "additive_mask", "image_backbone"]
+
+MASK_FLOOR = -3e4
+"""Added to masked attention scores: far below any score, and still a number in FP16 (whose least is -65504)."""
+
+
+class ResNetBackbone(nn.Module):
+    """A ResNet without its classifier, its last stage at stride 1 so that the map keeps 24 rows for 384 pixels."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        model = transformers.ResNetModel(
+            transformers.ResNetConfig(
+                embedding_size=config.embedding_size,
+                hidden_sizes=list(config.hidden_sizes),
+                depths=list(config.depths),
+                layer_type=config.layer_type,
+            )
+        )
+        self.embedder = model.embedder
+        self.encoder = model.encoder
+        if len(config.hidden_sizes) > 1:
+            for module in self.encoder.stages[-1].modules():
+                if isinstance(module, nn.Conv2d):
+                    module.stride = (1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float ``[batch, 3, height, width]`` to a map ``[batch, channels, rows, columns]``."""
+        features: Tensor = self.embedder(images)
+        for stage in self.encoder.stages:
+            features = stage(features)
+        return features
+
+
+class ViTBackbone(nn.Module):
+    """A vision transformer whose patch tokens, after the last LayerNorm, are laid out as a map; CLS is dropped."""
+
+    def __init__(self, config: ViTConfig, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.map_size = (image_size[0] // config.patch, image_size[1] // config.patch)
+        self.model = transformers.ViTModel(
+            transformers.ViTConfig(
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.mlp_size,
+                patch_size=config.patch,
+                image_size=image_size,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            ),
+            add_pooling_layer=False,
+        )
+        self.model.set_attn_implementation("eager")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float ``[batch, 3, height, width]`` to a map ``[batch, channels, rows, columns]``."""
+        tokens: Tensor = self.model(images).last_hidden_state[:, 1:]
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *self.map_size)
+
+
+class TextBackbone(nn.Module):
+    """BERT without its pooler, run with this project's own additive mask."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        model = transformers.BertModel(
+            transformers.BertConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.mlp_size,
+                max_position_embeddings=config.max_positions,
+            ),
+            add_pooling_layer=False,
+        )
+        # Eager attention exports to plain MatMul and Softmax, which TensorRT fuses; its own mask of -3.4e38
+        # would become -inf in FP16, so the mask is made here and only the layers are used.
+        model.set_attn_implementation("eager")
+        self.embeddings = model.embeddings
+        self.encoder = model.encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Ids and mask ``[batch, length]`` to token features ``[batch, length, hidden]``."""
+        hidden: Tensor = self.embeddings(input_ids=input_ids)
+        mask = additive_mask(attention_mask, hidden)
+        for layer in self.encoder.layer:
+            output = layer(hidden, mask)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+
+def additive_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
+    """0 where a token is real and `MASK_FLOOR` where it is padding: ``[batch, 1, 1, length]``."""
+    return (1 - attention_mask[:, None, None, :].to(like.dtype)) * MASK_FLOOR
+
+
+def image_backbone(config: ResNetConfig | ViTConfig, image_size: tuple[int, int]) -> ResNetBackbone | ViTBackbone:
+    """The image backbone of a configuration, with random weights."""
+    if isinstance(config, ViTConfig):
+        return ViTBackbone(config, image_size)
+    return ResNetBackbone(config)

@@ -1,0 +1,278 @@
+"""Checkpoints of the reference model on disk: written as safetensors, read without executing anything.
+
+::
+
+    CHECKPOINT/
+      model.safetensors   the tensors (FP16 or FP32; always computed in FP32)
+      config.json         {"format": "tbps-infer", "family": "part", "model": ModelConfig, "training": {...}}
+      tokenizer.json      a `tokenizers` file
+
+The folder, or the ``.safetensors`` file inside it, names the checkpoint. A ``.pt``/``.pth`` file holding a state dict
+(or ``{"model": state_dict}``) is read too, with the same two files beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbps_infer.bundle import ModelFacts, file_sha256, model_fingerprint
+from tbps_infer.errors import CheckpointError
+from tbps_infer.reference.config import ModelConfig
+from tbps_infer.reference.model import PartModel
+
+__all__ = ["FAMILY", "Checkpoint", "load_checkpoint", "read_tensors", "save_checkpoint", "weights_sha256"]
+
+FAMILY = "part"
+CAPTION_RULE = "none"
+PAD_ID = 0
+CONFIG_JSON = "config.json"
+TOKENIZER_JSON = "tokenizer.json"
+TENSORS = "model.safetensors"
+
+# Counters of BatchNorm updates: not used by any forward pass, and absent from some published files.
+_IGNORED_SUFFIX = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        path: The file that carried the tensors.
+        model: The network, in eval mode, FP32, on the CPU.
+        config: Its configuration.
+        facts: What defines its embedding space, with the fingerprint.
+        tokenizer_path: Its `tokenizers` file.
+        sha256: Of the tensors' file.
+        training: How it was trained and what it scored, as its config file says; empty when it does not.
+    """
+
+    path: Path
+    model: PartModel
+    config: ModelConfig
+    facts: ModelFacts
+    tokenizer_path: Path
+    sha256: str
+    training: Mapping[str, Any]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load a checkpoint of the reference model, strictly.
+
+    Args:
+        path: A checkpoint's folder, or the file with its tensors.
+
+    Raises:
+        CheckpointError: A file is missing, unsafe to read, or a tensor is missing, unknown or misshapen; the
+            sentence names it.
+    """
+    tensors_path = find_tensors(path)
+    values = _read_config(tensors_path.parent / CONFIG_JSON)
+    config = ModelConfig.from_json(values["model"])
+    tokenizer_path = tensors_path.parent / TOKENIZER_JSON
+    if not tokenizer_path.is_file():
+        raise CheckpointError(
+            f"{tensors_path.parent} has no {TOKENIZER_JSON}.", "Put the model's tokenizers file beside the tensors."
+        )
+    model = PartModel(config)
+    load_strictly(model, read_tensors(tensors_path), tensors_path)
+    model.eval().requires_grad_(False)
+    return Checkpoint(
+        path=tensors_path,
+        model=model,
+        config=config,
+        facts=model_facts(model, file_sha256(tokenizer_path)),
+        tokenizer_path=tokenizer_path,
+        sha256=file_sha256(tensors_path),
+        training=values.get("training", {}),
+    )
+
+
+def save_checkpoint(
+    folder: Path,
+    model: PartModel,
+    tokenizer_json: str,
+    *,
+    dtype: Literal["fp16", "fp32"] = "fp32",
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint folder and return it.
+
+    Args:
+        tokenizer_json: The text of the `tokenizers` file.
+        dtype: What floating-point tensors are stored as. FP16 halves the file; BatchNorm's running variance
+            and all else must lie within its range.
+        training: What to record about how the weights came about.
+
+    Raises:
+        CheckpointError: A tensor does not fit FP16.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, tensor in _own_tensors(model).items():
+        stored = tensor.half() if dtype == "fp16" and tensor.is_floating_point() else tensor
+        if not torch.isfinite(stored).all():
+            raise CheckpointError(f"The tensor {name} is not finite as {dtype}.", "Save the checkpoint as fp32.")
+        tensors[name] = stored.contiguous().clone()
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "format": "tbps-infer",
+        "family": FAMILY,
+        "model": model.config.to_json(),
+        "training": dict(training or {}),
+    }
+    (folder / CONFIG_JSON).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (folder / TOKENIZER_JSON).write_text(tokenizer_json, encoding="utf-8")
+    save_file(tensors, folder / TENSORS)
+    return folder
+
+
+def find_tensors(path: Path) -> Path:
+    """The file with a checkpoint's tensors, given that file or its folder. Raises CheckpointError."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist.", "Give a checkpoint's folder or its .safetensors file.")
+    preferred = path / TENSORS
+    found = (
+        [preferred]
+        if preferred.is_file()
+        else sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".pt", ".pth"))
+    )
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or "none"
+        raise CheckpointError(
+            f"{path} should hold one file of tensors (.safetensors, .pt or .pth), and holds {names}.",
+            "Name the file itself.",
+        )
+    return found[0]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors without executing anything in it.
+
+    Args:
+        path: ``.safetensors``, or a ``.pt``/``.pth`` state dict, also under the key ``model`` or ``state_dict``.
+
+    Raises:
+        CheckpointError: The file is damaged, or is a pickle that carries code.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} carries objects that only running its code could load, and it was not run ({reason}).",
+            "Save its state dict alone: torch.save(model.state_dict(), file).",
+        ) from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is not a readable PyTorch file: {error}.") from error
+    for key in ("model", "state_dict"):
+        if isinstance(values, dict) and isinstance(values.get(key), dict):
+            values = values[key]
+    if not isinstance(values, dict) or not all(isinstance(t, Tensor) for t in values.values()):
+        raise CheckpointError(
+            f"{path} does not hold a state dict (tensors by name).", "Save model.state_dict() and try again."
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in values.items()}
+
+
+def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model, all of them and no others, as FP32.
+
+    Raises:
+        CheckpointError: Names the first tensor that is missing, unknown, misshapen or not finite.
+    """
+    wanted = _own_tensors(model)
+    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(_IGNORED_SUFFIX)}
+    for problem, names in (
+        ("has no tensor", sorted(wanted.keys() - given.keys())),
+        ("has a tensor that the model does not know:", sorted(given.keys() - wanted.keys())),
+    ):
+        if names:
+            more = f" ({len(names)} such tensors)" if len(names) > 1 else ""
+            raise CheckpointError(
+                f"{path} {problem} {names[0]}{more}.", f"Check that {CONFIG_JSON} beside it is this checkpoint's own."
+            )
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(tensor.shape)}, and the configuration wants {list(wanted[name].shape)}.",
+                f"Check that {CONFIG_JSON} beside it is this checkpoint's own.",
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} has NaN or infinite values.", "Use another checkpoint.")
+        wanted[name].copy_(tensor)
+
+
+def model_facts(model: PartModel, tokenizer_sha256: str) -> ModelFacts:
+    """What defines a model's embedding space, with its fingerprint."""
+    config = model.config
+    fingerprint = model_fingerprint(
+        family=FAMILY,
+        config=config.to_json(),
+        preprocessing=config.preprocessing,
+        caption_rule=CAPTION_RULE,
+        max_length=config.text.max_length,
+        weights_sha256=weights_sha256(model),
+        tokenizer_sha256=tokenizer_sha256,
+    )
+    return ModelFacts(
+        family=FAMILY,
+        config=config.to_json(),
+        preprocessing=config.preprocessing,
+        caption_rule=CAPTION_RULE,
+        max_length=config.text.max_length,
+        pad_id=PAD_ID,
+        layout=config.layout,
+        fingerprint=fingerprint,
+    )
+
+
+def weights_sha256(model: PartModel) -> str:
+    """A hash of a model's tensors: names, shapes and FP32 values, whatever file carried them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_own_tensors(model).items()):
+        digest.update(f"{name}{list(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
+    return digest.hexdigest()
+
+
+def _own_tensors(model: PartModel) -> dict[str, Tensor]:
+    return {name: t for name, t in model.state_dict().items() if not name.endswith(_IGNORED_SUFFIX)}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} does not exist: the model's configuration must lie beside its tensors.",
+            "Write one with tbps_infer.reference.checkpoint.save_checkpoint, or copy it from where it was trained.",
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(values, dict) or values.get("family") != FAMILY or not isinstance(values.get("model"), dict):
+        raise CheckpointError(
+            f'{path} is not a configuration of the reference model: want "family": "{FAMILY}" and "model": {{...}}.'
+        )
+    return values

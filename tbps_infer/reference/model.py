@@ -1,0 +1,172 @@
+"""The reference model: part-level cross-modal correspondence (Park et al., arXiv 2501.00318), as we read it.
+
+What the paper states and what is this project's reading is listed in the README; every such choice is a key of
+`tbps_infer.reference.config.ModelConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tbps_infer.reference.attention import DecoderLayer, EncoderLayer, l2_normalize
+from tbps_infer.reference.backbones import MASK_FLOOR, TextBackbone, additive_mask, image_backbone
+from tbps_infer.reference.config import ModelConfig
+
+__all__ = ["Embeddings", "PartModel", "SlotLinear"]
+
+Modality = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The raw (un-normalised) embedding slots of a batch.
+
+    Attributes:
+        global_: ``[batch, d]``.
+        coarse: ``[batch, N_c, d]``.
+        fine: ``[batch, K, d]``.
+    """
+
+    global_: Tensor
+    coarse: Tensor
+    fine: Tensor
+
+    def compose(self) -> Tensor:
+        """z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K], float ``[batch, (1 + N_c + K)·d]``.
+
+        S(i,t) = cos(g_v, g_t) + cos(concat c_v, concat c_t) + (1/K) Σ_k cos(f_v^k, f_t^k) is the inner product
+        of two such vectors.
+        """
+        parts = self.fine.shape[1]
+        fine = l2_normalize(self.fine) * parts**-0.5
+        return torch.cat((l2_normalize(self.global_), l2_normalize(self.coarse.flatten(1)), fine.flatten(1)), dim=1)
+
+
+class SlotLinear(nn.Module):
+    """One linear layer per slot: slot k of the input goes through the k-th weight."""
+
+    def __init__(self, slots: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(slots, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(slots, outputs))
+
+    def forward(self, slots: Tensor) -> Tensor:
+        """``[batch, slots, inputs]`` to ``[batch, slots, outputs]``."""
+        return (slots.transpose(0, 1) @ self.weight).transpose(0, 1) + self.bias
+
+
+class PartModel(nn.Module):
+    """The dual encoder: pictures and sentences to composite embeddings, compared by one inner product."""
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        block = (config.dim, config.heads, config.ffn, config.dropout)
+        rows, columns = config.map_size
+        self.image_backbone = image_backbone(config.image, config.preprocessing.image_size)
+        self.text_backbone = TextBackbone(config.text)
+        self.global_image = nn.Linear(config.image.channels, config.dim)
+        self.global_text = nn.Linear(config.text.hidden_size, config.dim)
+        self.memory_image = nn.Linear(config.image.channels, config.dim)
+        self.memory_text = nn.Linear(config.text.hidden_size, config.dim)
+        self.image_position = nn.Parameter(torch.randn(1, rows * columns, config.dim) * config.token_std)
+        self.image_encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(config.encoder_layers))
+        self.text_encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(config.encoder_layers))
+        self.memory_norm = nn.ModuleDict({"image": nn.LayerNorm(config.dim), "text": nn.LayerNorm(config.dim)})
+        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(config.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(config.dim)
+        self.coarse_tokens = nn.Parameter(torch.randn(1, config.coarse_tokens, config.dim) * config.token_std)
+        self.part_tokens = nn.Parameter(torch.randn(1, config.parts, config.dim) * config.token_std)
+        self.coarse_head = SlotLinear(config.coarse_tokens, config.dim, config.dim)
+        self.fine_image = SlotLinear(config.parts, config.image.channels, config.dim)
+        self.fine_text = SlotLinear(config.parts, config.dim, config.dim)
+        mean, std = torch.tensor(config.preprocessing.mean), torch.tensor(config.preprocessing.std)
+        self.register_buffer("pixel_scale", (1 / (255 * std))[:, None, None], persistent=False)
+        self.register_buffer("pixel_shift", (-mean / std)[:, None, None], persistent=False)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """RGB crops, uint8 ``[batch, height, width, 3]``, to z, float ``[batch, dim]``."""
+        return self.image_embeddings(pixels).compose()
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask, integer ``[batch, length]``, to z, float ``[batch, dim]``."""
+        return self.text_embeddings(self.text_backbone(input_ids, attention_mask), attention_mask).compose()
+
+    def image_embeddings(self, pixels: Tensor) -> Embeddings:
+        """RGB crops, uint8 ``[batch, height, width, 3]``, to the raw embedding slots."""
+        features = self.image_features(pixels)
+        memory = self.image_memory(features)
+        stripes = self.stripes(features)
+        return Embeddings(
+            global_=self.global_image(features.amax(dim=(2, 3))),
+            coarse=self.coarse_head(self.decode(self.coarse_tokens, memory, None)[0]),
+            fine=self.fine_image(stripes),
+        )
+
+    def text_embeddings(self, features: Tensor, attention_mask: Tensor) -> Embeddings:
+        """Token features of the text backbone ``[batch, length, hidden]`` and their mask to the raw slots.
+
+        The text tokens attend in a call of their own: were they beside the coarse tokens, texts would run
+        another decoder than images and the sharing would be broken.
+        """
+        memory = self.text_memory(features, attention_mask)
+        mask = additive_mask(attention_mask, features)
+        padded = attention_mask[:, :, None] == 0
+        return Embeddings(
+            global_=self.global_text(features.masked_fill(padded, MASK_FLOOR).amax(dim=1)),
+            coarse=self.coarse_head(self.decode(self.coarse_tokens, memory, mask)[0]),
+            fine=self.fine_text(self.decode(self.part_tokens, memory, mask)[0]),
+        )
+
+    def stripes(self, features: Tensor) -> Tensor:
+        """The maximum over each of K horizontal stripes of a feature map: ``[batch, K, channels]``."""
+        batch, channels, rows, columns = features.shape
+        grouped = features.reshape(batch, channels, self.config.parts, rows // self.config.parts * columns)
+        return grouped.amax(dim=3).transpose(1, 2)
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """RGB crops, uint8 ``[batch, height, width, 3]``, to a map ``[batch, channels, rows, columns]``."""
+        images = pixels.permute(0, 3, 1, 2).to(self.pixel_scale.dtype) * self.pixel_scale + self.pixel_shift
+        features: Tensor = self.image_backbone(images)
+        return features
+
+    def image_memory(self, features: Tensor) -> Tensor:
+        """A feature map to the decoder's memory ``[batch, rows·columns, d]``."""
+        memory = self.memory_image(features.flatten(2).transpose(1, 2)) + self.image_position
+        for layer in self.image_encoder:
+            memory = layer(memory)
+        normed: Tensor = self.memory_norm["image"](memory)
+        return normed
+
+    def text_memory(self, features: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token features to the decoder's memory ``[batch, length, d]``."""
+        memory = self.memory_text(features)
+        for layer in self.text_encoder:
+            memory = layer(memory, additive_mask(attention_mask, features))
+        normed: Tensor = self.memory_norm["text"](memory)
+        return normed
+
+    def decode(self, tokens: Tensor, memory: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the shared decoder.
+
+        Args:
+            tokens: Learnable queries ``[1, q, d]``.
+            memory: ``[batch, m, d]``.
+            mask: Additive, ``[batch, 1, 1, m]``; None when every memory cell is real.
+
+        Returns:
+            The decoded tokens ``[batch, q, d]`` and the last layer's cross-attention ``[batch, heads, q, m]``.
+        """
+        decoded = tokens.expand(memory.shape[0], -1, -1)
+        weights = decoded
+        for layer in self.decoder:
+            decoded, weights = layer(decoded, memory, mask)
+        return self.decoder_norm(decoded), weights
