@@ -1,0 +1,113 @@
+"""The model with its identity classifiers, and the sum of losses that a step minimises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tbps_infer.reference.model import Embeddings, PartModel, SlotLinear
+from tbps_infer.training import losses
+from tbps_infer.training.options import TrainOptions
+
+__all__ = ["Objective", "parameter_groups"]
+
+
+class Objective(nn.Module):
+    """A `PartModel` and one identity classifier per embedding slot, shared by image and text."""
+
+    def __init__(self, model: PartModel, identities: int, options: TrainOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+        config = model.config
+        self.global_classifier = SlotLinear(1, config.dim, identities)
+        self.coarse_classifier = SlotLinear(config.coarse_tokens, config.dim, identities)
+        self.fine_classifier = SlotLinear(config.parts, config.dim, identities)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        text: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Every term of the loss, a scalar each; their sum is minimised, all weights 1.
+
+        Args:
+            pixels: uint8 ``[batch, height, width, 3]``.
+            text: Integer ids ``[batch, length]``, or float features ``[batch, length, hidden]`` of a frozen backbone.
+            attention_mask: Integer ``[batch, length]``.
+            labels: int64 ``[batch]``, class indices.
+            generator: Draws the negatives.
+        """
+        image = self.model.image_embeddings(pixels)
+        features = text if text.is_floating_point() else self.model.text_backbone(text, attention_mask)
+        sentence = self.model.text_embeddings(features, attention_mask)
+        terms: dict[str, Tensor] = {}
+        if "global" in self.options.terms:
+            slots = (image.global_[:, None], sentence.global_[:, None])
+            terms["global_identity"] = self._identity(self._logits(self.global_classifier, slots), labels)
+            terms["global_ranking"] = self._ranking(slots, labels, generator)
+        if "coarse" in self.options.terms:
+            slots = (image.coarse, sentence.coarse)
+            whole = (image.coarse.flatten(1)[:, None], sentence.coarse.flatten(1)[:, None])
+            terms["coarse_identity"] = self._identity(self._logits(self.coarse_classifier, slots), labels)
+            terms["coarse_ranking"] = self._ranking(whole, labels, generator)
+        if "fine" in self.options.terms:
+            terms |= self._fine(image, sentence, labels, generator)
+        return terms
+
+    def _fine(
+        self, image: Embeddings, sentence: Embeddings, labels: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        pair = (image.fine, sentence.fine)
+        logits = self._logits(self.fine_classifier, pair)
+        similarity = losses.part_similarity(*pair)
+        margins: tuple[Tensor | float, ...] = (self.options.base_margin,) * 2
+        if self.options.commonality == "id_prob":
+            kappas = tuple(losses.id_prob_commonality(side, labels) for side in logits)
+            margins = tuple(losses.commonality_margin(kappa, self.options.base_margin) for kappa in kappas)
+        elif self.options.commonality == "entropy":
+            kappas = tuple(losses.entropy_commonality(s) for s in (similarity, similarity.transpose(1, 2)))
+            margins = tuple(losses.commonality_margin(kappa, self.options.base_margin) for kappa in kappas)
+        return {
+            "fine_identity": self._identity(logits, labels),
+            "fine_cmr": losses.cmr_loss(
+                similarity, labels, margins[0], margins[1], generator, self.options.base_margin
+            ),
+        }
+
+    def _ranking(self, pair: tuple[Tensor, Tensor], labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        similarity = losses.part_similarity(*pair)[0]
+        return losses.ranking_loss(similarity, labels, generator, self.options.base_margin)
+
+    @staticmethod
+    def _logits(classifier: SlotLinear, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return classifier(pair[0]), classifier(pair[1])
+
+    @staticmethod
+    def _identity(logits: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        return (losses.identity_loss(logits[0], labels) + losses.identity_loss(logits[1], labels)) / 2
+
+
+_BACKBONES = ("image_backbone", "text_backbone", "image_encoder", "text_encoder", "decoder")
+
+
+def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict[str, object]]:
+    """Adam's two groups: backbones, encoders and decoder at one rate, everything else at another.
+
+    A frozen text backbone is in neither.
+    """
+    model = objective.model
+    if model.config.text.frozen:
+        model.text_backbone.requires_grad_(False)
+    backbone, heads = [], []
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            slow = name.removeprefix("model.").split(".")[0] in _BACKBONES
+            (backbone if slow else heads).append(parameter)
+    return [
+        {"params": heads, "lr": options.head_lr, "base_lr": options.head_lr},
+        {"params": backbone, "lr": options.backbone_lr, "base_lr": options.backbone_lr},
+    ]

@@ -1,0 +1,284 @@
+"""The training loop: resumable after every epoch, the best epoch chosen on validation identities.
+
+::
+
+    RUN/
+      run.json        options, data set, model configuration, package versions
+      log.csv         one row per epoch: losses, learning rates, validation metrics
+      state.ckpt      everything the next epoch needs; replaced atomically
+      best/           the checkpoint with the best validation Rank-1 so far
+      last/           the checkpoint after the last epoch, written at the end
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from tbps_infer.data.dataset import Split
+from tbps_infer.errors import TbpsError, UsageError
+from tbps_infer.reference.checkpoint import save_checkpoint
+from tbps_infer.reference.model import PartModel
+from tbps_infer.text import Tokenizer
+from tbps_infer.training.batches import Batch, PairBatches, Shard
+from tbps_infer.training.features import cache_text_features
+from tbps_infer.training.objective import Objective, parameter_groups
+from tbps_infer.training.options import TrainOptions
+from tbps_infer.training.validation import Validator
+
+__all__ = ["EpochLog", "TrainReport", "TrainingError", "train"]
+
+_log = logging.getLogger(__name__)
+
+STATE = "state.ckpt"
+RUN_JSON = "run.json"
+LOG_CSV = "log.csv"
+
+
+class TrainingError(TbpsError):
+    """Raised when training cannot go on: a loss that is not finite, or a run folder of other options."""
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """What one epoch did: seconds, mean of each loss term, and validation metrics in percent."""
+
+    epoch: int
+    seconds: float
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run ended with.
+
+    Attributes:
+        best: Folder of the best checkpoint.
+        best_epoch: Counted from 1.
+        best_rank1: Validation Rank-1 (text to image, pessimistic ties), percent.
+        history: One entry per epoch, those before a resume included.
+    """
+
+    best: Path
+    best_epoch: int
+    best_rank1: float
+    history: tuple[EpochLog, ...]
+
+
+@dataclass
+class _Progress:
+    """What changes from epoch to epoch beside the tensors."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_rank1: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    model: PartModel,
+    tokenizer_json: str,
+    tokenizer: Tokenizer,
+    splits: tuple[Split, Split],
+    run: Path,
+    options: TrainOptions,
+    *,
+    fabric: Fabric | None = None,
+    on_step: Callable[[int, int, float], None] = lambda _epoch, _step, _loss: None,
+    on_epoch: Callable[[EpochLog], None] = lambda _log: None,
+) -> TrainReport:
+    """Train a model, or carry on with an interrupted run of the same options in the same folder.
+
+    A run killed at any instant and started again ends in the same weights as an uninterrupted one on the same
+    machine: order, augmentation, dropout and negatives of an epoch depend on the seed and the epoch alone.
+
+    Args:
+        model: The initial weights; overwritten by the run's state when there is one.
+        tokenizer_json: The text of its `tokenizers` file, saved with every checkpoint.
+        splits: Training and validation.
+        run: The run's folder.
+        fabric: Device, number of processes and mixed precision; the CPU at `options.precision` by default.
+        on_step: Called with epoch (from 0), step (from 1) and loss.
+        on_epoch: Called after each epoch.
+
+    Raises:
+        TrainingError: The folder holds a run of other options, or a loss is not finite.
+    """
+    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=options.precision)
+    fabric.launch()
+    torch.manual_seed(options.seed)
+    device = fabric.device
+    training, validation = splits
+    _claim(run, model, training, validation, options)
+    features = None
+    if model.config.text.frozen:
+        backbone = model.text_backbone.to(device).eval()
+        features = cache_text_features(backbone, tokenizer.encode(training.captions), run / "cache", device)
+    batches = PairBatches(training, tokenizer, model.config.preprocessing, options, features)
+    validator = Validator(model, tokenizer, validation, options.terms)
+    objective = Objective(model, batches.identities, options)
+    optimizer = torch.optim.Adam(parameter_groups(objective, options), weight_decay=options.weight_decay)
+    wrapped, optimizer = fabric.setup(objective, optimizer)
+    progress = _resume(run, fabric, objective, optimizer)
+    shard = Shard(fabric.global_rank, fabric.world_size)
+    try:
+        for epoch in range(progress.epoch, options.epochs):
+            started = time.monotonic()
+            values = _run_epoch(fabric, wrapped, optimizer, batches, epoch, shard, options, on_step)
+            values |= validator.evaluate(device)
+            entry = EpochLog(epoch + 1, time.monotonic() - started, values)
+            if fabric.is_global_zero:
+                _finish_epoch(run, entry, progress, model, tokenizer_json, objective, optimizer, options)
+                on_epoch(entry)
+            progress.epoch = epoch + 1
+            fabric.barrier()
+    finally:
+        batches.close()
+    if fabric.is_global_zero:
+        save_checkpoint(run / "last", model, tokenizer_json, training=_provenance(run, progress.epoch))
+    history = tuple(EpochLog(e["epoch"], e["seconds"], e["values"]) for e in progress.history)
+    return TrainReport(run / "best", progress.best_epoch, progress.best_rank1, history)
+
+
+def _run_epoch(
+    fabric: Fabric,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batches: PairBatches,
+    epoch: int,
+    shard: Shard,
+    options: TrainOptions,
+    on_step: Callable[[int, int, float], None],
+) -> dict[str, float]:
+    """Train for one epoch; returns the mean of every loss term and the last learning rates."""
+    objective.train()
+    if _text_frozen(objective):
+        objective.module.model.text_backbone.eval()
+    seed = (options.seed * 100_003 + epoch) * 1009 + shard.index
+    torch.manual_seed(seed)
+    generator = torch.Generator(fabric.device).manual_seed(seed)
+    steps = batches.steps(shard)
+    sums: dict[str, torch.Tensor] = {}
+    for step, batch in enumerate(batches.epoch(epoch, shard), start=1):
+        factor = options.lr_factor(epoch + (step - 1) / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        terms = objective(*_to(batch, fabric.device), generator)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss is {value} in epoch {epoch + 1}, step {step}.",
+                "Lower the learning rate, or train with --precision 32-true; the run's last epoch is kept.",
+            )
+        for name, term in terms.items():
+            sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + term.detach()
+        on_step(epoch, step, value)
+    rates = {f"lr_{name}": g["lr"] for name, g in zip(("heads", "backbone"), optimizer.param_groups, strict=True)}
+    return {**rates, **{name: total.item() / steps for name, total in sums.items()}}
+
+
+def _text_frozen(objective: Any) -> bool:
+    """Whether the text backbone of a (wrapped) objective is frozen, and so stays in eval mode."""
+    frozen: bool = objective.module.model.config.text.frozen
+    return frozen
+
+
+def _to(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    return tuple(t.to(device) for t in (batch.pixels, batch.text, batch.attention_mask, batch.labels))
+
+
+def _finish_epoch(
+    run: Path,
+    entry: EpochLog,
+    progress: _Progress,
+    model: PartModel,
+    tokenizer_json: str,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    options: TrainOptions,
+) -> None:
+    """Save the best checkpoint first, then the state that counts the epoch as done."""
+    progress.history.append({"epoch": entry.epoch, "seconds": entry.seconds, "values": dict(entry.values)})
+    rank1 = entry.values["val_R@1"]
+    if rank1 > progress.best_rank1:
+        progress.best_rank1, progress.best_epoch = rank1, entry.epoch
+        save_checkpoint(run / "best", model, tokenizer_json, training=_provenance(run, entry.epoch, rank1))
+    state = {
+        "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": entry.epoch,
+        "best_epoch": progress.best_epoch,
+        "best_rank1": progress.best_rank1,
+        "history": progress.history,
+    }
+    temporary = run / f"{STATE}.part"
+    torch.save(state, temporary)
+    temporary.replace(run / STATE)
+    _write_log(run / LOG_CSV, progress.history)
+    _log.info("epoch %d of %d: validation R@1 %.2f", entry.epoch, options.epochs, rank1)
+
+
+def _resume(run: Path, fabric: Fabric, objective: Objective, optimizer: torch.optim.Optimizer) -> _Progress:
+    file = run / STATE
+    if not file.is_file():
+        return _Progress()
+    state = torch.load(file, map_location=fabric.device, weights_only=True)
+    objective.load_state_dict(state["objective"])
+    optimizer.load_state_dict(state["optimizer"])
+    _log.info("carrying on after epoch %d of %s", state["epoch"], run)
+    return _Progress(state["epoch"], state["best_epoch"], state["best_rank1"], state["history"])
+
+
+def _claim(run: Path, model: PartModel, training: Split, validation: Split, options: TrainOptions) -> None:
+    """Write what the run is, or check that the folder's run is the same one."""
+    facts = {
+        "dataset": training.dataset,
+        "training": {"pictures": len(training.pictures), "captions": len(training.captions)},
+        "validation": {"name": validation.name, "pictures": len(validation.pictures)},
+        "options": options.to_json(),
+        "model": model.config.to_json(),
+    }
+    file = run / RUN_JSON
+    if file.is_file():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        changed = sorted(key for key in facts if earlier.get(key) != facts[key])
+        if changed:
+            raise TrainingError(
+                f"{run} holds a run whose {', '.join(changed)} differ from what was asked for.",
+                "Give another -o for a new run, or the same options to carry on.",
+            )
+        return
+    if run.exists() and any(run.iterdir()):
+        raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
+    run.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _provenance(run: Path, epoch: int, rank1: float | None = None) -> dict[str, Any]:
+    facts = json.loads((run / RUN_JSON).read_text(encoding="utf-8"))
+    facts.pop("model")
+    return {**facts, "epoch": epoch, **({} if rank1 is None else {"validation_R@1": rank1})}
+
+
+def _write_log(file: Path, history: list[dict[str, Any]]) -> None:
+    rows = [{"epoch": e["epoch"], "seconds": round(e["seconds"], 2), **e["values"]} for e in history]
+    temporary = file.with_suffix(".part")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(file)
