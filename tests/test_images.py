@@ -398,28 +398,6 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(kind: str, seed: int) ->
         assert crop.shape == (12, 4, 3)
 
 
-def test_many_threads_may_open_the_first_pictures() -> None:
-    """Pillow's plugins load at the first picture that needs them; no thread may see a half-loaded table."""
-    import subprocess
-    import sys
-
-    program = """
-import io, sys
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-from tbps_infer.images import load_rgb
-barrier = Barrier(8)
-data = bytes.fromhex(sys.argv[1])
-def load(_):
-    barrier.wait()
-    return load_rgb(data).size
-with ThreadPoolExecutor(8) as pool:
-    assert set(pool.map(load, range(8))) == {(5, 3)}
-"""
-    data = encoded(rgb(6, (5, 3)), "TGA").hex()
-    subprocess.run([sys.executable, "-W", "error", "-c", program, data], check=True, timeout=60)
-
-
 def test_threads_agree_with_one(tmp_path: Path) -> None:
     files = []
     for index in range(20):
