@@ -35,6 +35,10 @@ class Embeddings:
     coarse: Tensor
     fine: Tensor
 
+    def float(self) -> Embeddings:
+        """The same slots in FP32."""
+        return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
+
     def compose(self) -> Tensor:
         """z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K], float ``[batch, (1 + N_c + K)·d]``.
 

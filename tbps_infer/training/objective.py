@@ -44,6 +44,13 @@ class Objective(nn.Module):
         image = self.model.image_embeddings(pixels)
         features = text if text.is_floating_point() else self.model.text_backbone(text, attention_mask)
         sentence = self.model.text_embeddings(features, attention_mask)
+        # Margins of 0.2 drown in the rounding of half-precision cosines: the losses are always FP32.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self._terms(image.float(), sentence.float(), labels, generator)
+
+    def _terms(
+        self, image: Embeddings, sentence: Embeddings, labels: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if "global" in self.options.terms:
             slots = (image.global_[:, None], sentence.global_[:, None])

@@ -27,7 +27,7 @@ from lightning_fabric import Fabric
 
 from tbps_infer.data.dataset import Split
 from tbps_infer.errors import TbpsError, UsageError
-from tbps_infer.reference.checkpoint import save_checkpoint
+from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tbps_infer.reference.model import PartModel
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import Batch, PairBatches, Shard
@@ -86,9 +86,7 @@ class _Progress:
 
 
 def train(
-    model: PartModel,
-    tokenizer_json: str,
-    tokenizer: Tokenizer,
+    initial: Path,
     splits: tuple[Split, Split],
     run: Path,
     options: TrainOptions,
@@ -97,14 +95,13 @@ def train(
     on_step: Callable[[int, int, float], None] = lambda _epoch, _step, _loss: None,
     on_epoch: Callable[[EpochLog], None] = lambda _log: None,
 ) -> TrainReport:
-    """Train a model, or carry on with an interrupted run of the same options in the same folder.
+    """Train from a checkpoint, or carry on with an interrupted run of the same options in the same folder.
 
     A run killed at any instant and started again ends in the same weights as an uninterrupted one on the same
     machine: order, augmentation, dropout and negatives of an epoch depend on the seed and the epoch alone.
 
     Args:
-        model: The initial weights; overwritten by the run's state when there is one.
-        tokenizer_json: The text of its `tokenizers` file, saved with every checkpoint.
+        initial: The checkpoint to start from (`tbps init` writes one); its tokenizer is saved with every checkpoint.
         splits: Training and validation.
         run: The run's folder.
         fabric: Device, number of processes and mixed precision; the CPU at `options.precision` by default.
@@ -119,7 +116,16 @@ def train(
     torch.manual_seed(options.seed)
     device = fabric.device
     training, validation = splits
-    _claim(run, model, training, validation, options)
+    start = load_checkpoint(initial)
+    model = start.model.requires_grad_(True)
+    tokenizer = Tokenizer(
+        start.tokenizer_path,
+        caption_rule=start.facts.caption_rule,
+        max_length=start.facts.max_length,
+        pad_id=start.facts.pad_id,
+    )
+    tokenizer_json = start.tokenizer_path.read_text(encoding="utf-8")
+    _claim(run, start, training, validation, options)
     features = None
     if model.config.text.frozen:
         backbone = model.text_backbone.to(device).eval()
@@ -243,14 +249,15 @@ def _resume(run: Path, fabric: Fabric, objective: Objective, optimizer: torch.op
     return _Progress(state["epoch"], state["best_epoch"], state["best_rank1"], state["history"])
 
 
-def _claim(run: Path, model: PartModel, training: Split, validation: Split, options: TrainOptions) -> None:
+def _claim(run: Path, start: Checkpoint, training: Split, validation: Split, options: TrainOptions) -> None:
     """Write what the run is, or check that the folder's run is the same one."""
     facts = {
         "dataset": training.dataset,
         "training": {"pictures": len(training.pictures), "captions": len(training.captions)},
         "validation": {"name": validation.name, "pictures": len(validation.pictures)},
         "options": options.to_json(),
-        "model": model.config.to_json(),
+        "model": start.config.to_json(),
+        "initial_fingerprint": start.facts.fingerprint,
     }
     file = run / RUN_JSON
     if file.is_file():

@@ -1,0 +1,142 @@
+"""The ablation in the paper's spirit, on synthetic pedestrians: which embeddings and which margins help.
+
+Run it as ``python -m tbps_infer.benchmarks.ablation --data people --out runs/ablation``; it carries on where it was
+stopped, and prints the Markdown table from the raw results (one JSON line per arm and seed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tbps_infer.training.options import Term, TrainOptions
+
+__all__ = ["ARMS", "Arm", "markdown_table", "run_arm"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table: which embeddings are trained and compared, and how parts get their margins."""
+
+    name: str
+    terms: tuple[Term, ...]
+    commonality: str = "off"
+
+    def options(self, base: TrainOptions) -> TrainOptions:
+        """The arm's recipe: the base one with its terms and commonality."""
+        assert self.commonality in ("off", "id_prob", "entropy")
+        return replace(base, terms=self.terms, commonality=self.commonality)  # type: ignore[arg-type]
+
+
+ARMS = (
+    Arm("global only", ("global",)),
+    Arm("+ coarse", ("global", "coarse")),
+    Arm("+ fine, CMR off", ("global", "coarse", "fine")),
+    Arm("+ fine, CMR id_prob", ("global", "coarse", "fine"), "id_prob"),
+    Arm("+ fine, CMR entropy", ("global", "coarse", "fine"), "entropy"),
+)
+
+METRICS = ("R@1", "R@5", "R@10", "mAP")
+
+
+def run_arm(arm: Arm, data: Path, out: Path, base: TrainOptions) -> dict[str, Any]:
+    """Train one arm with one seed and measure its best epoch on the test split.
+
+    Returns:
+        Arm, seed, best epoch, seconds, and test metrics in percent.
+    """
+    import torch
+
+    from tbps_infer.data.readers import read_dataset
+    from tbps_infer.reference.checkpoint import load_checkpoint
+    from tbps_infer.text import Tokenizer
+    from tbps_infer.training.start import initial_tiny_checkpoint
+    from tbps_infer.training.trainer import train
+    from tbps_infer.training.validation import Validator
+
+    started = time.monotonic()
+    splits = read_dataset(data, "train"), read_dataset(data, "val")
+    options = arm.options(base)
+    name = f"{arm.name.replace(' ', '-').replace(',', '')}-{options.seed}"
+    initial = initial_tiny_checkpoint(out / "initial" / str(options.seed), splits[0].captions, options.seed)
+    report = train(initial, splits, out / name, options)
+    best = load_checkpoint(report.best)
+    tokenizer = Tokenizer.from_facts(best.tokenizer_path, best.facts)
+    judge = Validator(best.model, tokenizer, read_dataset(data, "test"), options.terms)
+    metrics = {key.removeprefix("val_"): value for key, value in judge.evaluate(torch.device("cpu")).items()}
+    return {
+        "arm": arm.name,
+        "seed": options.seed,
+        "best_epoch": report.best_epoch,
+        "seconds": round(time.monotonic() - started, 1),
+        **{metric: metrics[metric] for metric in METRICS},
+    }
+
+
+def markdown_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Mean ± sample standard deviation over seeds, a row per arm, in the arms' order."""
+    lines = [f"| | seeds | {' | '.join(METRICS)} |", f"|---|---|{'---|' * len(METRICS)}"]
+    for arm in ARMS:
+        rows = [row for row in results if row["arm"] == arm.name]
+        if rows:
+            cells = [_mean_and_spread([float(row[metric]) for row in rows]) for metric in METRICS]
+            lines.append(f"| {arm.name} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def _read_results(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="a data set written by tbps data synth")
+    parser.add_argument("--out", type=Path, required=True, help="runs and results.jsonl go here")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves its default")
+    parser.add_argument("--shard", default="0/1", help="i/n: every n-th run from the i-th, for n processes")
+    given = parser.parse_args(arguments)
+    if given.threads:
+        import torch
+
+        torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    base = TrainOptions(
+        epochs=given.epochs,
+        head_lr=1e-3,
+        backbone_lr=1e-3,
+        warmup_epochs=1,
+        milestones=(round(given.epochs * 0.6), round(given.epochs * 0.85)),
+        pad=3,
+        precision="bf16-mixed",
+    )
+    results = given.out / "results.jsonl"
+    index, count = (int(part) for part in given.shard.split("/"))
+    runs = [(arm, seed) for seed in range(given.seeds) for arm in ARMS]
+    for arm, seed in runs[index::count]:
+        if not any(row["arm"] == arm.name and row["seed"] == seed for row in _read_results(results)):
+            row = run_arm(arm, given.data, given.out, replace(base, seed=seed))
+            with results.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            print(json.dumps(row), file=sys.stderr, flush=True)
+    print(markdown_table(_read_results(results)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Training: resumable to the bit, honest about validation, and really learning."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tbps_infer.data.dataset import Split
+from tbps_infer.data.readers import read_dataset
+from tbps_infer.data.synth import SynthOptions, write_dataset
+from tbps_infer.errors import DatasetError, UsageError
+from tbps_infer.reference.backbones import TextBackbone
+from tbps_infer.reference.checkpoint import load_checkpoint, read_tensors, save_checkpoint
+from tbps_infer.reference.config import TextConfig
+from tbps_infer.reference.model import PartModel
+from tbps_infer.text import Tokenizer
+from tbps_infer.training.batches import PairBatches, Shard, names_a_side
+from tbps_infer.training.features import cache_text_features
+from tbps_infer.training.options import Term, TrainOptions
+from tbps_infer.training.start import initial_tiny_checkpoint
+from tbps_infer.training.trainer import TrainingError, train
+from tbps_infer.training.validation import hold_out_identities
+
+OPTIONS = TrainOptions(
+    epochs=3, batch_size=8, head_lr=1e-3, backbone_lr=1e-3, warmup_epochs=1, milestones=(2,), pad=2, seed=3
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "people"
+    write_dataset(root, SynthOptions(identities=(10, 4, 4), pictures_per_identity=2, seed=1, workers=1))
+    return root
+
+
+@pytest.fixture(scope="module")
+def splits(dataset: Path) -> tuple[Split, Split]:
+    return read_dataset(dataset, "train"), read_dataset(dataset, "val")
+
+
+@pytest.fixture(scope="module")
+def initial(splits: tuple[Split, Split], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("initial") / "tiny"
+    return initial_tiny_checkpoint(folder, splits[0].captions, seed=0)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "model.safetensors")
+
+
+def _same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_resumed_after_a_kill_equals_an_uninterrupted_one(
+    initial: Path, splits: tuple[Split, Split], tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    train(initial, splits, tmp_path / "whole", OPTIONS)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(epoch: int, step: int, _loss: float) -> None:
+        if (epoch, step) == (1, 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(initial, splits, tmp_path / "cut", OPTIONS, on_step=kill)
+    torch.manual_seed(99)  # nothing may hang on the state of the interrupted process
+    report = train(initial, splits, tmp_path / "cut", OPTIONS)
+    assert [entry.epoch for entry in report.history] == [1, 2, 3]
+    assert _same(_tensors(tmp_path / "whole" / "last"), _tensors(tmp_path / "cut" / "last"))
+    assert _same(_tensors(tmp_path / "whole" / "best"), _tensors(tmp_path / "cut" / "best"))
+    rows = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "cut")]
+    assert [row["epoch"] for row in rows[1]] == ["1", "2", "3"]
+    assert [row["fine_cmr"] for row in rows[0]] == [row["fine_cmr"] for row in rows[1]]
+
+
+def test_a_run_folder_of_other_options_is_refused(initial: Path, splits: tuple[Split, Split], tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=1)
+    train(initial, splits, tmp_path / "run", options)
+    with pytest.raises(TrainingError, match="options differ"):
+        train(initial, splits, tmp_path / "run", replace(options, seed=4))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        train(initial, splits, tmp_path / "other", options)
+
+
+def test_the_checkpoint_says_how_it_was_made(initial: Path, splits: tuple[Split, Split], tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=1)
+    report = train(initial, splits, tmp_path / "run", options)
+    best = load_checkpoint(report.best)
+    assert best.training["options"] == options.to_json()
+    assert best.training["validation_R@1"] == report.best_rank1
+    assert best.training["validation"]["name"] == "val"
+    assert best.facts.fingerprint != load_checkpoint(initial).facts.fingerprint
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(initial: Path, splits: tuple[Split, Split], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="The loss is nan"):
+        train(initial, splits, tmp_path / "run", replace(OPTIONS, head_lr=1e30, warmup_epochs=0))
+
+
+@pytest.mark.parametrize("terms", [("global",), ("global", "coarse"), ("fine",)])
+def test_terms_choose_the_losses(
+    initial: Path, splits: tuple[Split, Split], tmp_path: Path, terms: tuple[Term, ...]
+) -> None:
+    report = train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=1, terms=terms))
+    logged = {name.split("_")[0] for name in report.history[0].values if not name.startswith(("lr", "val"))}
+    assert logged == set(terms)
+
+
+def test_an_epoch_visits_every_pair_once_and_the_same_way_each_time(
+    initial: Path, splits: tuple[Split, Split]
+) -> None:
+    checkpoint = load_checkpoint(initial)
+    facts = checkpoint.facts
+    tokenizer = Tokenizer(
+        checkpoint.tokenizer_path, caption_rule=facts.caption_rule, max_length=facts.max_length, pad_id=facts.pad_id
+    )
+    batches = PairBatches(splits[0], tokenizer, facts.preprocessing, OPTIONS)
+    try:
+        first, again = (list(batches.epoch(0, Shard())) for _ in range(2))
+        other = list(batches.epoch(1, Shard()))
+        shards = [list(batches.epoch(0, Shard(index, 2))) for index in (0, 1)]
+    finally:
+        batches.close()
+    assert len(first) == len(splits[0].captions) // OPTIONS.batch_size
+    for left, right in zip(first, again, strict=True):
+        assert torch.equal(left.pixels, right.pixels)
+        assert torch.equal(left.text, right.text)
+    assert not torch.equal(first[0].text, other[0].text)
+    seen = sorted(tuple(row[row > 0].tolist()) for batch in first for row in batch.text)
+    assert len(seen) == len(first) * OPTIONS.batch_size
+    assert torch.equal(shards[0][0].text, first[0].text)
+    assert torch.equal(shards[1][0].text, first[1].text)
+
+
+@pytest.mark.parametrize(
+    ("caption", "named"),
+    [("a bag on his left arm", True), ("Right hand up.", True), ("bright shoes", False), ("she left.", True)],
+)
+def test_captions_that_name_a_side(caption: str, named: bool) -> None:
+    assert names_a_side(caption) is named
+
+
+def test_held_out_identities_are_disjoint_and_complete(splits: tuple[Split, Split]) -> None:
+    inside, outside = hold_out_identities(splits[0], 3, seed=0)
+    assert len(set(outside.identities.tolist())) == 3
+    assert not set(inside.identities.tolist()) & set(outside.identities.tolist())
+    assert len(inside.pictures) + len(outside.pictures) == len(splits[0].pictures)
+    with pytest.raises(DatasetError, match="10 training identities"):
+        hold_out_identities(splits[0], 10, seed=0)
+
+
+def test_frozen_features_are_the_backbones_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = TextBackbone(TextConfig(vocab_size=40, hidden_size=16, layers=1, heads=2, mlp_size=32)).eval()
+    tokens = [[2, 7, 9, 3], [2, 3], [2, 8, 8, 8, 8, 3]]
+    cache = cache_text_features(backbone, tokens, tmp_path, torch.device("cpu"))
+    padded = cache.padded([2, 1], 6)
+    for row, caption in enumerate((2, 1)):
+        ids = torch.tensor([tokens[caption]])
+        with torch.inference_mode():
+            want = backbone(ids, torch.ones_like(ids))[0]
+        torch.testing.assert_close(padded[row, : len(want)], want, atol=2e-3, rtol=2e-3)
+        assert (padded[row, len(want) :] == 0).all()
+    before = sorted(tmp_path.iterdir())
+    cache_text_features(backbone, tokens, tmp_path, torch.device("cpu"))
+    assert sorted(tmp_path.iterdir()) == before
+    cache_text_features(backbone, tokens[:2], tmp_path, torch.device("cpu"))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_frozen_text_backbone_stays_as_it_was(splits: tuple[Split, Split], initial: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(initial)
+    frozen = replace(checkpoint.config, text=replace(checkpoint.config.text, frozen=True))
+    model = PartModel(frozen)
+    model.load_state_dict(checkpoint.model.state_dict())
+    start = save_checkpoint(tmp_path / "start", model, checkpoint.tokenizer_path.read_text())
+    report = train(start, splits, tmp_path / "run", replace(OPTIONS, epochs=1))
+    before, after = _tensors(start), _tensors(report.best)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert "text_backbone" not in changed
+    assert {"image_backbone", "text_encoder", "decoder", "coarse_tokens"} <= changed
