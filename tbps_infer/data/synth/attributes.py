@@ -1,4 +1,4 @@
-"""What a synthetic person is: one value per part, drawn from skewed tables so that parts are shared and combinations are not."""
+"""What a synthetic person is: one value per part, from skewed tables; parts are shared, combinations are not."""
 
 from __future__ import annotations
 
@@ -58,13 +58,14 @@ _HAIR_FEMALE = {"long": 38.0, "ponytail": 27.0, "medium": 17.0, "bun": 10.0, "sh
 _HEADWEAR = {NONE: 80.0, "cap": 11.0, "beanie": 5.0, "sun hat": 4.0}
 _GLASSES = {NONE: 77.0, "glasses": 17.0, "sunglasses": 6.0}
 _COLOUR = {
-    "black": 22.0, "white": 18.0, "grey": 11.0, "blue": 9.0, "red": 8.0, "navy": 6.0, "pink": 5.0, "light blue": 4.5,
-    "green": 4.0, "yellow": 3.0, "brown": 2.6, "beige": 2.4, "purple": 2.2, "orange": 2.0, "burgundy": 1.7, "olive": 1.6,
+    "black": 22.0, "white": 18.0, "grey": 11.0, "blue": 9.0, "red": 8.0, "navy": 6.0, "pink": 5.0,
+    "light blue": 4.5, "green": 4.0, "yellow": 3.0, "brown": 2.6, "beige": 2.4, "purple": 2.2, "orange": 2.0,
+    "burgundy": 1.7, "olive": 1.6,
 }  # fmt: skip
-_UPPER_MALE = {"t-shirt": 34.0, "shirt": 17.0, "polo": 12.0, "jacket": 11.0, "hoodie": 9.0, "sweater": 8.0, "coat": 4.0,
-               "down jacket": 3.0, "tank top": 2.0}  # fmt: skip
-_UPPER_FEMALE = {"t-shirt": 27.0, "blouse": 14.0, "dress": 12.0, "sweater": 9.0, "jacket": 9.0, "coat": 8.0, "shirt": 6.0,
-                 "hoodie": 5.0, "tank top": 4.0, "long dress": 3.0, "down jacket": 3.0}  # fmt: skip
+_UPPER_MALE = {"t-shirt": 34.0, "shirt": 17.0, "polo": 12.0, "jacket": 11.0, "hoodie": 9.0, "sweater": 8.0,
+               "coat": 4.0, "down jacket": 3.0, "tank top": 2.0}  # fmt: skip
+_UPPER_FEMALE = {"t-shirt": 27.0, "blouse": 14.0, "dress": 12.0, "sweater": 9.0, "jacket": 9.0, "coat": 8.0,
+                 "shirt": 6.0, "hoodie": 5.0, "tank top": 4.0, "long dress": 3.0, "down jacket": 3.0}  # fmt: skip
 _INNER = {"t-shirt": 50.0, "shirt": 30.0, "sweater": 12.0, "tank top": 8.0}
 _PATTERN = {"plain": 54.0, "logo": 14.0, "striped": 13.0, "checked": 8.0, "contrast sleeves": 6.0, "dotted": 5.0}
 _PATTERN_OF = {
@@ -176,7 +177,7 @@ def _draw_carried(rng: Random, female: bool) -> dict[str, str]:
 
 
 def draw_person(rng: Random) -> Person:
-    """Draw one value per part, with the dependencies of a wardrobe (no skirt under a dress, no ponytail on a bald head)."""
+    """Draw one value per part, with a wardrobe's dependencies: no skirt under a dress, no bun under a hat."""
     kind = pick(rng, _KIND)
     female = is_female(kind)
     hair_style = pick(rng, _HAIR_FEMALE if female else _HAIR_MALE)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 from tbps_infer.data.synth.attributes import Person, is_female
 from tbps_infer.data.synth.canvas import Point
-from tbps_infer.data.synth.palette import SKIN_TONES, RGB
+from tbps_infer.data.synth.palette import RGB, SKIN_TONES
 from tbps_infer.data.synth.shots import Shot
 from tbps_infer.data.synth.streams import stream
 
-__all__ = ["SIDES", "Body", "Joint", "Limb", "Look", "look_of", "pose"]
+__all__ = ["SIDES", "Body", "Joint", "Level", "Limb", "Look", "between", "look_of", "pose"]
+
+Level = tuple[float, float, float]
+"""Height and half axes of an ellipse around the body: (y, across, through)."""
 
 SIDES = {"left": 1.0, "right": -1.0}
 
@@ -97,8 +99,8 @@ class Body:
         turn = math.radians(angle)
         return self.project(across * math.sin(turn), y, through * math.cos(turn)).x, y
 
-    def patch(self, start: float, end: float, levels: Sequence[tuple[float, float, float]]) -> list[Point]:
-        """The outline of the piece of surface between two angles over levels of (y, across, through); [] when hidden."""
+    def patch(self, start: float, end: float, levels: Sequence[Level]) -> list[Point]:
+        """The outline of a piece of surface between two angles; [] when it is hidden."""
         seen = self.span(start, end)
         if seen is None:
             return []
@@ -106,10 +108,20 @@ class Body:
         other = [self.surface(seen[1], y, a, t) for y, a, t in levels]
         return one + other[::-1]
 
-    def outline(self, levels: Sequence[tuple[float, float, float]]) -> list[Point]:
-        """The outline of an upright shape given as levels of (y, across, through)."""
+    def edges(self, levels: Sequence[Level]) -> tuple[list[Point], list[Point]]:
+        """Both edges of an upright shape given as levels of (y, across, through)."""
         widths = [(y, self.half_width(a, t)) for y, a, t in levels]
-        return [(-w, y) for y, w in widths] + [(w, y) for y, w in reversed(widths)]
+        return [(-w, y) for y, w in widths], [(w, y) for y, w in widths]
+
+    def outline(self, levels: Sequence[Level]) -> list[Point]:
+        """The outline of an upright shape given as levels of (y, across, through)."""
+        left, right = self.edges(levels)
+        return [*left, *reversed(right)]
+
+
+def between(a: Point, b: Point, part: float) -> Point:
+    """The point a share of the way from `a` to `b`."""
+    return a[0] + (b[0] - a[0]) * part, a[1] + (b[1] - a[1]) * part
 
 
 def look_of(seed: int, identity: int, person: Person) -> Look:

@@ -16,6 +16,7 @@ __all__ = ["Canvas", "Framing", "Paint", "Point", "Texture"]
 
 Point = tuple[float, float]
 _NEUTRAL = 128
+_STRIPS = 7
 
 
 @dataclass(frozen=True)
@@ -113,25 +114,29 @@ class Canvas:
         """Fill an ellipse with radii in body units."""
         self.fill(oval_points(centre, rx, ry), paint)
 
-    def tube(self, joints: Sequence[tuple[float, float, float]], paint: Paint, volume: float = 1.0) -> None:
-        """A limb: a rounded chain of (x, y, radius) with a lit and a shaded side; `volume` scales the shading."""
-        outline = _tube_outline(joints)
-        self.fill(outline, paint)
-        for x, y, radius in (joints[0], joints[-1]):
+    def tube(self, joints: Sequence[tuple[float, float, float]], paint: Paint, *, open_end: bool = False) -> None:
+        """A limb: a chain of (x, y, radius), rounded at both ends or, with `open_end`, cut off like a sleeve."""
+        left, right = _tube_edges(joints)
+        for x, y, radius in joints[:1] if open_end else (joints[0], joints[-1]):
             self.oval((x, y), radius, radius, paint)
-        away = -1.0 if self.light > 0 else 1.0
-        strength = volume * (0.12 + 0.16 * abs(self.light))
-        dark = [(x + away * 0.25 * r, y) for x, y, r in joints] + [(x + away * r, y) for x, y, r in reversed(joints)]
-        self.shade(dark, 1 - strength)
-        lit = [(x - away * 0.15 * r, y) for x, y, r in joints]
-        self.crease(lit, 1 + 0.5 * strength, 0.6 * joints[0][2])
+        self.fill([*left, *reversed(right)], paint)
+        self.model(left, right)
+
+    def model(self, left: Sequence[Point], right: Sequence[Point]) -> None:
+        """Light a rounded surface between two edges as a cylinder: Lambert's cosine over strips."""
+        towards = 0.9 * self.light
+        for strip in range(_STRIPS):
+            normal = math.asin((2 * strip + 1) / _STRIPS - 1)
+            factor = 0.74 + 0.34 * max(0.0, math.cos(normal - towards))
+            near, far = strip / _STRIPS, (strip + 1) / _STRIPS
+            self.shade([*_between(left, right, near), *reversed(_between(left, right, far))], factor)
 
     def result(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The shaded figure: colours float32 [height, width, 3] in 0..255, coverage float32 [height, width, 1] in 0..1."""
+        """The shaded figure: colours float32 [height, width, 3] in 0..255, coverage [height, width, 1] in 0..1."""
         small = np.asarray(self._colour.reduce(self.supersampling), dtype=np.float32)
         soft = self._shade.filter(ImageFilter.GaussianBlur(0.006 * self.framing.unit))
-        light = np.asarray(soft, dtype=np.float32)[..., None] / _NEUTRAL
-        return small[..., :3] * light, small[..., 3:] / 255.0
+        light = np.asarray(soft, dtype=np.float32)[..., None] / np.float32(_NEUTRAL)
+        return small[..., :3] * light, small[..., 3:] / np.float32(255)
 
 
 def _level(factor: float) -> int:
@@ -144,7 +149,11 @@ def oval_points(centre: Point, rx: float, ry: float, steps: int = 20) -> list[Po
     return [(centre[0] + rx * math.cos(a), centre[1] + ry * math.sin(a)) for a in turns]
 
 
-def _tube_outline(joints: Sequence[tuple[float, float, float]]) -> list[Point]:
+def _between(left: Sequence[Point], right: Sequence[Point], part: float) -> list[Point]:
+    return [(x0 + (x1 - x0) * part, y0 + (y1 - y0) * part) for (x0, y0), (x1, y1) in zip(left, right, strict=True)]
+
+
+def _tube_edges(joints: Sequence[tuple[float, float, float]]) -> tuple[list[Point], list[Point]]:
     left: list[Point] = []
     right: list[Point] = []
     for index, (x, y, radius) in enumerate(joints):
@@ -154,4 +163,4 @@ def _tube_outline(joints: Sequence[tuple[float, float, float]]) -> list[Point]:
         nx, ny = -(y1 - y0) / length * radius, (x1 - x0) / length * radius
         left.append((x + nx, y + ny))
         right.append((x - nx, y - ny))
-    return left + right[::-1]
+    return left, right

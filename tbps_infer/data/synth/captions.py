@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
-from tbps_infer.data.synth.attributes import Person, draw_people, is_female
-from tbps_infer.data.synth.lexicon import PHRASES, SUBJECTS
+from tbps_infer.data.synth.attributes import NONE, Person, draw_people, is_female
+from tbps_infer.data.synth.lexicon import PHRASES, SLEEVES, SUBJECTS
 from tbps_infer.data.synth.phrases import Claim, Namer, Phrase, with_article
 from tbps_infer.data.synth.picture import DEFAULT_HEIGHT
 from tbps_infer.data.synth.shots import Shot, plan_shot
@@ -20,7 +20,7 @@ from tbps_infer.data.synth.visibility import visible_parts
 __all__ = ["Caption", "caption_tokens", "sample_captions", "write_captions"]
 
 # Lengths of real captions: 23 words in the mean, a long tail; a log-normal whose drawn length is what is aimed at.
-_MEDIAN_WORDS, _SPREAD = 21.0, 0.43
+_MEDIAN_WORDS, _SPREAD = 15.2, 0.6
 _TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*")
 # How often each part is worth a word to people who describe a crop.
 _SALIENCE = {"shoes": 5.0, "hair": 4.5, "bag": 6.0, "held": 3.5, "headwear": 5.0, "glasses": 2.5, "scarf": 4.0}
@@ -50,7 +50,7 @@ class _Composer:
         self.namer = Namer(person, visible_parts(person, shot), rng)
         self.claims: list[Claim] = []
         self.subject = self._draw_subject()
-        self.target = min(90.0, max(13.0, rng.lognormvariate(math.log(_MEDIAN_WORDS), _SPREAD)))
+        self.target = min(90.0, max(10.0, rng.lognormvariate(math.log(_MEDIAN_WORDS), _SPREAD)))
 
     def _draw_subject(self) -> str:
         word = self.rng.choice(SUBJECTS[self.person.kind])
@@ -65,7 +65,10 @@ class _Composer:
     def say(self, purpose: str, **parts: str) -> str:
         """One phrasing; verbs are drawn here too, so that every use has its own."""
         verbs = {verb: self.rng.choice(PHRASES[verb]) for verb in ("wears", "wearing", "carries", "holds")}
-        common = {"He": self.he.capitalize(), "he": self.he, "his": self.his, "subject": self.subject.split()[-1]}
+        common = {
+            "He": self.he.capitalize(), "he": self.he, "His": self.his.capitalize(), "his": self.his,
+            "him": "her" if self.he == "she" else "him", "subject": self.subject.split()[-1],
+        }  # fmt: skip
         return self.rng.choice(PHRASES[purpose]).format(**{**common, **verbs, **parts})
 
     def choose(self) -> dict[str, Phrase]:
@@ -80,11 +83,11 @@ class _Composer:
             "headwear": namer.headwear(), "glasses": namer.glasses(), "scarf": namer.scarf(),
         }  # fmt: skip
         known = {part: phrase for part, phrase in rest.items() if phrase is not None}
-        words = 4.0 + sum(phrase.words for phrase in named.values())
-        while known and (words < self.target - 2 or len(named) < 4):
+        words = 5.5 + sum(phrase.words for phrase in named.values())
+        while known and (words < self.target - 3 or len(named) < 3):
             part = pick(self.rng, {name: _SALIENCE[name] for name in known})
             named[part] = known.pop(part)
-            words += named[part].words + 2.0
+            words += named[part].words + 2.2
         self.room = self.target - words
         return named
 
@@ -105,12 +108,31 @@ class _Composer:
             self.claims.extend(phrase.claims)
         sentences = self._opening(named)
         sentences += self._rest(named)
-        if self.room > 6 and self.rng.random() < 0.8:
-            sentences.append(self.say("also does", x=self.doing()))
-        if self.room > 11 and self.shot.bow > 0.5 and self.shot.facing > 0:
-            sentences.append(self.say("also does", x=self.say("bowed")))
+        remarks = self._remarks()
+        while remarks and sum(len(s.split()) for s in sentences) + 4 < self.target:
+            remark = remarks.pop(0)
+            sentences.append(remark.text)
+            self.claims.extend(remark.claims)
         text = " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences)
         return Caption(text, tuple(self.claims))
+
+    def _remarks(self) -> list[Phrase]:
+        """What a thorough writer adds about pose and build, all of it true of the shot."""
+        p, shot, seen = self.person, self.shot, self.namer.seen
+        remarks = [Phrase(self.say("also does", x=self.doing()), ())]
+        if shot.bow > 0.5 and seen.face:
+            remarks.append(Phrase(self.say("also does", x=self.say("bowed")), ()))
+        if p.bag == NONE and p.held == NONE:
+            nothing: tuple[Claim, ...] = (frozenset({("bag", NONE)}), frozenset({("held", NONE)}))
+            remarks.append(Phrase(self.say("empty handed"), nothing))
+        remarks.append(Phrase(self.say(f"{p.build} build"), (frozenset({("build", p.build)}),)))
+        if shot.walking:
+            ahead, behind = ("left", "right") if shot.stride > 0 else ("right", "left")
+            remarks.append(Phrase(self.say("stepping", side=ahead, other=behind), ()))
+        if p.upper in SLEEVES and p.jacket == NONE:
+            remarks.append(Phrase(self.say(f"{SLEEVES[p.upper]} sleeves"), ()))
+        self.rng.shuffle(remarks)
+        return remarks
 
     def _who(self) -> str:
         if self.rng.random() < 0.35:
@@ -119,7 +141,7 @@ class _Composer:
 
     def _opening(self, named: dict[str, Phrase]) -> list[str]:
         """The first sentence; takes what it says out of `named`."""
-        worn = [part for part in ("outer", "lower") if part in named]
+        worn: list[str] = [part for part in ("outer", "lower") if part in named]
         split = self.room > 4 and self.rng.random() < 0.4
         if split:
             worn = worn[:1]
@@ -128,12 +150,13 @@ class _Composer:
                 worn.append(part)
         if self.rng.random() < 0.15:
             worn.sort(key=_WORN.index)
-        wear = self._join([named.pop(part).text for part in worn])
+        wear = self._outfit([named.pop(part).text for part in worn])
         who, have = self._who(), ""
         owned = [part for part in ("hair", "glasses") if part in named and self.rng.random() < 0.7]
         if owned:
             have = self._join([named.pop(part).text for part in owned])
-        return [self._tail(self._main(who, wear, have), named)]
+        sentence = self._main(who, wear, have)
+        return [sentence if sentence.endswith(have) and have else self._tail(sentence, named)]
 
     def _main(self, who: str, wear: str, have: str) -> str:
         roll = self.rng.random()
@@ -143,11 +166,11 @@ class _Composer:
             return self.say("main has", who=who, have=have, wear=wear)
         if have:
             return self.say("fronted has", who=who, have=have, wear=wear)
-        if roll < 0.62:
+        if roll < (0.62 if self.room > 0 else 0.88):
             return self.say("main", who=who, wear=wear)
         doing = self.doing()
         self.room -= 4
-        return self.say("main doing" if roll < 0.88 else "fronted doing", who=who, wear=wear, doing=doing)
+        return self.say("main doing" if self.rng.random() < 0.7 else "fronted doing", who=who, wear=wear, doing=doing)
 
     def _tail(self, sentence: str, named: dict[str, Phrase]) -> str:
         """Sometimes what is carried follows in the same sentence."""
@@ -185,11 +208,16 @@ class _Composer:
             return self.say("also does", x=f"{self.say('pulls')} {text}")
         return self.say(purpose, x=text)
 
+    def _outfit(self, texts: list[str]) -> str:
+        """Two garments are sometimes joined by "with", unless the first has one of its own."""
+        if len(texts) == 2 and " with " not in texts[0]:
+            return self.rng.choice(PHRASES["joins"]).format(x=texts[0], y=texts[1])
+        return self._join(texts)
+
     def _join(self, texts: list[str]) -> str:
         if len(texts) < 2:
             return texts[0]
-        last = self.rng.choice(PHRASES["list"]) if len(texts) == 2 else "and"
-        return f"{', '.join(texts[:-1])} {last} {texts[-1]}"
+        return f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def write_captions(person: Person, shot: Shot, count: int, seed: int, identity: int, picture: int) -> list[Caption]:

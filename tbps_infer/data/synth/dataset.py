@@ -54,7 +54,7 @@ class SynthOptions:
     def __post_init__(self) -> None:
         if min(self.train, self.val, self.test) < 0 or self.identities < 1:
             raise UsageError(
-                f"the splits have {self.train}, {self.val} and {self.test} identities, want none negative and one in all"
+                f"the splits have {self.train}, {self.val} and {self.test} identities, want one or more in all"
             )
         for name in ("pictures", "captions"):
             if getattr(self, name) < 1:

@@ -9,8 +9,9 @@ from tbps_infer.data.synth.attributes import Person
 from tbps_infer.data.synth.body import Body, Look, pose
 from tbps_infer.data.synth.canvas import Canvas, Framing
 from tbps_infer.data.synth.carried import draw_backpack, draw_bag_in_hand, draw_held, draw_shoulder_bag, draw_straps
-from tbps_infer.data.synth.garments import Wardrobe, draw_arm, draw_leg, draw_lower, draw_upper, wardrobe_of
+from tbps_infer.data.synth.garments import Wardrobe, draw_arm, draw_upper, wardrobe_of
 from tbps_infer.data.synth.head import draw_hair_behind, draw_head, draw_scarf, head_of
+from tbps_infer.data.synth.legs import draw_leg, draw_lower
 from tbps_infer.data.synth.palette import scaled
 from tbps_infer.data.synth.shots import Shot
 

@@ -1,4 +1,4 @@
-"""Clothes on a posed body: upper garments with sleeves, open jackets, lower garments, shoes."""
+"""Upper garments on a posed body, with sleeves and open jackets, and the paints of all clothes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from random import Random
 
 from tbps_infer.data.synth.attributes import NONE, Person, is_female
-from tbps_infer.data.synth.body import Body, Limb
+from tbps_infer.data.synth.body import Body, Level, Limb, between
 from tbps_infer.data.synth.canvas import Canvas, Paint
-from tbps_infer.data.synth.palette import COLOURS, RGB, contrasting, scaled, shade_of
+from tbps_infer.data.synth.palette import COLOURS, RGB, scaled, shade_of
 from tbps_infer.data.synth.textures import pattern_paint
 
-__all__ = ["Wardrobe", "draw_arm", "draw_leg", "draw_lower", "draw_upper", "torso_levels", "wardrobe_of"]
-
-Levels = list[tuple[float, float, float]]
+__all__ = ["Wardrobe", "draw_arm", "draw_upper", "wardrobe_of"]
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,17 @@ def wardrobe_of(canvas: Canvas, person: Person, body: Body) -> Wardrobe:
     return Wardrobe(body.look.skin, upper, sleeves, second, jacket, lower, shoes, body.look.shade_seed)
 
 
-def torso_levels(person: Person, body: Body, cut: Cut) -> Levels:
+def _torso_levels(person: Person, body: Body, cut: Cut) -> list[Level]:
     """The torso from collar to hem, as levels of (y, across, through)."""
     female, girth, e = is_female(person.kind), body.look.girth, cut.ease
     waist, hip = (0.066, 0.088) if female else (0.078, 0.082)
     shoulder = body.look.shoulder
     levels = [
         (0.158, 0.036, 0.036),
-        (0.168, 0.05 + e, 0.042),
-        (0.18, shoulder * 0.86 + e, 0.05 + e),
-        (0.197, shoulder + 0.006 + e, 0.055 * girth + e),
+        (0.168, 0.05 + 0.5 * e, 0.042),
+        (0.18, 0.68 * shoulder + 0.7 * e, 0.05 + e),
+        (0.19, 0.88 * shoulder + 0.8 * e, 0.054 + e),
+        (0.206, 0.99 * shoulder + 0.9 * e, 0.057 * girth + e),
         (0.255, shoulder * 0.9 + e, 0.066 * girth + e),
         (0.375, waist * girth + 1.4 * e, 0.058 * girth + 1.4 * e),
         (0.47, hip * girth + e, 0.066 * girth + e),
@@ -106,22 +105,18 @@ def torso_levels(person: Person, body: Body, cut: Cut) -> Levels:
     return levels
 
 
-def _shade_torso(canvas: Canvas, body: Body, levels: Levels) -> None:
-    """A dark side away from the light, soft folds at the waist and a shadow below the chin."""
-    away = -1.0 if canvas.light > 0 else 1.0
-    strength = 0.1 + 0.17 * abs(canvas.light)
-    edge = [(away * body.half_width(a, t), y) for y, a, t in levels]
-    canvas.shade(edge + [(x * 0.45, y) for x, y in reversed(edge)], 1 - strength)
-    canvas.shade([(-x, y) for x, y in edge] + [(-x * 0.72, y) for x, y in reversed(edge)], 1 + 0.4 * strength)
-    middle = body.half_width(levels[5][1], levels[5][2])
+def _shade_torso(canvas: Canvas, body: Body, levels: list[Level]) -> None:
+    """A rounded chest and soft folds at the waist."""
+    canvas.model(*body.edges(levels))
+    middle = body.half_width(levels[6][1], levels[6][2])
     for x, y, lean in ((-0.6, 0.35, 0.03), (0.5, 0.39, -0.035), (-0.2, 0.43, 0.02), (0.75, 0.3, -0.02)):
-        canvas.crease([(x * middle, y), ((x + lean * 8) * middle, y + 0.035)], 0.84)
+        canvas.crease([(x * middle, y), ((x + lean * 8) * middle, y + 0.035)], 0.8)
 
 
 def draw_upper(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe) -> None:
     """The upper garment without sleeves, its details, and an open jacket over it."""
     cut = CUTS[person.upper]
-    levels = torso_levels(person, body, cut)
+    levels = _torso_levels(person, body, cut)
     canvas.fill(body.outline(levels), wardrobe.upper)
     _shade_torso(canvas, body, levels)
     _draw_details(canvas, person, body, wardrobe, levels)
@@ -133,9 +128,9 @@ def _dark(paint: Paint, wardrobe: Wardrobe) -> RGB:
     return scaled(paint, 0.6) if isinstance(paint, tuple) else scaled(wardrobe.second, 0.6)
 
 
-def _draw_details(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe, levels: Levels) -> None:
+def _draw_details(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe, levels: list[Level]) -> None:
     """Collars, buttons, zips, pockets, quilting, necklines and logos."""
-    upper, chest = person.upper, levels[4]
+    upper, chest = person.upper, levels[5]
     seam = _dark(wardrobe.upper, wardrobe)
     if upper in ("t-shirt", "tank top", "dress", "long dress", "blouse"):
         depth = 0.03 if upper in ("tank top", "dress", "long dress", "blouse") else 0.012
@@ -159,13 +154,13 @@ def _draw_details(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe
             canvas.crease([(-width, y), (width, y)], 0.62, 0.011)
             canvas.crease([(-width, y - 0.02), (width, y - 0.02)], 1.14, 0.014)
     if upper in ("dress", "long dress"):
-        belt = body.half_width(levels[5][1], levels[5][2]) + 0.001
+        belt = body.half_width(levels[6][1], levels[6][2]) + 0.001
         canvas.shade([(-belt, 0.375), (belt, 0.375), (belt, 0.392), (-belt, 0.392)], 0.66)
     if person.pattern == "logo":
         _draw_logo(canvas, body, wardrobe, chest)
 
 
-def _front_line(canvas: Canvas, body: Body, levels: Levels, colour: RGB, bottom: float) -> None:
+def _front_line(canvas: Canvas, body: Body, levels: list[Level], colour: RGB, bottom: float) -> None:
     if body.visible(0.0):
         line = [body.surface(0.0, y, a, t) for y, a, t in levels if y <= bottom]
         canvas.line(line, colour, 0.006)
@@ -189,8 +184,8 @@ def _draw_logo(canvas: Canvas, body: Body, wardrobe: Wardrobe, chest: tuple[floa
 
 def _draw_jacket(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe) -> None:
     """Two panels over the shirt: the whole outline minus a front opening that widens downwards."""
-    levels = torso_levels(person, body, CUTS[person.jacket])
-    shirt = torso_levels(person, body, CUTS[person.upper])
+    levels = _torso_levels(person, body, CUTS[person.jacket])
+    shirt = _torso_levels(person, body, CUTS[person.upper])
     dark = scaled(wardrobe.jacket, 0.62)
     gap = 22 if person.jacket == "suit jacket" else 28
     inner = [level for level in shirt if level[0] >= 0.18]
@@ -231,105 +226,11 @@ def _draw_sleeve(canvas: Canvas, arm: Limb, cut: Cut, paint: Paint, radii: tuple
     ease = 0.003 + cut.ease * 0.65
     joints = [(*arm.root.point, radii[0] + ease)]
     part = min(1.0, cut.sleeve)
-    joints.append((*_between(arm.root.point, arm.middle.point, part), radii[0] + (radii[1] - radii[0]) * part + ease))
+    joints.append((*between(arm.root.point, arm.middle.point, part), radii[0] + (radii[1] - radii[0]) * part + ease))
     if cut.sleeve > 1.0:
         low = cut.sleeve - 1.0
-        joints.append(
-            (*_between(arm.middle.point, arm.end.point, low), radii[1] + (radii[2] - radii[1]) * low + ease)
-        )
-    canvas.tube(joints, paint)
+        joints.append((*between(arm.middle.point, arm.end.point, low), radii[1] + (radii[2] - radii[1]) * low + ease))
+    canvas.tube(joints, paint, open_end=True)
     if cut.sleeve == 2.0:
         x, y = arm.middle.point
         canvas.crease([(x - 0.02, y - 0.006), (x + 0.02, y + 0.006)], 0.78)
-
-
-def _between(a: tuple[float, float], b: tuple[float, float], part: float) -> tuple[float, float]:
-    return a[0] + (b[0] - a[0]) * part, a[1] + (b[1] - a[1]) * part
-
-
-def draw_leg(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe, leg: Limb, far: bool) -> None:
-    """A leg with its trouser leg and shoe; the far one lies in the near one's shadow."""
-    g = 0.35 + 0.65 * body.look.girth
-    thigh, knee, ankle = 0.05 * g, 0.036 * g, 0.024
-    bare = [(*leg.root.point, thigh), (*leg.middle.point, knee), (*leg.end.point, ankle)]
-    _draw_shoe(canvas, person, body, wardrobe, leg)
-    canvas.tube(bare, wardrobe.skin)
-    _draw_shoe_top(canvas, person, wardrobe, leg, knee, ankle)
-    ease = {"trousers": 0.006, "jeans": 0.002, "track pants": 0.01, "leggings": 0.0}.get(person.lower)
-    if ease is not None:
-        low = _between(leg.middle.point, leg.end.point, 0.97)
-        cloth = [(*leg.root.point, thigh + ease), (*leg.middle.point, knee + ease), (*low, ankle + 0.004 + ease)]
-        canvas.tube(cloth, wardrobe.lower)
-        x, y = leg.middle.point
-        canvas.crease([(x - knee, y + 0.004), (x + knee * 0.5, y - 0.008)], 0.8)
-        canvas.crease([(x - knee * 0.6, y + 0.15), (x + knee * 0.7, y + 0.165)], 0.8)
-        if person.lower == "track pants":
-            canvas.line([(x + thigh * 0.2, y) for x, y, _ in cloth], COLOURS[contrasting(person.lower_colour)], 0.01)
-    elif person.lower == "shorts":
-        end = _between(leg.root.point, leg.middle.point, 0.86)
-        canvas.tube([(*leg.root.point, thigh + 0.008), (*end, knee + 0.02)], wardrobe.lower)
-    if far:
-        reach = [(x - r, y) for x, y, r in bare] + [(x + r, y) for x, y, r in reversed(bare)]
-        canvas.shade(reach, 0.78)
-
-
-def _draw_shoe(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe, leg: Limb) -> None:
-    ankle, toe = leg.end, leg.tip
-    sole = scaled(wardrobe.shoes, 0.5) if person.shoes_colour != "black" else (70, 70, 72)
-    if person.shoes == "sneakers":
-        sole = (235, 235, 232) if person.shoes_colour != "white" else (150, 150, 152)
-    base = max(ankle.y, toe.y) + 0.022
-    lift = 0.016 if person.shoes == "high heels" else 0.0
-    heel = (ankle.x - (toe.x - ankle.x) * 0.25, ankle.y + 0.016 - lift)
-    paint = wardrobe.skin if person.shoes == "sandals" else wardrobe.shoes
-    canvas.tube([(*heel, 0.026), (*ankle.point, 0.024), (toe.x, base - 0.022, 0.025)], sole, 0.4)
-    canvas.tube([(heel[0], heel[1] - 0.008, 0.025), (*ankle.point, 0.023), (toe.x, base - 0.031, 0.024)], paint, 0.6)
-    if person.shoes == "sandals":
-        canvas.tube([(toe.x - 0.015, base - 0.035, 0.01), (toe.x + 0.015, base - 0.035, 0.01)], wardrobe.shoes, 0.4)
-    if body.visible(0.0) and person.shoes == "sneakers":
-        canvas.crease([(ankle.x, ankle.y + 0.005), (toe.x, base - 0.045)], 1.25, 0.014)
-
-
-def _draw_shoe_top(canvas: Canvas, person: Person, wardrobe: Wardrobe, leg: Limb, knee: float, ankle: float) -> None:
-    if person.shoes == "boots":
-        top = _between(leg.middle.point, leg.end.point, 0.38)
-        canvas.tube([(*top, knee * 0.9 + 0.006), (*leg.end.point, ankle + 0.007)], wardrobe.shoes)
-    elif person.shoes == "sandals":
-        canvas.tube(
-            [(*leg.end.point, ankle + 0.003), (leg.end.x, leg.end.y + 0.012, ankle + 0.003)], wardrobe.shoes, 0.3
-        )
-    elif person.shoes == "sneakers":
-        canvas.tube(
-            [(*leg.end.point, ankle + 0.004), (leg.end.x, leg.end.y + 0.01, ankle + 0.004)], wardrobe.shoes, 0.5
-        )
-
-
-def draw_lower(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe) -> None:
-    """What joins the legs: the seat of trousers and shorts, or a skirt over both legs."""
-    g, female = body.look.girth, is_female(person.kind)
-    hip = (0.09 if female else 0.084) * g
-    if person.lower in ("skirt", "long skirt"):
-        hem, flare = (0.68, 0.045) if person.lower == "skirt" else (0.86, 0.055)
-        levels = [(0.43, 0.07 * g, 0.058 * g), (0.5, hip + 0.006, 0.07 * g)]
-        levels += [
-            (0.5 + (hem - 0.5) * i / 3, hip + 0.006 + flare * i / 3, 0.07 * g + flare * i / 3) for i in (1, 2, 3)
-        ]
-        canvas.fill(body.outline(levels), wardrobe.lower)
-        _shade_skirt(canvas, body, levels)
-    elif person.lower != NONE:
-        levels = [
-            (0.44, 0.074 * g, 0.058 * g),
-            (0.5, hip, 0.068 * g),
-            (0.555, hip * 0.93, 0.062 * g),
-            (0.575, 0.03, 0.03),
-        ]
-        canvas.fill(body.outline(levels), wardrobe.lower)
-        away = -1.0 if canvas.light > 0 else 1.0
-        edge = [(away * body.half_width(a, t), y) for y, a, t in levels[:3]]
-        canvas.shade(edge + [(x * 0.4, y) for x, y in reversed(edge)], 0.86)
-
-
-def _shade_skirt(canvas: Canvas, body: Body, levels: Levels) -> None:
-    for part in (-0.7, -0.3, 0.15, 0.55):
-        fold = [(part * body.half_width(a, t), y) for y, a, t in levels[1:]]
-        canvas.crease(fold, 0.8, 0.014)

@@ -83,13 +83,10 @@ def draw_head(canvas: Canvas, person: Person, body: Body, head: Head) -> None:
         _draw_hair_front(canvas, person, body, head, hair)
     else:
         _draw_face(canvas, person, head, skin)
-    away = -1.0 if canvas.light > 0 else 1.0
-    width = body.half_width(head.across, head.through)
-    side = [
-        (away * width * head.radius(head.middle + head.half * h), head.middle + head.half * h)
-        for h in (-0.8, -0.3, 0.3, 0.8)
-    ]
-    canvas.shade(side + [(x * 0.4, y) for x, y in reversed(side)], 0.84)
+    if person.hair_style != "long":
+        heights = [head.middle + head.half * part for part in (-0.9, -0.4, 0.2, 0.7, 0.95)]
+        levels = [(y, head.across * head.radius(y), head.through * head.radius(y)) for y in heights]
+        canvas.model(*body.edges(levels))
     _draw_eyewear(canvas, person, head)
     _draw_headwear(canvas, person, body, head)
 
@@ -162,42 +159,30 @@ def _draw_headwear(canvas: Canvas, person: Person, body: Body, head: Head) -> No
     if person.headwear == NONE:
         return
     colour = shade_of(Random(f"{body.look.shade_seed}/hat"), COLOURS[person.headwear_colour])
+    rim = head.middle + head.half * -0.3
     if person.headwear == "beanie":
-        canvas.fill(head.band(-180, 180, -1.12, -0.22, 1.16), colour)
-        canvas.shade(head.band(-180, 180, -0.42, -0.22, 1.16), 0.74)
+        canvas.fill(head.band(-180, 180, -1.0, -0.12, 1.2), colour)
+        canvas.shade(head.band(-180, 180, -0.34, -0.12, 1.2), 0.72)
+    elif person.headwear == "sun hat":
+        canvas.fill(head.band(-180, 180, -1.0, -0.2, 1.18), colour)
+        wide = head.across * 2.15
+        canvas.oval((0.0, rim), wide, 0.019, colour)
+        canvas.crease([(-wide * 0.55, rim - 0.01), (wide * 0.55, rim - 0.01)], 0.62, 0.012)
+    else:
+        canvas.fill(head.band(-180, 180, -1.0, -0.2, 1.17), colour)
+        canvas.crease([(0.0, rim - 0.04), (0.0, rim)], 0.85)
+        _draw_brim(canvas, body, head, scaled(colour, 0.82), rim)
+
+
+def _draw_brim(canvas: Canvas, body: Body, head: Head, colour: RGB, rim: float) -> None:
+    front = body.project(0.0, rim, head.through * 1.75)
+    if front.depth < -0.03:
         return
-    brim_y = head.middle + head.half * -0.42
-    if person.headwear == "sun hat":
-        canvas.fill(head.band(-180, 180, -1.12, -0.4, 1.1), colour)
-        wide = head.across * 2.1
-        canvas.oval((0.0, brim_y), wide, 0.017, colour)
-        canvas.shade(
-            [
-                (-wide * 0.6, brim_y - 0.012),
-                (wide * 0.6, brim_y - 0.012),
-                (wide * 0.6, brim_y - 0.002),
-                (-wide * 0.6, brim_y - 0.002),
-            ],
-            0.6,
-        )
-        return
-    canvas.fill(head.band(-180, 180, -1.08, -0.38, 1.13), colour)
-    front = body.project(0.0, brim_y, head.through * 1.45)
-    if front.depth > -0.03:
-        root = body.project(0.0, brim_y, head.through * 0.8)
-        width = head.across * (0.35 + 0.55 * abs(math.cos(body.yaw)))
-        canvas.tube(
-            [(root.x, brim_y, width * 0.4), (front.x, brim_y + 0.008 + head.bow, 0.012)], scaled(colour, 0.85), 0.5
-        )
-        canvas.fill(
-            [
-                (root.x - width, brim_y - 0.004),
-                (root.x + width, brim_y - 0.004),
-                (front.x + width * 0.9, brim_y + 0.014 + head.bow),
-                (front.x - width * 0.9, brim_y + 0.014 + head.bow),
-            ],
-            scaled(colour, 0.85),
-        )
+    width = body.half_width(head.across * 0.95, head.through * 0.6)
+    root, drop = body.project(0.0, rim, head.through * 0.7), rim + 0.016 + head.bow
+    left, right = root.x - width, root.x + width
+    tip = 0.8 * width * abs(math.cos(body.yaw)) + 0.006
+    canvas.fill([(left, rim - 0.008), (right, rim - 0.008), (front.x + tip, drop), (front.x - tip, drop)], colour)
 
 
 def draw_scarf(canvas: Canvas, person: Person, body: Body) -> None:

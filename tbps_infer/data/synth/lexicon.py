@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["COLOUR_WORDS", "HAIR_WORDS", "NOUNS", "PHRASES", "SUBJECTS", "grammar_words"]
+__all__ = ["COLOUR_WORDS", "HAIR_WORDS", "NOUNS", "PHRASES", "SLEEVES", "SUBJECTS", "grammar_words"]
 
 # attribute value -> words for it, the first ones the most likely.
 COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
@@ -53,10 +53,12 @@ NOUNS: Mapping[str, tuple[tuple[str, tuple[str, ...], float], ...]] = {
         ("hoodie", ("hoodie",), 4), ("hooded sweatshirt", ("hoodie",), 2),
         ("jacket", ("jacket",), 5), ("zipped jacket", ("jacket",), 1), ("zip up jacket", ("jacket",), 1),
         ("coat", ("coat",), 3), ("long coat", ("coat",), 3), ("overcoat", ("coat",), 1),
-        ("puffy jacket", ("down jacket",), 2), ("down jacket", ("down jacket",), 2), ("padded jacket", ("down jacket",), 1),
+        ("puffy jacket", ("down jacket",), 2), ("down jacket", ("down jacket",), 2),
+        ("padded jacket", ("down jacket",), 1),
         ("winter coat", ("down jacket", "coat"), 0.7),
         ("dress", ("dress",), 5), ("knee length dress", ("dress",), 1), ("short dress", ("dress",), 1),
-        ("long dress", ("long dress",), 3), ("ankle length dress", ("long dress",), 1), ("dress", ("dress", "long dress"), 0.5),
+        ("long dress", ("long dress",), 3), ("ankle length dress", ("long dress",), 1),
+        ("dress", ("dress", "long dress"), 0.5),
     ),
     "jacket": (
         ("jacket", ("jacket",), 2), ("open jacket", ("jacket",), 3), ("unzipped jacket", ("jacket",), 1),
@@ -79,8 +81,10 @@ NOUNS: Mapping[str, tuple[tuple[str, tuple[str, ...], float], ...]] = {
         ("sneakers", ("sneakers",), 4), ("tennis shoes", ("sneakers",), 1.5), ("athletic shoes", ("sneakers",), 1),
         ("running shoes", ("sneakers",), 1), ("shoes", ("sneakers", "dress shoes", "flats"), 3),
         ("dress shoes", ("dress shoes",), 2), ("leather shoes", ("dress shoes",), 2),
-        ("boots", ("boots",), 5), ("high boots", ("boots",), 1), ("sandals", ("sandals",), 4), ("open shoes", ("sandals",), 0.7),
-        ("high heels", ("high heels",), 3), ("heels", ("high heels",), 2), ("flats", ("flats",), 2), ("flat shoes", ("flats",), 2),
+        ("boots", ("boots",), 5), ("high boots", ("boots",), 1), ("sandals", ("sandals",), 4),
+        ("open shoes", ("sandals",), 0.7),
+        ("high heels", ("high heels",), 3), ("heels", ("high heels",), 2), ("flats", ("flats",), 2),
+        ("flat shoes", ("flats",), 2),
     ),
     "headwear": (
         ("cap", ("cap",), 3), ("baseball cap", ("cap",), 3), ("hat", ("cap", "beanie", "sun hat"), 1),
@@ -94,7 +98,8 @@ NOUNS: Mapping[str, tuple[tuple[str, tuple[str, ...], float], ...]] = {
     "bag": (
         ("backpack", ("backpack",), 6), ("book bag", ("backpack",), 0.7), ("rucksack", ("backpack",), 0.5),
         ("bag", ("backpack", "shoulder bag", "handbag", "shopping bag"), 0.4),
-        ("shoulder bag", ("shoulder bag",), 4), ("messenger bag", ("shoulder bag",), 1.5), ("satchel", ("shoulder bag",), 1),
+        ("shoulder bag", ("shoulder bag",), 4), ("messenger bag", ("shoulder bag",), 1.5),
+        ("satchel", ("shoulder bag",), 1),
         ("handbag", ("handbag",), 3), ("purse", ("handbag",), 2), ("hand bag", ("handbag",), 1),
         ("shopping bag", ("shopping bag",), 3), ("plastic bag", ("shopping bag",), 2),
         ("suitcase", ("suitcase",), 3), ("rolling suitcase", ("suitcase",), 1.5), ("trolley case", ("suitcase",), 1),
@@ -111,7 +116,9 @@ NOUNS: Mapping[str, tuple[tuple[str, tuple[str, ...], float], ...]] = {
 HAIR_WORDS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "short": (("short {c} hair", ("short",)), ("short {c} hair", ("short",)), ("short cropped {c} hair", ("short",))),
     "medium": (("shoulder length {c} hair", ("medium",)), ("medium length {c} hair", ("medium",))),
-    "long": (("long {c} hair", ("long",)), ("long loose {c} hair", ("long",)), ("long {c} hair", ("long", "ponytail"))),
+    "long": (
+        ("long {c} hair", ("long",)), ("long loose {c} hair", ("long",)), ("long {c} hair", ("long", "ponytail")),
+    ),
     "ponytail": (
         ("{c} hair in a ponytail", ("ponytail",)), ("long {c} hair tied in a ponytail", ("ponytail",)),
         ("a {c} ponytail", ("ponytail",)),
@@ -122,6 +129,11 @@ HAIR_WORDS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "covered": (("{c} hair", ("short", "medium", "long", "ponytail", "bun")),),
 }  # fmt: skip
 
+SLEEVES: Mapping[str, str] = {
+    **dict.fromkeys(("t-shirt", "polo", "dress", "long dress"), "short"),
+    **dict.fromkeys(("shirt", "sweater", "hoodie", "jacket", "coat", "down jacket"), "long"),
+}
+
 # purpose -> phrasings; a phrase listed twice is twice as likely. {He}, {he}, {his} follow the subject.
 PHRASES: Mapping[str, tuple[str, ...]] = {
     "definite": ("the {subject}", "the {subject}", "this {subject}"),
@@ -131,17 +143,29 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "has": ("has", "has"),
     "holds": ("is holding", "is holding", "holds"),
     "pair": ("a pair of {x}",),
-    "striped": ("{c} and {d} striped {n}", "{c} {n} with {d} stripes", "striped {c} and {d} {n}", "{c} {n} with {d} horizontal stripes"),
-    "checked": ("{c} and {d} checkered {n}", "{c} and {d} plaid {n}", "{c} {n} with a {d} plaid pattern", "checked {c} and {d} {n}"),
-    "dotted": ("{c} {n} with {d} dots", "{c} and {d} polka dot {n}", "{c} {n} with {d} polka dots", "{c} {n} with {d} spots"),
-    "logo": ("{c} {n} with a {d} logo", "{c} {n} with a {d} print on the front", "{c} {n} with a {d} design on the chest"),
+    "striped": (
+        "{c} and {d} striped {n}", "{c} {n} with {d} stripes", "striped {c} and {d} {n}",
+        "{c} {n} with {d} horizontal stripes",
+    ),
+    "checked": (
+        "{c} and {d} checkered {n}", "{c} and {d} plaid {n}", "{c} {n} with a {d} plaid pattern",
+        "checked {c} and {d} {n}",
+    ),
+    "dotted": (
+        "{c} {n} with {d} dots", "{c} and {d} polka dot {n}", "{c} {n} with {d} polka dots", "{c} {n} with {d} spots",
+    ),
+    "logo": (
+        "{c} {n} with a {d} logo", "{c} {n} with a {d} print on the front", "{c} {n} with a {d} design on the chest",
+    ),
     "contrast sleeves": ("{c} {n} with {d} sleeves", "{c} {n} that has {d} sleeves"),
     "over": ("{jacket} over {upper}", "{jacket} over {upper}", "{upper} under {jacket}"),
     "track": ("{x} with a stripe down the side", "{x} with side stripes"),
     "scarf": ("{c} scarf",),
     "straps": ("the straps of {x}",),
     "backpack": ("on {his} back", "over both shoulders", "on {his} shoulders"),
-    "shoulder bag": ("over {his} {side} shoulder", "hanging at {his} {side} side", "across {his} body", "at {his} {side} hip"),
+    "shoulder bag": (
+        "over {his} {side} shoulder", "hanging at {his} {side} side", "across {his} body", "at {his} {side} hip",
+    ),
     "in hand": ("in {his} {side} hand", "with {his} {side} hand"),
     "suitcase": ("with {his} {side} hand", "on {his} {side} side"),
     "pulls": ("is pulling", "pulls"),
@@ -150,13 +174,17 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "walking back": ("is walking away from the camera", "is walking away", "walks away from the viewer"),
     "walking side": ("is walking to the {turn}", "is walking towards the {turn}"),
     "standing front": ("is standing and facing the camera", "is standing still", "faces the camera"),
-    "standing back": ("is standing with {his} back to the camera", "is facing away from the camera", "is seen from behind"),
+    "standing back": (
+        "is standing with {his} back to the camera", "is facing away from the camera", "is seen from behind",
+    ),
     "standing side": ("is standing and facing {turn}", "is turned to the {turn}"),
     "bowed": ("is looking down", "looks down at the ground"),
     "with": ("{who} with {have}", "{who} with {have}", "{who} who has {have}"),
     "main": ("{who} {wears} {wear}",),
     "main has": ("{who} has {have} and {wears} {wear}",),
-    "main doing": ("{who} {doing} {wearing} {wear}", "{who} {doing} and {wears} {wear}", "{who} {wearing} {wear} {doing}"),
+    "main doing": (
+        "{who} {doing} {wearing} {wear}", "{who} {doing} and {wears} {wear}", "{who} {wearing} {wear} {doing}",
+    ),
     "fronted doing": ("wearing {wear}, {who} {doing}", "dressed in {wear}, {who} {doing}"),
     "fronted has": ("wearing {wear}, {who} has {have}", "dressed in {wear}, {who} has {have}"),
     "tail": ("{sentence} and {carries} {x}", "{sentence} while carrying {x}"),
@@ -168,12 +196,23 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "also carries": ("{He} {carries} {x}", "{He} {carries} {x}", "The {subject} {carries} {x}"),
     "also holds": ("{He} {holds} {x}",),
     "also does": ("{He} {x}", "{He} {x}", "The {subject} {x}"),
-    "list": ("and", "with"),
+    "empty handed": ("{His} hands are empty", "{He} is not carrying anything", "The {subject} has no bag"),
+    "slim build": ("{He} is rather thin", "{He} appears to be of slim build"),
+    "average build": ("{He} is of average build", "{He} appears to be of medium build"),
+    "heavy build": ("{He} is somewhat heavy", "{He} appears to be of heavy build"),
+    "stepping": (
+        "{His} {side} leg is in front of the {other} one",
+        "{He} is stepping forward with {his} {side} foot",
+        "{His} {side} foot is ahead while the {other} one is behind {him}",
+    ),
+    "short sleeves": ("The sleeves are short and leave {his} arms bare", "{His} forearms are bare"),
+    "long sleeves": ("The sleeves are long and reach {his} wrists", "Long sleeves cover {his} arms"),
+    "joins": ("{x} and {y}", "{x} with {y}"),
 }  # fmt: skip
 
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 _WORD = re.compile(r"[a-z]+")
-_FUNCTION_WORDS = "a an and the he she his her left right"
+_FUNCTION_WORDS = "a an and the he she his her him left right"
 
 
 def _strings() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The bound on search in a synthetic data set: a searcher who reads every caption and sees every person without error."""
+"""The bound on search in a synthetic data set: a searcher who reads and sees without error."""
 
 from __future__ import annotations
 
