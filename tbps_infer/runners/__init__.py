@@ -1,1 +1,134 @@
-""""""
+"""Inference backends behind one protocol; each backend's packages are imported when it is opened.
+
+`open_runner` opens one branch of a model. A backend, device or precision that cannot be had is a BackendError that
+says what to install, and never replaced by another one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tbps_infer.bundle import Branch, Bundle, is_bundle
+from tbps_infer.errors import BackendError, UsageError
+from tbps_infer.runners.options import Device, RunOptions
+from tbps_infer.runners.protocol import (
+    BACKENDS,
+    BackendName,
+    Feeds,
+    Precision,
+    Runner,
+    TensorSpec,
+    check_feeds,
+)
+
+if TYPE_CHECKING:
+    from tbps_infer.reference.checkpoint import Checkpoint
+
+__all__ = [
+    "BACKENDS",
+    "BackendName",
+    "Device",
+    "Feeds",
+    "Precision",
+    "RunOptions",
+    "Runner",
+    "TensorSpec",
+    "check_feeds",
+    "open_model",
+    "open_runner",
+]
+
+_TORCH_PACKAGES = frozenset({"torch", "transformers", "safetensors"})
+_TENSOR_SUFFIXES = frozenset({".safetensors", ".pt", ".pth"})
+
+
+def open_runner(model: Bundle | Checkpoint | Path, branch: Branch, options: RunOptions) -> Runner:
+    """Load one branch of a model, ready to run.
+
+    Args:
+        model: What `open_model` gives, or the path that it takes.
+        branch: ``image`` or ``text``.
+        options: Backend, device, precision and threads.
+
+    Raises:
+        UsageError: The backend does not run this kind of model.
+        BundleError: The bundle's graph is missing or was altered.
+        CheckpointError: The checkpoint cannot be read.
+        BackendError: The backend, device or precision is not to be had on this machine.
+    """
+    if isinstance(model, Path):
+        model = open_model(model, options)
+    if isinstance(model, Bundle):
+        _refuse_other_kind(model.path, "bundle", options)
+        from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(_graph(model, branch, options.precision), options)
+    _refuse_other_kind(model.path, "checkpoint", options)
+    from tbps_infer.runners.torch_runner import TorchRunner
+
+    return TorchRunner(model, branch, options)
+
+
+def open_model(path: Path, options: RunOptions) -> Bundle | Checkpoint:
+    """Open what a path holds, if the chosen backend runs it: facts of a bundle, or a whole checkpoint.
+
+    Raises:
+        UsageError: It is neither a bundle nor a checkpoint, or the backend does not run this kind of model.
+        BundleError: The bundle is damaged.
+        CheckpointError: The checkpoint cannot be read.
+        BackendError: PyTorch or a package beside it is not installed.
+    """
+    if is_bundle(path):
+        _refuse_other_kind(path, "bundle", options)
+        return Bundle.open(path)
+    if not _holds_tensors(path):
+        problem = "is neither a bundle nor a checkpoint" if path.exists() else "does not exist"
+        raise UsageError(
+            f"{path} {problem}.",
+            "Give a folder that tbps export made, or a checkpoint (a folder with a .safetensors file, or the file).",
+        )
+    _refuse_other_kind(path, "checkpoint", options)
+    return _load_checkpoint(path)
+
+
+def _load_checkpoint(path: Path) -> Checkpoint:
+    try:
+        from tbps_infer.reference.checkpoint import load_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name not in _TORCH_PACKAGES:
+            raise
+        raise BackendError(
+            f"The backend torch needs the package {error.name}, which is not installed.",
+            'Install it: pip install "tbps-infer[export]".',
+        ) from error
+    return load_checkpoint(path)
+
+
+def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], options: RunOptions) -> None:
+    if kind == "bundle" and options.backend == "torch":
+        raise UsageError(
+            f"{path} is a bundle, and the backend torch runs checkpoints.",
+            "Choose the backend onnxruntime, or give the checkpoint that the bundle was exported from.",
+        )
+    if kind == "checkpoint" and options.backend == "onnxruntime":
+        raise UsageError(
+            f"{path} is a checkpoint, and the backend onnxruntime runs bundles.",
+            "Export it first (tbps export CHECKPOINT -o BUNDLE), or choose the backend torch.",
+        )
+
+
+def _holds_tensors(path: Path) -> bool:
+    if path.is_dir():
+        return any(file.suffix in _TENSOR_SUFFIXES for file in path.iterdir())
+    return path.is_file() and path.suffix in _TENSOR_SUFFIXES
+
+
+def _graph(bundle: Bundle, branch: Branch, precision: Precision) -> Path:
+    """The checked graph of a branch in one precision; a bundle holds FP32 alone."""
+    if precision != "fp32":
+        raise BackendError(
+            f"{bundle.path} holds no {precision} graph of the {branch} branch, only fp32.",
+            "Choose the precision fp32.",
+        )
+    return bundle.check_graph(branch)

@@ -9,9 +9,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.bundle import Branch, ModelFacts
 from tbps_infer.errors import FeedError
 
-__all__ = ["BACKENDS", "BackendName", "Feeds", "Precision", "Runner", "TensorSpec", "check_feeds"]
+__all__ = ["BACKENDS", "BackendName", "Feeds", "Precision", "Runner", "TensorSpec", "branch_specs", "check_feeds"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 BackendName = Literal["onnxruntime", "torch"]
@@ -56,6 +57,24 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free what it holds; running afterwards raises FeedError; closing twice is harmless."""
+
+
+def branch_specs(facts: ModelFacts, branch: Branch) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of a branch, the same for every backend.
+
+    Returns:
+        For ``image``: ``pixels`` uint8 ``[batch, height, width, 3]`` to ``image_embedding`` float32
+        ``[batch, dim]``. For ``text``: ``input_ids`` and ``attention_mask`` int32 ``[batch, length]`` to
+        ``text_embedding`` float32 ``[batch, dim]``.
+    """
+    inputs: tuple[TensorSpec, ...]
+    if branch == "image":
+        height, width = facts.preprocessing.image_size
+        inputs = (TensorSpec("pixels", np.dtype(np.uint8), ("batch", height, width, 3)),)
+    else:
+        names = ("input_ids", "attention_mask")
+        inputs = tuple(TensorSpec(name, np.dtype(np.int32), ("batch", "length")) for name in names)
+    return inputs, (TensorSpec(f"{branch}_embedding", np.dtype(np.float32), ("batch", facts.layout.dim)),)
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Feeds) -> None:

@@ -1,0 +1,290 @@
+"""Pictures and sentences to embeddings, over the two branches of one model on any backend."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.bundle import Branch, Bundle, ModelFacts
+from tbps_infer.errors import FeedError, UsageError, VerificationError
+from tbps_infer.runners import Feeds, Runner, RunOptions, open_model, open_runner
+from tbps_infer.runners.cores import usable_cores
+from tbps_infer.runners.protocol import branch_specs
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tbps_infer.text import Tokenizer
+
+__all__ = ["NORM_TOLERANCE", "Encoder"]
+
+NORM_TOLERANCE = 1e-3
+"""How far a segment's squared norm may lie from its declared weight, relative to it.
+
+FP32 and FP16 graphs that normalise in FP32 stay below 1e-6; a graph that overflowed, lost its normalisation or
+belongs to another layout is off by far more than this.
+"""
+
+_DEFAULT = RunOptions()
+
+# A window of captions is sorted by length before it is cut into batches: this many batches fill little with padding.
+_BATCHES_PER_WINDOW = 8
+_BATCHES_DECODED_AHEAD = 2
+_MOST_DECODERS = 4
+
+
+class Encoder:
+    """A model ready to embed; a context manager.
+
+    Each branch is opened at its first use, so that searching by text never loads the image branch. Embeddings are
+    checked: shape, type, finite, and the norm of every segment. Use it from one thread at a time.
+
+    Args:
+        facts: What the model is.
+        tokenizer: The model's own.
+        image: Opens the image branch.
+        text: Opens the text branch.
+        batch_size: Items per run at most.
+
+    Raises:
+        UsageError: The batch size is below 1.
+    """
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        tokenizer: Tokenizer,
+        image: Callable[[], Runner],
+        text: Callable[[], Runner],
+        *,
+        batch_size: int = 32,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"The batch size is {batch_size}, want 1 or more.")
+        self.facts = facts
+        self.batch_size = batch_size
+        self._tokenizer = tokenizer
+        self._openers: dict[Branch, Callable[[], Runner]] = {"image": image, "text": text}
+        self._runners: dict[Branch, Runner] = {}
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path, options: RunOptions = _DEFAULT, *, batch_size: int = 32) -> Encoder:
+        """Open a bundle, or, with the backend ``torch``, a checkpoint.
+
+        Raises:
+            UsageError: The path is neither, or the backend does not run it.
+            BundleError: The bundle is damaged.
+            CheckpointError: The checkpoint cannot be read.
+            BackendError: The backend is not installed. What the device lacks shows at a branch's first use.
+        """
+        from tbps_infer.text import Tokenizer
+
+        model = open_model(path, options)
+        if isinstance(model, Bundle):
+            facts, tokenizer = model.model, Tokenizer.from_bundle(model)
+        else:
+            facts = model.facts
+            tokenizer = Tokenizer(
+                model.tokenizer_path,
+                caption_rule=facts.caption_rule,
+                max_length=facts.max_length,
+                pad_id=facts.pad_id,
+            )
+        return cls(
+            facts,
+            tokenizer,
+            lambda: open_runner(model, "image", options),
+            lambda: open_runner(model, "text", options),
+            batch_size=batch_size,
+        )
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the branches that were opened; encoding afterwards is a FeedError; closing twice is harmless."""
+        self._closed = True
+        while self._runners:
+            self._runners.popitem()[1].close()
+
+    def runner(self, branch: Branch) -> Runner:
+        """The runner of a branch, opened now if it was not; for its description, and for measuring it.
+
+        Raises:
+            BackendError: It cannot be opened on this machine.
+            BundleError: Its graph is missing or was altered.
+            VerificationError: Its inputs or outputs are not those of this kind of branch.
+            FeedError: The encoder is closed.
+        """
+        if self._closed:
+            raise FeedError("the encoder is closed")
+        if branch not in self._runners:
+            self._runners[branch] = self._open_branch(branch)
+        return self._runners[branch]
+
+    def encode_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed pictures that have the model's size.
+
+        Args:
+            crops: uint8 ``[n, height, width, 3]``, RGB, as `tbps_infer.images.to_crop` makes them.
+
+        Returns:
+            float32 ``[n, dim]``.
+
+        Raises:
+            FeedError: The crops have another size or type.
+            BackendError: The backend failed.
+            VerificationError: What came out is no embedding of this model.
+        """
+        vectors = self._empty(len(crops))
+        for start in range(0, len(crops), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            vectors[part] = self._run("image", {"pixels": crops[part]})
+        return vectors
+
+    def encode_images(self, sources: Sequence[Path | bytes | Image.Image]) -> NDArray[np.float32]:
+        """Decode, resize and embed pictures; the next ones are decoded while a batch is embedded.
+
+        Args:
+            sources: Files, files' bytes, or Pillow images.
+
+        Returns:
+            float32 ``[n, dim]``.
+
+        Raises:
+            ImageError: The first picture that cannot be decoded.
+            BackendError: The backend failed.
+            VerificationError: What came out is no embedding of this model.
+        """
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        vectors = self._empty(len(sources))
+        starts = iter(range(0, len(sources), self.batch_size))
+        decoding: deque[tuple[int, list[Future[NDArray[np.uint8]]]]] = deque()
+        pool = ThreadPoolExecutor(min(usable_cores(), _MOST_DECODERS), "tbps-decode")
+        try:
+            while True:
+                for start in islice(starts, _BATCHES_DECODED_AHEAD + 1 - len(decoding)):
+                    batch = sources[start : start + self.batch_size]
+                    decoding.append((start, [pool.submit(self._crop, source) for source in batch]))
+                if not decoding:
+                    return vectors
+                start, futures = decoding.popleft()
+                crops = np.stack([future.result() for future in futures])
+                vectors[start : start + len(crops)] = self._run("image", {"pixels": crops})
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def encode_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Embed captions.
+
+        They are sorted by length and cut into batches, each filled up to its longest, which saves the work on
+        padding; the rows come back in the order of the captions.
+
+        Returns:
+            float32 ``[n, dim]``.
+
+        Raises:
+            UsageError: A caption has no words; the sentence gives its number, counted from 1.
+            BackendError: The backend failed.
+            VerificationError: What came out is no embedding of this model.
+        """
+        return self._encode_texts(captions, first=1)
+
+    def iter_encode_texts(self, captions: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Embed any number of captions in bounded memory.
+
+        Args:
+            captions: Read as far as needed, a window of some batches at a time.
+
+        Yields:
+            float32 ``[m, dim]`` for the next m captions, in their order.
+
+        Raises:
+            As `encode_texts`; the number of a caption counts from the first of all.
+        """
+        remaining = iter(captions)
+        first = 1
+        while window := list(islice(remaining, self.batch_size * _BATCHES_PER_WINDOW)):
+            yield self._encode_texts(window, first)
+            first += len(window)
+
+    def _open_branch(self, branch: Branch) -> Runner:
+        runner = self._openers[branch]()
+        wanted = [sorted(spec.name for spec in specs) for specs in branch_specs(self.facts, branch)]
+        given = [sorted(spec.name for spec in specs) for specs in (runner.inputs, runner.outputs)]
+        if wanted != given:
+            description = runner.description
+            runner.close()
+            raise VerificationError(
+                f"The {branch} branch ({description}) takes {given[0]} and gives {given[1]}, "
+                f"want {wanted[0]} and {wanted[1]}.",
+                "Export the bundle again.",
+            )
+        return runner
+
+    def _encode_texts(self, captions: Sequence[str], first: int) -> NDArray[np.float32]:
+        from tbps_infer.text import pad_ids
+
+        rows = self._tokenizer.encode(captions, first=first)
+        vectors = self._empty(len(rows))
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(rows), self.batch_size):
+            part = by_length[start : start + self.batch_size]
+            ids, mask = pad_ids([rows[index] for index in part], self.facts.pad_id)
+            vectors[part] = self._run("text", {"input_ids": ids, "attention_mask": mask})
+        return vectors
+
+    def _crop(self, source: Path | bytes | Image.Image) -> NDArray[np.uint8]:
+        from tbps_infer.images import load_crop, to_crop
+
+        if isinstance(source, Path | bytes):
+            return load_crop(source, self.facts.preprocessing)
+        return to_crop(source, self.facts.preprocessing)
+
+    def _empty(self, count: int) -> NDArray[np.float32]:
+        return np.empty((count, self.facts.layout.dim), dtype=np.float32)
+
+    def _run(self, branch: Branch, feeds: Feeds) -> NDArray[np.float32]:
+        runner = self.runner(branch)
+        vectors = runner.run(feeds)[f"{branch}_embedding"]
+        count = len(next(iter(feeds.values())))
+        problem = _problem(vectors, self.facts, count)
+        if problem:
+            raise VerificationError(
+                f"The {branch} branch ({runner.description}) {problem}.",
+                "The model or the backend is broken: export the bundle again, which verifies it.",
+            )
+        return vectors
+
+
+def _problem(vectors: NDArray[np.float32], facts: ModelFacts, count: int) -> str:
+    """What keeps an array from being embeddings of a model; empty when nothing does."""
+    layout = facts.layout
+    if vectors.shape != (count, layout.dim) or vectors.dtype != np.float32:
+        return f"gave {vectors.dtype}{list(vectors.shape)}, want float32{[count, layout.dim]}"
+    starts = [piece.start for piece in layout.slices.values()]
+    squared = np.add.reduceat(np.square(vectors), starts, axis=1)
+    weights = np.array([segment.weight for segment in layout.segments], dtype=np.float32)
+    # Written so that NaN is out of bounds too.
+    wrong = np.argwhere(~(np.abs(squared - weights) <= NORM_TOLERANCE * weights))
+    if not len(wrong):
+        return ""
+    item, segment = wrong[0]
+    if not np.isfinite(vectors[item]).all():
+        return f"gave NaN or infinite numbers for {len(set(wrong[:, 0]))} of {count} items"
+    declared = layout.segments[segment]
+    return f"gave a squared norm of {squared[item, segment]:.4g} in {declared.name}, want {declared.weight:.4g}"

@@ -1,0 +1,215 @@
+"""Runs a graph with ONNX Runtime, on the CPU or a CUDA device.
+
+ONNX Runtime answers a device it cannot serve with a session on the CPU and no exception, and it computes FP32
+graphs on recent GPUs in TF32. Both are refused here: the provider is read back, and TF32 is off.
+
+The packages ``onnxruntime`` and ``onnxruntime-gpu`` own the same files. With both installed a CUDA device is refused,
+because which of them runs is an accident of the order of installation; the CPU is served, because either gives the
+CPU provider that was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.runners.cores import usable_cores
+from tbps_infer.runners.options import Device, RunOptions
+from tbps_infer.runners.protocol import Feeds, TensorSpec, check_feeds
+
+__all__ = ["OnnxRuntimeRunner"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
+_ERRORS_ONLY = 3
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+class OnnxRuntimeRunner:
+    """One graph in an ONNX Runtime session; see `tbps_infer.runners.protocol.Runner`.
+
+    Args:
+        graph: An ONNX file, its external data beside it.
+        options: Device and threads. The precision is the graph's own; `tbps_infer.runners.open_runner` picks the
+            graph that has it.
+
+    Raises:
+        BackendError: ONNX Runtime or the device's provider is not installed or does not start, or the graph
+            cannot be loaded.
+    """
+
+    def __init__(self, graph: Path, options: RunOptions) -> None:
+        self._device = Device.parse(options.device)
+        ort = _import_onnxruntime(self._device)
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads or usable_cores()
+        settings.inter_op_num_threads = 1  # one operator at a time: both graphs are chains
+        settings.log_severity_level = _ERRORS_ONLY
+        session = _open_session(ort, graph, settings, self._device)
+        self._session: Any = session
+        self._inputs = tuple(_spec(node) for node in session.get_inputs())
+        self._outputs = tuple(_spec(node) for node in session.get_outputs())
+        self._description = (
+            f"onnxruntime {ort.__version__}, {session.get_providers()[0]} on {self._device}, {options.precision}, "
+            f"{session.get_session_options().intra_op_num_threads} threads"
+        )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's outputs."""
+        return self._outputs
+
+    @property
+    def description(self) -> str:
+        """Version, provider and threads as the session says."""
+        return self._description
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Run the graph once.
+
+        Raises:
+            FeedError: The arrays do not fit `inputs`, or the runner is closed.
+            BackendError: ONNX Runtime failed, out of memory for one.
+        """
+        if self._session is None:
+            raise FeedError("the runner is closed")
+        check_feeds(self._inputs, feeds)
+        names = [spec.name for spec in self._outputs]
+        try:
+            if self._device.kind == "cpu":
+                arrays = self._session.run(names, dict(feeds))
+            else:
+                arrays = run_bound(self._session, names, feeds, self._device)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise BackendError(
+                f"ONNX Runtime failed on {self._device}: {_first_line(error)}.",
+                "If it is short of memory, choose a smaller batch size.",
+            ) from error
+        return dict(zip(names, arrays, strict=True))
+
+    def close(self) -> None:
+        """Let the session go."""
+        self._session = None
+
+
+def run_bound(session: Any, names: list[str], feeds: Feeds, device: Device) -> list[NDArray[Any]]:
+    """Run with inputs copied to the device once, and outputs left on it until they are fetched together.
+
+    Args:
+        session: An ``onnxruntime.InferenceSession``.
+        names: The outputs wanted.
+        feeds: Arrays by input name.
+        device: Where the outputs are made.
+
+    Returns:
+        The outputs, in the order of ``names``.
+    """
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array))
+    for name in names:
+        binding.bind_output(name, device.kind, device.index)
+    session.run_with_iobinding(binding)
+    return list(binding.copy_outputs_to_cpu())
+
+
+def _import_onnxruntime(device: Device) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"The backend onnxruntime cannot be imported: {_first_line(error)}.",
+            f'Install it: pip install "tbps-infer[{_EXTRAS[device.kind]}]".',
+        ) from error
+    if device.kind == "cpu":
+        return onnxruntime
+    repair = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "tbps-infer[gpu]"'
+    wheels = _installed("onnxruntime", "onnxruntime-gpu")
+    if len(wheels) > 1:
+        raise BackendError(
+            f"The packages {' and '.join(wheels)} are both installed, and they overwrite each other's files.",
+            f"Keep the one for CUDA: {repair}.",
+        )
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        raise BackendError(
+            f"The ONNX Runtime {onnxruntime.__version__} installed here has no {_PROVIDERS['cuda']}; it has "
+            f"{', '.join(onnxruntime.get_available_providers())}.",
+            f"Install onnxruntime-gpu in its place: {repair}.",
+        )
+    return onnxruntime
+
+
+def _open_session(ort: Any, graph: Path, settings: Any, device: Device) -> Any:
+    provider = _PROVIDERS[device.kind]
+    complaints = io.StringIO()
+    choices: dict[str, str] = {}
+    if device.kind == "cuda":
+        # FP32 means FP32: ONNX Runtime's default would round products to TF32's 10 bits.
+        choices = {"device_id": str(device.index), "use_tf32": "0"}
+        if hasattr(
+            ort, "preload_dlls"
+        ):  # since 1.21: finds CUDA and cuDNN in pip's packages, and prints what it misses
+            with contextlib.redirect_stdout(complaints):
+                ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(str(graph), settings, providers=[(provider, choices)], enable_fallback=0)
+        session.disable_fallback()
+    except Exception as error:  # as in run()
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} cannot load {graph} on {device}: {_first_line(error)}.",
+            "Export the model again, or install the newest onnxruntime."
+            if device.kind == "cpu"
+            else "Check with nvidia-smi that the device is there and has free memory.",
+        ) from error
+    used = session.get_providers()[0]
+    if used != provider:
+        reason = " ".join(complaints.getvalue().split())
+        raise BackendError(
+            f"ONNX Runtime was asked for {provider} and runs on {used}. {reason}".rstrip(),
+            'Install the CUDA libraries that it needs: pip install "onnxruntime-gpu[cuda,cudnn]".',
+        )
+    return session
+
+
+def _installed(*names: str) -> list[str]:
+    found = []
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version(name)
+            found.append(name)
+    return found
+
+
+def _spec(node: Any) -> TensorSpec:
+    dtype = _DTYPES.get(node.type)
+    if dtype is None:
+        raise BackendError(f"The graph's {node.name} is {node.type}, which is not supported.", "Export it again.")
+    # An axis without a name is free on its own: it gets one that no other axis has.
+    shape = tuple(f"{node.name}.{axis}" if size is None else size for axis, size in enumerate(node.shape))
+    return TensorSpec(node.name, dtype, shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

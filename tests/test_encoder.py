@@ -1,0 +1,282 @@
+"""Batches, order, laziness and the checks of what comes out, around runners whose answers are known."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from tbps_infer.encoder import Encoder
+from tbps_infer.errors import BackendError, FeedError, ImageError, UsageError, VerificationError
+from tbps_infer.images import load_crop, to_crop
+from tbps_infer.runners import Feeds, TensorSpec
+from tbps_infer.runners.fake import FakeRunner, fake_facts
+from tbps_infer.text import Tokenizer, pad_ids, train_wordpiece
+
+FACTS = fake_facts()
+WORDS = ("a", "woman", "man", "red", "coat", "and", "black", "trousers", "grey", "backpack", "walks", "hat")
+
+
+class Spy(FakeRunner):
+    """A fake that remembers what it was fed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.feeds: list[dict[str, NDArray[Any]]] = []
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        self.feeds.append(dict(feeds))
+        return super().run(feeds)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_wordpiece(WORDS, 200).save(str(file))
+    return Tokenizer(file, caption_rule=FACTS.caption_rule, max_length=FACTS.max_length, pad_id=FACTS.pad_id)
+
+
+def encoder_of(tokenizer: Tokenizer, batch_size: int = 4) -> tuple[Encoder, Spy, Spy]:
+    image, text = Spy(FACTS, "image"), Spy(FACTS, "text")
+    return Encoder(FACTS, tokenizer, lambda: image, lambda: text, batch_size=batch_size), image, text
+
+
+def crops_of(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, 12, 4, 3), dtype=np.uint8)
+
+
+def captions_of(count: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 13))) for _ in range(count)]
+
+
+def one_by_one(tokenizer: Tokenizer, captions: Sequence[str]) -> NDArray[np.float32]:
+    runner = FakeRunner(FACTS, "text")
+    rows = [pad_ids([row], 0) for row in tokenizer.encode(captions)]
+    return np.concatenate([runner.run({"input_ids": i, "attention_mask": m})["text_embedding"] for i, m in rows])
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])
+def test_crops_go_in_batches(tokenizer: Tokenizer, count: int, sizes: list[int]) -> None:
+    encoder, image, text = encoder_of(tokenizer)
+    crops = crops_of(count)
+    vectors = encoder.encode_crops(crops)
+    assert vectors.shape == (count, 36) and vectors.dtype == np.float32
+    assert image.batch_sizes == sizes and text.batch_sizes == []
+    alone = FakeRunner(FACTS, "image")
+    for index in range(count):
+        expected = alone.run({"pixels": crops[index : index + 1]})["image_embedding"][0]
+        np.testing.assert_array_equal(vectors[index], expected)
+
+
+def test_crops_of_another_size_are_refused(tokenizer: Tokenizer) -> None:
+    encoder, _, _ = encoder_of(tokenizer)
+    with pytest.raises(FeedError, match=r"want pixels: uint8\[batch, 12, 4, 3\]"):
+        encoder.encode_crops(np.zeros((2, 4, 12, 3), np.uint8))
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(0, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 99))
+def test_texts_come_back_in_order_for_any_batch_size(
+    tokenizer: Tokenizer, count: int, batch_size: int, seed: int
+) -> None:
+    encoder, _, text = encoder_of(tokenizer, batch_size)
+    captions = captions_of(count, seed)
+    vectors = encoder.encode_texts(captions)
+    assert vectors.shape == (count, 36)
+    if count:
+        np.testing.assert_array_equal(vectors, one_by_one(tokenizer, captions))
+    assert sum(text.batch_sizes) == count and max(text.batch_sizes, default=0) <= batch_size
+
+
+def test_each_batch_is_filled_to_its_own_longest(tokenizer: Tokenizer) -> None:
+    encoder, _, text = encoder_of(tokenizer)
+    captions = captions_of(30)
+    encoder.encode_texts(captions)
+    lengths = sorted(len(row) for row in tokenizer.encode(captions))
+    widths = [feeds["input_ids"].shape[1] for feeds in text.feeds]
+    assert widths == [max(lengths[start : start + 4]) for start in range(0, 30, 4)]
+    assert max(widths) <= FACTS.max_length and min(widths) < max(widths)
+    for feeds in text.feeds:
+        assert feeds["attention_mask"].sum(axis=1).min() >= 3  # never a row of zeros
+
+
+def test_streaming_equals_all_at_once_and_reads_no_further_than_a_window(tokenizer: Tokenizer) -> None:
+    captions = captions_of(75)
+    read = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for caption in captions:
+            read += 1
+            yield caption
+
+    encoder, _, _ = encoder_of(tokenizer, batch_size=2)
+    stream = encoder.iter_encode_texts(source())
+    blocks = [next(stream)]
+    assert read == len(blocks[0]) == 16
+    blocks += stream
+    assert [len(block) for block in blocks] == [16, 16, 16, 16, 11]
+    np.testing.assert_array_equal(np.concatenate(blocks), encoder.encode_texts(captions))
+    assert list(encoder.iter_encode_texts([])) == []
+
+
+def test_an_empty_caption_is_named_by_its_number(tokenizer: Tokenizer) -> None:
+    encoder, _, text = encoder_of(tokenizer, batch_size=2)
+    captions = captions_of(40)
+    captions[37] = "  "
+    with pytest.raises(UsageError, match="Caption 38 has no words"):
+        encoder.encode_texts(captions)
+    assert text.batch_sizes == []
+    with pytest.raises(UsageError, match="Caption 38 has no words"):
+        list(encoder.iter_encode_texts(captions))
+
+
+def test_images_of_every_source_equal_their_crops(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sources: list[Path | bytes | Image.Image] = []
+    crops = []
+    for index in range(23):
+        picture = Image.fromarray(rng.integers(0, 256, (20 + index, 9, 3), dtype=np.uint8))
+        file = tmp_path / f"{index}.png"
+        picture.save(file)
+        sources.append((file, file.read_bytes(), picture.convert("RGBA"))[index % 3])
+        crops.append(to_crop(picture, FACTS.preprocessing))
+        np.testing.assert_array_equal(load_crop(file, FACTS.preprocessing), crops[-1])
+    encoder, image, _ = encoder_of(tokenizer)
+    vectors = encoder.encode_images(sources)
+    np.testing.assert_array_equal(vectors, encoder.encode_crops(np.stack(crops)))
+    assert image.batch_sizes[:6] == [4, 4, 4, 4, 4, 3]
+    assert encoder.encode_images([]).shape == (0, 36)
+
+
+def test_decoding_keeps_a_bounded_number_ahead(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pictures there are, a few batches of crops are in memory."""
+    encoder, image, _ = encoder_of(tokenizer)
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 12), "red").save(buffer, "PNG")
+    decoded = 0
+    ahead = []
+
+    def crop(_: bytes) -> NDArray[np.uint8]:
+        nonlocal decoded
+        decoded += 1
+        return np.full((12, 4, 3), decoded % 256, np.uint8)
+
+    def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        ahead.append(decoded - sum(image.batch_sizes))
+        return FakeRunner.run(image, feeds)
+
+    monkeypatch.setattr(encoder, "_crop", crop)
+    monkeypatch.setattr(image, "run", run)
+    encoder.encode_images([buffer.getvalue()] * 100)
+    assert max(ahead) <= 3 * encoder.batch_size
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    files = []
+    for index in range(30):
+        files.append(tmp_path / f"{index}.png")
+        Image.new("RGB", (4, 12), (index, 0, 0)).save(files[-1])
+    files[17].write_bytes(files[17].read_bytes()[:50])
+    files[21].unlink()
+    encoder, image, _ = encoder_of(tokenizer)
+    with pytest.raises(ImageError, match=r"17\.png cannot be decoded"):
+        encoder.encode_images(files)
+    assert image.batch_sizes == [4, 4, 4, 4]
+
+
+def test_a_branch_is_opened_at_its_first_use_and_only_once(tokenizer: Tokenizer) -> None:
+    opened: list[str] = []
+    runners = {"image": FakeRunner(FACTS, "image"), "text": FakeRunner(FACTS, "text")}
+
+    def open_branch(branch: str) -> FakeRunner:
+        opened.append(branch)
+        return runners[branch]
+
+    encoder = Encoder(FACTS, tokenizer, lambda: open_branch("image"), lambda: open_branch("text"))
+    with encoder:
+        assert opened == []
+        encoder.encode_texts(["a man"])
+        encoder.encode_texts(["a woman"])
+        assert opened == ["text"] and encoder.runner("text") is runners["text"]
+    assert runners["text"].closed and not runners["image"].closed
+    encoder.close()
+    with pytest.raises(FeedError, match="closed"):
+        encoder.encode_texts(["a man"])
+    with pytest.raises(FeedError, match="closed"):
+        encoder.encode_crops(crops_of(1))
+    assert opened == ["text"]
+
+
+def test_a_failing_backend_is_passed_on(tokenizer: Tokenizer) -> None:
+    runner = FakeRunner(FACTS, "image", error=BackendError("out of memory"), fail_after=1)
+    encoder = Encoder(FACTS, tokenizer, lambda: runner, lambda: runner, batch_size=2)
+    with pytest.raises(BackendError, match="out of memory"):
+        encoder.encode_crops(crops_of(5))
+    assert runner.batch_sizes == [2]
+
+
+class Broken(FakeRunner):
+    """A fake whose answers are changed on the way out."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__(FACTS, "image")
+        self.change = change
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        if self.change == "name":
+            return (TensorSpec("embedding", np.dtype(np.float32), ("batch", 36)),)
+        return super().outputs
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        vectors = super().run(feeds)["image_embedding"]
+        if self.change == "nan":
+            vectors[1, 5] = np.nan
+        elif self.change == "inf":
+            vectors[:, 0] = np.inf
+        elif self.change == "scale":
+            vectors[2, 8:20] *= 1.01
+        elif self.change == "zero":
+            vectors[0, 20:28] = 0
+        elif self.change == "shape":
+            vectors = vectors[:, :-1]
+        elif self.change == "rows":
+            vectors = vectors[:-1]
+        elif self.change == "dtype":
+            vectors = vectors.astype(np.float16)
+        return {"image_embedding": vectors}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("nan", r"image branch \(fake image branch\) gave NaN or infinite numbers for 1 of 3 items"),
+        ("inf", "gave NaN or infinite numbers for 3 of 3 items"),
+        ("scale", "gave a squared norm of 1.02 in coarse, want 1"),
+        ("zero", r"gave a squared norm of 0 in fine\.0, want 0\.5"),
+        ("shape", r"gave float32\[3, 35\], want float32\[3, 36\]"),
+        ("rows", r"gave float32\[2, 36\], want float32\[3, 36\]"),
+        ("dtype", r"gave float16\[3, 36\], want float32\[3, 36\]"),
+        ("name", r"gives \['embedding'\], want \['pixels'\] and \['image_embedding'\]"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_embedding_is_refused(tokenizer: Tokenizer, change: str, sentence: str) -> None:
+    encoder = Encoder(FACTS, tokenizer, lambda: Broken(change), lambda: Broken(change))
+    with pytest.raises(VerificationError, match=sentence):
+        encoder.encode_crops(crops_of(3))
+
+
+def test_a_batch_size_below_one_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UsageError, match="batch size is 0"):
+        encoder_of(tokenizer, batch_size=0)
