@@ -11,7 +11,7 @@ __all__ = ["Attention", "DecoderLayer", "EncoderLayer", "FeedForward", "l2_norma
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (dim // heads) ** -0.5
@@ -19,7 +19,6 @@ class Attention(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend from ``queries [batch, q, dim]`` to ``memory [batch, m, dim]``.
@@ -35,7 +34,7 @@ class Attention(nn.Module):
         if mask is not None:
             scores = scores + mask
         weights = scores.softmax(dim=-1)
-        values = self.dropout(weights) @ self._split(self.value(memory))
+        values = weights @ self._split(self.value(memory))
         merged: Tensor = self.out(values.transpose(1, 2).flatten(2))
         return merged, weights
 
@@ -57,7 +56,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads, dropout)
+        self.attention = Attention(dim, heads)
         self.ffn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
@@ -76,9 +75,9 @@ class DecoderLayer(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(dim)
-        self.self_attention = Attention(dim, heads, dropout)
+        self.self_attention = Attention(dim, heads)
         self.cross_norm = nn.LayerNorm(dim)
-        self.cross_attention = Attention(dim, heads, dropout)
+        self.cross_attention = Attention(dim, heads)
         self.ffn_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, hidden, dropout)
         self.dropout = nn.Dropout(dropout)

@@ -81,6 +81,8 @@ class TextBackbone(nn.Module):
                 num_attention_heads=config.heads,
                 intermediate_size=config.mlp_size,
                 max_position_embeddings=config.max_positions,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
             ),
             add_pooling_layer=False,
         )

@@ -70,6 +70,7 @@ class TextConfig:
     mlp_size: int = 3072
     max_positions: int = 512
     max_length: int = 100
+    dropout: float = 0.1
     frozen: bool = True
 
 
@@ -182,6 +183,7 @@ def tiny_config(vocab_size: int) -> ModelConfig:
             mlp_size=256,
             max_positions=128,
             max_length=100,
+            dropout=0.0,
             frozen=False,
         ),
         preprocessing=Preprocessing(image_size=(96, 32)),
