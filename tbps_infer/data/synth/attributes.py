@@ -53,7 +53,7 @@ class Person:
 _KIND = {"man": 46.0, "woman": 44.0, "boy": 5.0, "girl": 5.0}
 _BUILD = {"average": 66.0, "slim": 20.0, "heavy": 14.0}
 _HAIR_COLOUR = {"black": 52.0, "brown": 27.0, "blonde": 11.0, "grey": 7.0, "red": 3.0}
-_HAIR_MALE = {"short": 78.0, "medium": 12.0, "bald": 7.0, "ponytail": 3.0}
+_HAIR_MALE = {"short": 84.0, "bald": 8.0, "medium": 5.0, "ponytail": 3.0}
 _HAIR_FEMALE = {"long": 38.0, "ponytail": 27.0, "medium": 17.0, "bun": 10.0, "short": 8.0}
 _HEADWEAR = {NONE: 80.0, "cap": 11.0, "beanie": 5.0, "sun hat": 4.0}
 _GLASSES = {NONE: 77.0, "glasses": 17.0, "sunglasses": 6.0}

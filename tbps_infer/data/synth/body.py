@@ -141,8 +141,8 @@ def look_of(seed: int, identity: int, person: Person) -> Look:
 def _arm(body: Body, side: float, swing: float, raise_: float) -> Limb:
     """An arm that hangs and swings; `raise_` bends the elbow forward, in radians."""
     spread = 0.16 + 0.08 * (body.look.girth - 1)
-    shoulder = (side * (body.look.shoulder - 0.024), 0.207, 0.0)
-    upper, fore, hand = 0.142, 0.132, 0.04
+    shoulder = (side * (body.look.shoulder - 0.024), 0.213, 0.0)
+    upper, fore, hand = 0.136, 0.132, 0.04
 
     def step(
         start: tuple[float, float, float], length: float, angle: float, out: float

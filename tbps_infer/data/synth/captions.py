@@ -188,7 +188,7 @@ class _Composer:
         worn = [part for part in _WORN if part in named]
         if len(worn) > 1 and self.room < 6:
             x = self._join([named.pop(part).text for part in worn])
-            sentences.append(self.say("also wears", x=x))
+            sentences.append(self.say("also wears", x=x, wears=self.rng.choice(PHRASES["wears small"])))
         owned = [named.pop(part).text for part in ("hair", "glasses") if part in named]
         if owned:
             sentences.append(self.say("also has", x=self._join(owned)))
@@ -206,6 +206,8 @@ class _Composer:
             text = f"{text} over {self.his} shoulders"
         elif part == "bag" and self.person.bag == "suitcase" and self.rng.random() < 0.6:
             return self.say("also does", x=f"{self.say('pulls')} {text}")
+        if part in ("headwear", "scarf", "shoes"):
+            return self.say(purpose, x=text, wears=self.rng.choice(PHRASES["wears small"]))
         return self.say(purpose, x=text)
 
     def _outfit(self, texts: list[str]) -> str:

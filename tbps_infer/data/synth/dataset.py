@@ -7,8 +7,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -126,8 +127,8 @@ def _draw_identity(job: _Job) -> list[dict[str, Any]]:
     return records
 
 
-def _run(jobs: Iterable[_Job], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """Each job's records, in order."""
+def _run(jobs: Iterable[_Job], workers: int) -> Generator[list[dict[str, Any]], None, None]:
+    """Each job's records, in order; closing it stops the workers."""
     if workers == 1:
         yield from map(_draw_identity, jobs)
         return
@@ -182,20 +183,31 @@ def write_dataset(
         on_progress: Called with (pictures drawn, pictures in all).
 
     Raises:
-        DatasetError: `out` holds something.
+        DatasetError: `out` holds something or cannot be written.
     """
-    check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    target = out.absolute()
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
+        check_out(target)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         report = _write(partial, out, options, on_progress)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
+
+
+def unwritable(out: Path, error: OSError) -> DatasetError:
+    """The error of a folder that the system does not let us write."""
+    return DatasetError(
+        f"{out} cannot be written: {error.strerror or error}",
+        "Give a path in a folder of yours, on a disk with space.",
+    )
 
 
 def _write(
@@ -210,10 +222,11 @@ def _write(
     ]
     total = options.identities * options.pictures
     records: list[dict[str, Any]] = []
-    for drawn in _run(jobs, min(options.workers or usable_cores(), len(jobs))):
-        records += drawn
-        if on_progress is not None:
-            on_progress(len(records), total)
+    with closing(_run(jobs, min(options.workers or usable_cores(), len(jobs)))) as batches:
+        for drawn in batches:
+            records += drawn
+            if on_progress is not None:
+                on_progress(len(records), total)
     oracle = _test_oracle(options, people)
     (folder / "reid_raw.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     _write_facts(folder / "synth.json", options, people, oracle)

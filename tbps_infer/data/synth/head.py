@@ -66,9 +66,14 @@ def draw_hair_behind(canvas: Canvas, person: Person, body: Body, head: Head) -> 
     if person.hair_style not in ("long", "medium"):
         return
     length = 0.27 if person.hair_style == "long" else 0.18
-    wide = head.across * 1.22
-    levels = [(head.middle, wide, head.through), (0.15, wide * 1.1, 0.04), (length, wide * 0.95, 0.03)]
-    back = -0.035 * math.sin(body.yaw)
+    wide = head.across * 1.16
+    levels = [
+        (head.middle - 0.3 * head.half, wide * 0.9, head.through),
+        (head.middle + 0.2 * head.half, wide * 1.05, head.through * 0.95),
+        (0.15, wide * 1.08, head.through * 0.8),
+        (length, wide * 0.9, 0.03),
+    ]
+    back = -0.02 * math.sin(body.yaw)
     canvas.fill([(x + back, y) for x, y in body.outline(levels)], scaled(_hair(person, body), 0.85))
 
 
@@ -92,7 +97,11 @@ def draw_head(canvas: Canvas, person: Person, body: Body, head: Head) -> None:
 
 
 def _draw_scalp(canvas: Canvas, person: Person, head: Head, hair: RGB) -> None:
-    low = 0.35 if person.hair_style == "short" and not is_female(person.kind) else 0.6
+    low = 0.6
+    if person.hair_style in ("ponytail", "bun"):
+        low = 0.32
+    elif person.hair_style == "short" and not is_female(person.kind):
+        low = 0.22
     canvas.fill(head.band(-180, 180, -1.0, low, 1.08), hair)
     shine = head.band(-60, 60, -0.85, -0.6, 1.05)
     canvas.shade(shine, 1.35)
@@ -102,6 +111,11 @@ def _draw_face(canvas: Canvas, person: Person, head: Head, skin: RGB) -> None:
     wide = 66 if is_female(person.kind) else 74
     face = head.band(-wide, wide, -0.42, 1.0)
     canvas.fill([(x, y + head.bow) for x, y in face], skin)
+    if person.hair_style in ("short", "bald") and not is_female(person.kind):
+        for angle in (-86, 86):
+            ear = head.feature(angle, 0.16)
+            if ear:
+                canvas.oval(ear, 0.008, 0.014, scaled(skin, 0.9))
     for angle in (-26, 26):
         eye = head.feature(angle, 0.02)
         brow = head.feature(angle, -0.14)

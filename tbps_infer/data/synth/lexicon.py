@@ -138,6 +138,7 @@ SLEEVES: Mapping[str, str] = {
 PHRASES: Mapping[str, tuple[str, ...]] = {
     "definite": ("the {subject}", "the {subject}", "this {subject}"),
     "wears": ("is wearing", "is wearing", "wears", "is dressed in", "has on"),
+    "wears small": ("is wearing", "wears", "has on"),
     "wearing": ("wearing", "wearing", "dressed in", "in"),
     "carries": ("is carrying", "is carrying", "carries"),
     "has": ("has", "has"),
@@ -148,14 +149,14 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
         "{c} {n} with {d} horizontal stripes",
     ),
     "checked": (
-        "{c} and {d} checkered {n}", "{c} and {d} plaid {n}", "{c} {n} with a {d} plaid pattern",
+        "{c} and {d} checkered {n}", "{c} and {d} plaid {n}", "{c} {n} with {a_d} plaid pattern",
         "checked {c} and {d} {n}",
     ),
     "dotted": (
         "{c} {n} with {d} dots", "{c} and {d} polka dot {n}", "{c} {n} with {d} polka dots", "{c} {n} with {d} spots",
     ),
     "logo": (
-        "{c} {n} with a {d} logo", "{c} {n} with a {d} print on the front", "{c} {n} with a {d} design on the chest",
+        "{c} {n} with {a_d} logo", "{c} {n} with {a_d} print on the front", "{c} {n} with {a_d} design on the chest",
     ),
     "contrast sleeves": ("{c} {n} with {d} sleeves", "{c} {n} that has {d} sleeves"),
     "over": ("{jacket} over {upper}", "{jacket} over {upper}", "{upper} under {jacket}"),

@@ -96,7 +96,8 @@ class Namer:
         if hidden or (p.pattern == "contrast sleeves" and p.jacket != NONE) or self.rng.random() < 0.12:
             return Phrase(with_article(f"{colour} {word}"), tuple(claims))
         claims += [_claim(["pattern"], [p.pattern]), _claim(["pattern_colour"], [p.pattern_colour])]
-        text = self.say(p.pattern, c=colour, d=self.colour(p.pattern_colour), n=word)
+        second = self.colour(p.pattern_colour)
+        text = self.say(p.pattern, c=colour, d=second, a_d=with_article(second), n=word)
         return Phrase(with_article(text), tuple(claims))
 
     def outer(self) -> Phrase:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tbps_infer.data.synth.attributes import draw_people
 from tbps_infer.data.synth.captions import write_captions
-from tbps_infer.data.synth.dataset import check_out
+from tbps_infer.data.synth.dataset import check_out, unwritable
 from tbps_infer.data.synth.picture import DEFAULT_HEIGHT, decoded, draw_jpeg
 from tbps_infer.data.synth.shots import plan_shot
 from tbps_infer.errors import UsageError
@@ -40,13 +40,20 @@ def write_people(folder: Path, count: int, seed: int, *, pictures: int = 3) -> l
         One description per identity.
 
     Raises:
-        DatasetError: `folder` holds something.
+        DatasetError: `folder` holds something or cannot be written.
         UsageError: `count` or `pictures` is below 1.
     """
     if count < 1 or pictures < 1:
         raise UsageError(f"{count} people with {pictures} pictures each were asked for, want at least 1 of both")
-    check_out(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        check_out(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write_people(folder, count, seed, pictures)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def _write_people(folder: Path, count: int, seed: int, pictures: int) -> list[Description]:
     descriptions: list[Description] = []
     for identity, person in enumerate(islice(draw_people(seed), count), start=1):
         files: list[Path] = []

@@ -147,9 +147,12 @@ def draw_occluder(image: Image.Image, shot: Shot, framing: Framing, rng: Random)
 
 
 def expose(scene: NDArray[np.float32], shot: Shot, rng: Random) -> Image.Image:
-    """What the camera makes of the light: cast, contrast, saturation, lost detail, motion blur, noise."""
+    """What the camera makes of the light: cast, contrast, saturation, lost detail, motion blur, noise.
+
+    The noise is grey: JPEG's halved chroma would wipe out coloured noise anyway.
+    """
     camera = shot.camera
-    grey = scene.mean(axis=2, keepdims=True)
+    grey = (scene[..., :1] + scene[..., 1:2] + scene[..., 2:]) / np.float32(3)
     pixels = grey + (scene - grey) * np.float32(camera.saturation)
     gains = np.asarray(camera.gains, dtype=np.float32) * np.float32(camera.brightness * shot.brightness)
     pixels = (pixels * gains - 128) * np.float32(camera.contrast) + 128
@@ -163,7 +166,7 @@ def expose(scene: NDArray[np.float32], shot: Shot, rng: Random) -> Image.Image:
         )
     if shot.motion > 0.35:
         image = image.filter(ImageFilter.BoxBlur((shot.motion * shot.height / 256, 0)))
-    noise = pixel_stream(rng).standard_normal((shot.height, shot.width, 3), dtype=np.float32) * np.float32(
+    noise = pixel_stream(rng).standard_normal((shot.height, shot.width, 1), dtype=np.float32) * np.float32(
         camera.noise
     )
     return Image.fromarray(np.clip(np.asarray(image, dtype=np.float32) + noise + 0.5, 0, 255).astype(np.uint8))
