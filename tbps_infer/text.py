@@ -19,7 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tbps_infer.bundle import Bundle
+from tbps_infer.bundle import Bundle, ModelFacts
 from tbps_infer.errors import BundleError, UsageError
 
 __all__ = ["CAPTION_RULES", "SPECIAL_TOKENS", "Tokenizer", "pad_ids", "train_wordpiece", "wordpiece_tokenizer"]
@@ -87,8 +87,11 @@ class Tokenizer:
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Tokenizer:
         """The tokenizer of a bundle, its file checked against the bundle's hash. Raises BundleError."""
-        facts = bundle.model
-        file = bundle.check_file(bundle.tokenizer_path.name)
+        return cls.from_facts(bundle.check_file(bundle.tokenizer_path.name), bundle.model)
+
+    @classmethod
+    def from_facts(cls, file: Path, facts: ModelFacts) -> Tokenizer:
+        """The tokenizer in a file, used as a model's facts say. Raises BundleError."""
         return cls(file, caption_rule=facts.caption_rule, max_length=facts.max_length, pad_id=facts.pad_id)
 
     def encode(self, captions: Sequence[str], *, first: int = 1) -> list[list[int]]:

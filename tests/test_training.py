@@ -33,7 +33,7 @@ OPTIONS = TrainOptions(
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "people"
-    write_dataset(root, SynthOptions(identities=(10, 4, 4), pictures_per_identity=2, seed=1, workers=1))
+    write_dataset(root, SynthOptions(train=10, val=4, test=4, pictures=2, seed=1, workers=1))
     return root
 
 
@@ -121,9 +121,7 @@ def test_an_epoch_visits_every_pair_once_and_the_same_way_each_time(
 ) -> None:
     checkpoint = load_checkpoint(initial)
     facts = checkpoint.facts
-    tokenizer = Tokenizer(
-        checkpoint.tokenizer_path, caption_rule=facts.caption_rule, max_length=facts.max_length, pad_id=facts.pad_id
-    )
+    tokenizer = Tokenizer.from_facts(checkpoint.tokenizer_path, facts)
     batches = PairBatches(splits[0], tokenizer, facts.preprocessing, OPTIONS)
     try:
         first, again = (list(batches.epoch(0, Shard())) for _ in range(2))

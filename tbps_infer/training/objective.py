@@ -109,7 +109,8 @@ def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict[s
     model = objective.model
     if model.config.text.frozen:
         model.text_backbone.requires_grad_(False)
-    backbone, heads = [], []
+    backbone: list[nn.Parameter] = []
+    heads: list[nn.Parameter] = []
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             slow = name.removeprefix("model.").split(".")[0] in _BACKBONES

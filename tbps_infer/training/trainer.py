@@ -28,7 +28,6 @@ from lightning_fabric import Fabric
 from tbps_infer.data.dataset import Split
 from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tbps_infer.reference.model import PartModel
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import Batch, PairBatches, Shard
 from tbps_infer.training.features import cache_text_features
@@ -113,144 +112,144 @@ def train(
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=options.precision)
     fabric.launch()
-    torch.manual_seed(options.seed)
-    device = fabric.device
-    training, validation = splits
     start = load_checkpoint(initial)
-    model = start.model.requires_grad_(True)
-    tokenizer = Tokenizer(
-        start.tokenizer_path,
-        caption_rule=start.facts.caption_rule,
-        max_length=start.facts.max_length,
-        pad_id=start.facts.pad_id,
-    )
-    tokenizer_json = start.tokenizer_path.read_text(encoding="utf-8")
-    _claim(run, start, training, validation, options)
-    features = None
-    if model.config.text.frozen:
-        backbone = model.text_backbone.to(device).eval()
-        features = cache_text_features(backbone, tokenizer.encode(training.captions), run / "cache", device)
-    batches = PairBatches(training, tokenizer, model.config.preprocessing, options, features)
-    validator = Validator(model, tokenizer, validation, options.terms)
-    objective = Objective(model, batches.identities, options)
-    optimizer = torch.optim.Adam(parameter_groups(objective, options), weight_decay=options.weight_decay)
-    wrapped, optimizer = fabric.setup(objective, optimizer)
-    progress = _resume(run, fabric, objective, optimizer)
-    shard = Shard(fabric.global_rank, fabric.world_size)
+    if fabric.is_global_zero:
+        _claim(run, start, splits, options)
+    fabric.barrier()
+    trainer = _Trainer(start, splits, run, options, fabric)
+    progress = trainer.progress
     try:
         for epoch in range(progress.epoch, options.epochs):
             started = time.monotonic()
-            values = _run_epoch(fabric, wrapped, optimizer, batches, epoch, shard, options, on_step)
-            values |= validator.evaluate(device)
+            values = trainer.run_epoch(epoch, on_step) | trainer.validate()
             entry = EpochLog(epoch + 1, time.monotonic() - started, values)
             if fabric.is_global_zero:
-                _finish_epoch(run, entry, progress, model, tokenizer_json, objective, optimizer, options)
+                trainer.finish_epoch(entry)
                 on_epoch(entry)
-            progress.epoch = epoch + 1
             fabric.barrier()
     finally:
-        batches.close()
+        trainer.close()
     if fabric.is_global_zero:
-        save_checkpoint(run / "last", model, tokenizer_json, training=_provenance(run, progress.epoch))
+        trainer.save(run / "last", progress.epoch)
     history = tuple(EpochLog(e["epoch"], e["seconds"], e["values"]) for e in progress.history)
     return TrainReport(run / "best", progress.best_epoch, progress.best_rank1, history)
 
 
-def _run_epoch(
-    fabric: Fabric,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    batches: PairBatches,
-    epoch: int,
-    shard: Shard,
-    options: TrainOptions,
-    on_step: Callable[[int, int, float], None],
-) -> dict[str, float]:
-    """Train for one epoch; returns the mean of every loss term and the last learning rates."""
-    objective.train()
-    if _text_frozen(objective):
-        objective.module.model.text_backbone.eval()
-    seed = (options.seed * 100_003 + epoch) * 1009 + shard.index
-    torch.manual_seed(seed)
-    generator = torch.Generator(fabric.device).manual_seed(seed)
-    steps = batches.steps(shard)
-    sums: dict[str, torch.Tensor] = {}
-    for step, batch in enumerate(batches.epoch(epoch, shard), start=1):
-        factor = options.lr_factor(epoch + (step - 1) / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        terms = objective(*_to(batch, fabric.device), generator)
-        loss = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        optimizer.step()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss is {value} in epoch {epoch + 1}, step {step}.",
-                "Lower the learning rate, or train with --precision 32-true; the run's last epoch is kept.",
+class _Trainer:
+    """One process's share of a run: model, optimizer, batches and progress."""
+
+    def __init__(
+        self, start: Checkpoint, splits: tuple[Split, Split], run: Path, options: TrainOptions, fabric: Fabric
+    ) -> None:
+        self._run, self._options, self._fabric = run, options, fabric
+        self._model = start.model.requires_grad_(True)
+        self._tokenizer_json = start.tokenizer_path.read_text(encoding="utf-8")
+        tokenizer = Tokenizer.from_facts(start.tokenizer_path, start.facts)
+        training, validation = splits
+        features = None
+        if start.config.text.frozen:
+            backbone = self._model.text_backbone.to(fabric.device).eval()
+            features = cache_text_features(
+                backbone, tokenizer.encode(training.captions), run / "cache", fabric.device
             )
-        for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + term.detach()
-        on_step(epoch, step, value)
-    rates = {f"lr_{name}": g["lr"] for name, g in zip(("heads", "backbone"), optimizer.param_groups, strict=True)}
-    return {**rates, **{name: total.item() / steps for name, total in sums.items()}}
+        self._batches = PairBatches(training, tokenizer, start.config.preprocessing, options, features)
+        self._validator = Validator(self._model, tokenizer, validation, options.terms)
+        torch.manual_seed(options.seed)
+        self._objective = Objective(self._model, self._batches.identities, options)
+        optimizer = torch.optim.Adam(parameter_groups(self._objective, options), weight_decay=options.weight_decay)
+        self._wrapped, self._optimizer = fabric.setup(self._objective, optimizer)
+        self.progress = self._resume()
+
+    def run_epoch(self, epoch: int, on_step: Callable[[int, int, float], None]) -> dict[str, float]:
+        """Train for one epoch; returns the mean of every loss term and the last learning rates."""
+        self._wrapped.train()
+        if self._model.config.text.frozen:
+            self._model.text_backbone.eval()
+        shard = Shard(self._fabric.global_rank, self._fabric.world_size)
+        seed = (self._options.seed * 100_003 + epoch) * 1009 + shard.index
+        torch.manual_seed(seed)
+        generator = torch.Generator(self._fabric.device).manual_seed(seed)
+        steps = self._batches.steps(shard)
+        sums: dict[str, torch.Tensor] = {}
+        for step, batch in enumerate(self._batches.epoch(epoch, shard), start=1):
+            factor = self._options.lr_factor(epoch + (step - 1) / steps)
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            terms = self._step(batch, generator)
+            value = float(sum(term.item() for term in terms.values()))
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The loss is {value} in epoch {epoch + 1}, step {step}.",
+                    "Lower the learning rate, or train with --precision 32-true; the run's last epoch is kept.",
+                )
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(term)) + term
+            on_step(epoch, step, value)
+        groups = self._optimizer.param_groups
+        rates = {f"lr_{name}": g["lr"] for name, g in zip(("heads", "backbone"), groups, strict=True)}
+        return {**rates, **{name: total.item() / steps for name, total in sums.items()}}
+
+    def validate(self) -> dict[str, float]:
+        """Retrieval metrics on the validation split, the same in every process."""
+        return self._validator.evaluate(self._fabric.device)
+
+    def finish_epoch(self, entry: EpochLog) -> None:
+        """Save the best checkpoint first, then the state that counts the epoch as done."""
+        progress = self.progress
+        progress.epoch = entry.epoch
+        progress.history.append({"epoch": entry.epoch, "seconds": entry.seconds, "values": dict(entry.values)})
+        rank1 = entry.values["val_R@1"]
+        if rank1 > progress.best_rank1:
+            progress.best_rank1, progress.best_epoch = rank1, entry.epoch
+            self.save(self._run / "best", entry.epoch, rank1)
+        state = {
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "epoch": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "best_rank1": progress.best_rank1,
+            "history": progress.history,
+        }
+        temporary = self._run / f"{STATE}.part"
+        torch.save(state, temporary)
+        temporary.replace(self._run / STATE)
+        _write_log(self._run / LOG_CSV, progress.history)
+        _log.info("epoch %d of %d: validation R@1 %.2f", entry.epoch, self._options.epochs, rank1)
+
+    def save(self, folder: Path, epoch: int, rank1: float | None = None) -> None:
+        """Write the model as a checkpoint that says how it was made."""
+        facts = json.loads((self._run / RUN_JSON).read_text(encoding="utf-8"))
+        facts.pop("model")
+        training = {**facts, "epoch": epoch} | ({} if rank1 is None else {"validation_R@1": rank1})
+        save_checkpoint(folder, self._model, self._tokenizer_json, training=training)
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        self._batches.close()
+
+    def _step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """One update; returns the loss terms, detached."""
+        tensors = (batch.pixels, batch.text, batch.attention_mask, batch.labels)
+        terms: dict[str, torch.Tensor] = self._wrapped(*(t.to(self._fabric.device) for t in tensors), generator)
+        self._optimizer.zero_grad()
+        self._fabric.backward(torch.stack(list(terms.values())).sum())
+        self._optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _resume(self) -> _Progress:
+        file = self._run / STATE
+        if not file.is_file():
+            return _Progress()
+        state = torch.load(file, map_location=self._fabric.device, weights_only=True)
+        self._objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        _log.info("carrying on after epoch %d of %s", state["epoch"], self._run)
+        return _Progress(state["epoch"], state["best_epoch"], state["best_rank1"], state["history"])
 
 
-def _text_frozen(objective: Any) -> bool:
-    """Whether the text backbone of a (wrapped) objective is frozen, and so stays in eval mode."""
-    frozen: bool = objective.module.model.config.text.frozen
-    return frozen
-
-
-def _to(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
-    return tuple(t.to(device) for t in (batch.pixels, batch.text, batch.attention_mask, batch.labels))
-
-
-def _finish_epoch(
-    run: Path,
-    entry: EpochLog,
-    progress: _Progress,
-    model: PartModel,
-    tokenizer_json: str,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    options: TrainOptions,
-) -> None:
-    """Save the best checkpoint first, then the state that counts the epoch as done."""
-    progress.history.append({"epoch": entry.epoch, "seconds": entry.seconds, "values": dict(entry.values)})
-    rank1 = entry.values["val_R@1"]
-    if rank1 > progress.best_rank1:
-        progress.best_rank1, progress.best_epoch = rank1, entry.epoch
-        save_checkpoint(run / "best", model, tokenizer_json, training=_provenance(run, entry.epoch, rank1))
-    state = {
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": entry.epoch,
-        "best_epoch": progress.best_epoch,
-        "best_rank1": progress.best_rank1,
-        "history": progress.history,
-    }
-    temporary = run / f"{STATE}.part"
-    torch.save(state, temporary)
-    temporary.replace(run / STATE)
-    _write_log(run / LOG_CSV, progress.history)
-    _log.info("epoch %d of %d: validation R@1 %.2f", entry.epoch, options.epochs, rank1)
-
-
-def _resume(run: Path, fabric: Fabric, objective: Objective, optimizer: torch.optim.Optimizer) -> _Progress:
-    file = run / STATE
-    if not file.is_file():
-        return _Progress()
-    state = torch.load(file, map_location=fabric.device, weights_only=True)
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
-    _log.info("carrying on after epoch %d of %s", state["epoch"], run)
-    return _Progress(state["epoch"], state["best_epoch"], state["best_rank1"], state["history"])
-
-
-def _claim(run: Path, start: Checkpoint, training: Split, validation: Split, options: TrainOptions) -> None:
+def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: TrainOptions) -> None:
     """Write what the run is, or check that the folder's run is the same one."""
+    training, validation = splits
     facts = {
         "dataset": training.dataset,
         "training": {"pictures": len(training.pictures), "captions": len(training.captions)},
@@ -273,12 +272,6 @@ def _claim(run: Path, start: Checkpoint, training: Split, validation: Split, opt
         raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
     run.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def _provenance(run: Path, epoch: int, rank1: float | None = None) -> dict[str, Any]:
-    facts = json.loads((run / RUN_JSON).read_text(encoding="utf-8"))
-    facts.pop("model")
-    return {**facts, "epoch": epoch, **({} if rank1 is None else {"validation_R@1": rank1})}
 
 
 def _write_log(file: Path, history: list[dict[str, Any]]) -> None:
