@@ -32,6 +32,8 @@ def draw_leg(canvas: Canvas, person: Person, body: Body, wardrobe: Wardrobe, leg
     elif person.lower == "shorts":
         end = between(leg.root.point, leg.middle.point, 0.86)
         canvas.tube([(*leg.root.point, thigh + 0.008), (*end, knee + 0.02)], wardrobe.lower, open_end=True)
+    if person.shoes == "boots" and person.lower in ("leggings", "jeans", "trousers"):
+        _draw_shoe_top(canvas, person, wardrobe, leg, knee, ankle + 0.004)
     if far:
         reach = [(x - r, y) for x, y, r in bare] + [(x + r, y) for x, y, r in reversed(bare)]
         canvas.shade(reach, 0.78)
