@@ -1,1 +1,20 @@
-""""""
+"""Galleries: a folder of embeddings and records on disk, its one writer, its many readers, and exact search."""
+
+from tbps_infer.gallery.filters import Filter
+from tbps_infer.gallery.folder import GalleryFacts, is_gallery
+from tbps_infer.gallery.reader import Gallery, Hit, Record
+from tbps_infer.gallery.records import Entry, FileStamp, Reject
+from tbps_infer.gallery.writer import GalleryWriter
+
+__all__ = [
+    "Entry",
+    "FileStamp",
+    "Filter",
+    "Gallery",
+    "GalleryFacts",
+    "GalleryWriter",
+    "Hit",
+    "Record",
+    "Reject",
+    "is_gallery",
+]

@@ -1,0 +1,279 @@
+"""From pictures to a gallery: files are read and decoded in threads while the encoder works, and rows committed.
+
+Batches are made of the pictures that need embedding, in the order of the items, and only whole batches are
+committed. So a run that continues a stopped one forms the same batches, and ends with the same gallery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.bundle import ModelFacts
+from tbps_infer.errors import ImageError, UsageError
+from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
+from tbps_infer.gallery.folder import DtypeName
+from tbps_infer.images import load_crop
+from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.sources import SourceItem, absolute_path
+
+__all__ = ["CropEncoder", "EmbedOptions", "EmbedReport", "embed_gallery"]
+
+
+class CropEncoder(Protocol):
+    """What embedding needs of an encoder; `tbps_infer.encoder.Encoder` has it."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is."""
+
+    def encode_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``[n, height, width, 3]`` to float32 ``[n, dim]``."""
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed.
+
+    Attributes:
+        batch_size: Pictures per call of the encoder. To continue a stopped run exactly, keep it.
+        workers: Threads that read and decode; None is one per processor, at most 8.
+        commit_rows: Rows after which to commit, at the next whole batch.
+        commit_seconds: Seconds after which to commit, at the next whole batch: what a killed run can lose.
+        rehash: Hash every file; otherwise a file whose size and mtime are as recorded is taken as unchanged.
+        dtype: How the gallery stores numbers; None is its own, float16 for a new one.
+        bundle_path: Where the model was read from, recorded in the gallery.
+    """
+
+    batch_size: int = 32
+    workers: int | None = None
+    commit_rows: int = 1024
+    commit_seconds: float = 5.0
+    rehash: bool = False
+    dtype: DtypeName | None = None
+    bundle_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.commit_rows < 1 or (self.workers is not None and self.workers < 1):
+            raise UsageError(
+                f"batch_size is {self.batch_size}, commit_rows {self.commit_rows} and workers {self.workers}, "
+                "want at least 1 of each."
+            )
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What became of the pictures: ``total == embedded + unchanged + rejected``.
+
+    Attributes:
+        total: Distinct pictures given.
+        embedded: New or changed ones, embedded and committed.
+        unchanged: Ones that the gallery had already.
+        rejects: Ones that could not be read or decoded, with the reason.
+    """
+
+    total: int
+    embedded: int
+    unchanged: int
+    rejects: tuple[Reject, ...]
+
+    @property
+    def rejected(self) -> int:
+        """How many could not be read or decoded."""
+        return len(self.rejects)
+
+
+def embed_gallery(
+    encoder: CropEncoder,
+    items: Sequence[SourceItem],
+    gallery: Path,
+    options: EmbedOptions | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EmbedReport:
+    """Embed what a gallery does not have yet, or has of another content; create it when it is not there.
+
+    Stopped at any instant, the next run carries on; records stay in the order of the items.
+
+    Args:
+        encoder: The model.
+        items: The pictures; of items with the same path the first counts.
+        gallery: The gallery's folder.
+        options: How to go about it; None for `EmbedOptions()`.
+        on_progress: Called now and then with how many of how many pictures are done.
+
+    Raises:
+        GalleryBusyError: Another process is writing to the gallery.
+        ModelMismatchError: It was embedded by another model.
+        GalleryError: It is damaged, or the disk does not take what is written; what was committed before is kept.
+    """
+    options = options or EmbedOptions()
+    distinct: dict[Path, SourceItem] = {}
+    for item in items:
+        distinct.setdefault(absolute_path(item.path), item)
+    with GalleryWriter.open(gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path) as writer:
+        run = _Run(encoder, writer, options)
+        workers = options.workers or min(8, os.cpu_count() or 1)
+        # Two batches ahead: one being decoded while one waits for the encoder.
+        ahead = 2 * options.batch_size + workers
+        with _pool(workers) as pool:
+            futures = (pool.submit(_prepare, run.task(path, item)) for path, item in distinct.items())
+            for done, outcome in enumerate(_in_order(futures, ahead), 1):
+                run.take(outcome)
+                if on_progress is not None:
+                    on_progress(done, len(distinct))
+        run.finish()
+    return EmbedReport(len(distinct), run.embedded, run.unchanged, tuple(run.rejects))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One picture to look at; `known` is what the gallery has recorded about it."""
+
+    path: Path
+    item: SourceItem
+    known: Entry | None
+    preprocessing: Preprocessing
+    rehash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A new or changed picture, ready for the encoder."""
+
+    entry: Entry
+    crop: NDArray[np.uint8]
+
+
+_Outcome = _Decoded | Entry | Reject  # an Entry by itself is an unchanged picture
+
+
+def _prepare(task: _Task) -> _Outcome:
+    """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels."""
+    path = task.path
+    if not _is_utf8(path):
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        return Reject(Path(name), "Its name is not UTF-8 text, so it cannot be recorded; rename the file.")
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return Reject(path, "It is not a file.")
+        known = task.known.stamp if task.known else None
+        if known and not task.rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            return Entry(path, known, task.item.metadata)
+        content = path.read_bytes()
+    except OSError as error:
+        return Reject(path, f"It cannot be read: {error.strerror or error}.")
+    # The status was taken before the content: a file written to meanwhile looks changed the next time.
+    stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
+    entry = Entry(path, stamp, task.item.metadata)
+    if known and known.sha256 == stamp.sha256:
+        return entry
+    try:
+        return _Decoded(entry, load_crop(content, task.preprocessing))
+    except ImageError as error:
+        return Reject(path, error.message)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(futures: Iterable[Future[_Outcome]], ahead: int) -> Iterator[_Outcome]:
+    """Results in the order of submission, with no more than `ahead` of them in the making."""
+    waiting: deque[Future[_Outcome]] = deque()
+    for future in futures:
+        waiting.append(future)
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Run:
+    """Collects outcomes into batches, and batches into commits."""
+
+    def __init__(self, encoder: CropEncoder, writer: GalleryWriter, options: EmbedOptions) -> None:
+        self._encoder = encoder
+        self._preprocessing = encoder.facts.preprocessing
+        self._writer = writer
+        self._options = options
+        self.embedded = 0
+        self.unchanged = 0
+        self.rejects: list[Reject] = []
+        self._batch: list[_Decoded] = []
+        self._entries: list[Entry] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._known: list[Entry] = []
+        self._committed_rejects = 0
+        self._committed_at = time.monotonic()
+
+    def task(self, path: Path, item: SourceItem) -> _Task:
+        known = self._writer.find(path) if _is_utf8(path) else None
+        return _Task(path, item, known, self._preprocessing, self._options.rehash)
+
+    def take(self, outcome: _Outcome) -> None:
+        match outcome:
+            case _Decoded():
+                self._batch.append(outcome)
+                if len(self._batch) == self._options.batch_size:
+                    self._encode()
+            case Entry():
+                self.unchanged += 1
+                self._known.append(outcome)
+            case Reject():
+                self.rejects.append(outcome)
+        if self._commit_is_due():
+            self._commit()
+
+    def finish(self) -> None:
+        if self._batch:
+            self._encode()
+        self._commit()
+
+    def _encode(self) -> None:
+        crops = np.stack([decoded.crop for decoded in self._batch])
+        self._vectors.append(self._encoder.encode_crops(crops))
+        self._entries += [decoded.entry for decoded in self._batch]
+        self._batch = []
+
+    def _commit_is_due(self) -> bool:
+        others = len(self._known) + len(self.rejects) - self._committed_rejects
+        if max(len(self._entries), others) >= self._options.commit_rows:
+            return True
+        waited = time.monotonic() - self._committed_at
+        return bool(self._entries) and waited >= self._options.commit_seconds
+
+    def _commit(self) -> None:
+        """Record all but the unfinished batch."""
+        rejects = self.rejects[self._committed_rejects :]
+        vectors = np.concatenate(self._vectors) if self._vectors else None
+        self._writer.commit(self._entries, vectors, unchanged=self._known, rejects=rejects)
+        self.embedded += len(self._entries)
+        self._committed_rejects = len(self.rejects)
+        self._entries, self._vectors, self._known = [], [], []
+        self._committed_at = time.monotonic()

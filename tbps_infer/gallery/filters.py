@@ -1,0 +1,190 @@
+"""Metadata filters: which records a search may return, decided before the top-k."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import FilterError
+from tbps_infer.gallery.columns import find_column
+from tbps_infer.gallery.records import metadata_columns
+from tbps_infer.gallery.times import TIME_WANTED, parse_time
+
+__all__ = ["WHERE_FUNCTIONS", "Filter", "Guard", "matching_records"]
+
+WHERE_SECONDS = 30.0
+_WHERE_CHARACTERS = 10_000
+_CHECK_EVERY = 20_000  # SQLite instructions between two looks at the clock: about a millisecond
+
+WHERE_FUNCTIONS = frozenset(
+    {
+        *("abs", "avg", "coalesce", "count", "date", "datetime", "glob", "ifnull", "iif", "instr", "julianday"),
+        *("length", "like", "lower", "ltrim", "max", "min", "nullif", "round", "rtrim", "strftime", "substr"),
+        *("substring", "sum", "time", "total", "trim", "typeof", "unixepoch", "upper"),
+    }
+)
+"""The SQL functions that an expression may call: none has a side effect or can fill the memory."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a record must satisfy to be searched; conditions are joined by AND, and an empty filter lets all pass.
+
+    Attributes:
+        camera: Cameras, any of which will do, compared as text (``"3"`` is also the number 3).
+        after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`.
+        before: The latest time, excluded. A record without a time passes neither.
+        where: An SQLite expression over the metadata columns, ``record`` and ``path``, such as
+            ``shelf = 3 and time > '2024'``. Values keep their types: text is compared as text, numbers as numbers.
+    """
+
+    camera: tuple[str, ...] = ()
+    after: str | None = None
+    before: str | None = None
+    where: str | None = None
+
+    def __post_init__(self) -> None:
+        camera: object = self.camera
+        if isinstance(camera, str):
+            raise FilterError(f"camera is the text {camera!r}, want a tuple of cameras.", "Write (camera,).")
+
+    def __bool__(self) -> bool:
+        return self != Filter()
+
+
+class Guard:
+    """SQLite's authorizer of one connection: while `confine` holds, it allows only reading the view ``records``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._columns: frozenset[str] | None = None
+        connection.set_authorizer(self._authorize)
+
+    @contextmanager
+    def confine(self, columns: Iterable[str], seconds: float) -> Iterator[None]:
+        """Confine what is prepared inside to the view's columns, and interrupt it after some seconds."""
+        end = time.monotonic() + seconds
+        self._columns = frozenset(columns)
+        self._connection.set_progress_handler(lambda: int(time.monotonic() > end), _CHECK_EVERY)
+        try:
+            yield
+        finally:
+            self._connection.set_progress_handler(None, 0)
+            self._columns = None
+
+    def _authorize(
+        self, action: int, first: str | None, second: str | None, _database: str | None, source: str | None
+    ) -> int:
+        if self._columns is None or action == sqlite3.SQLITE_SELECT:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_READ:
+            # `source` names the view through which a table is read, but also a WITH clause that took the view's name:
+            # hence the look at the column. An empty column is a look at how many rows there are.
+            through_view = source == "records" and second in self._columns
+            allowed = first == "records" or (first == "record" and (through_view or second == ""))
+            return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in WHERE_FUNCTIONS:
+            return sqlite3.SQLITE_OK
+        return sqlite3.SQLITE_DENY
+
+
+def matching_records(
+    connection: sqlite3.Connection, guard: Guard, wanted: Filter, *, where_seconds: float = WHERE_SECONDS
+) -> NDArray[np.int64]:
+    """Numbers of the records that satisfy a filter, ascending.
+
+    Raises:
+        FilterError: A time cannot be read, or the expression is not valid, not allowed or took too long.
+    """
+    conditions, values = _conditions(wanted)
+    sql = "SELECT record FROM record"
+    if conditions:
+        sql += f" WHERE {' AND '.join(conditions)}"
+    found = _numbers(connection.execute(f"{sql} ORDER BY record", values))
+    if wanted.where is None:
+        return found
+    passing = _matching_expression(connection, guard, wanted.where, where_seconds)
+    return np.intersect1d(found, passing, assume_unique=True)
+
+
+def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
+    conditions: list[str] = []
+    values: list[str | float] = []
+    if wanted.camera:
+        conditions.append(f"CAST(camera AS TEXT) IN ({', '.join('?' * len(wanted.camera))})")
+        values.extend(wanted.camera)
+    for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
+        if text is None:
+            continue
+        seconds = parse_time(text)
+        if seconds is None:
+            raise FilterError(f"{name} is {text!r}, want {TIME_WANTED}.")
+        conditions.append(f"tbps_time_s {comparison} ?")
+        values.append(seconds)
+    return conditions, values
+
+
+def _matching_expression(
+    connection: sqlite3.Connection, guard: Guard, expression: str, seconds: float
+) -> NDArray[np.int64]:
+    columns = ("record", "path", *metadata_columns(connection))
+    hint = f"An SQLite expression over these columns was wanted: {', '.join(columns)}."
+    _check_expression(expression, columns, hint)
+    try:
+        with guard.confine(columns, seconds):
+            # The line break ends nothing but makes the closing bracket safe from whatever the expression ends with.
+            return _numbers(
+                connection.execute(f"SELECT record FROM records WHERE (\n{expression}\n) ORDER BY record")
+            )
+    except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
+        message = str(error)
+        if message == "interrupted":
+            message = f"it was stopped after {seconds:g} seconds"
+        raise FilterError(f"The filter {expression!r} cannot be used: {message}.", hint) from error
+
+
+def _numbers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
+    return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'            # text
+      | "(?P<name>(?:[^"]|"")*)"  # a quoted name
+      | `(?:[^`]|``)*` | \[[^\]]*\]
+      | (?P<stray>['"`\[;\0]|--|/\*)
+      | (?P<bracket>[()])
+    """,
+    re.VERBOSE,
+)
+
+
+def _check_expression(expression: str, columns: tuple[str, ...], hint: str) -> None:
+    """Refuse what would not stay inside the brackets put around it, and quoted names that are no column.
+
+    SQLite takes a double-quoted name that is no column for a text, so a mistyped one would silently match nothing.
+    """
+    if not expression.strip() or len(expression) > _WHERE_CHARACTERS:
+        raise FilterError(
+            f"The filter is empty or longer than {_WHERE_CHARACTERS} characters: {expression[:40]!r}.", hint
+        )
+    depth = 0
+    for token in _TOKEN.finditer(expression):
+        if token["stray"]:
+            raise FilterError(f"The filter {expression!r} cannot be used: unexpected {token['stray']!r}.", hint)
+        if token["name"] is not None and find_column(token["name"].replace('""', '"'), columns) is None:
+            raise FilterError(
+                f"The filter {expression!r} cannot be used: there is no column {token['name']!r}.",
+                f"Write text in single quotes. {hint}",
+            )
+        depth += {"(": 1, ")": -1}.get(token["bracket"] or "", 0)
+        if depth < 0:
+            break
+    if depth != 0:
+        raise FilterError(f"The filter {expression!r} cannot be used: its brackets do not match.", hint)

@@ -1,0 +1,189 @@
+"""A gallery's folder: the names of its files, ``gallery.json``, and the lock of its one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tbps_infer.bundle import ModelFacts
+from tbps_infer.errors import BundleError, GalleryBusyError, GalleryError, ModelMismatchError
+
+__all__ = [
+    "GALLERY_JSON",
+    "LOCK_FILE",
+    "RECORDS_FILE",
+    "SCHEMA_VERSION",
+    "DtypeName",
+    "GalleryFacts",
+    "is_gallery",
+    "is_leftover",
+    "sync_folder",
+    "writer_lock",
+]
+
+SCHEMA_VERSION = 1
+GALLERY_JSON = "gallery.json"
+RECORDS_FILE = "records.sqlite"
+LOCK_FILE = "writer.lock"
+
+DtypeName = Literal["float16", "float32"]
+_FILES: dict[DtypeName, tuple[str, np.dtype[Any]]] = {
+    "float16": ("vectors.f16", np.dtype("<f2")),
+    "float32": ("vectors.f32", np.dtype("<f4")),
+}
+
+
+@dataclass(frozen=True)
+class GalleryFacts:
+    """What ``gallery.json`` says.
+
+    Attributes:
+        model: The model whose embeddings it holds.
+        dtype_name: How a number is stored.
+        bundle_path: The bundle or checkpoint it was last embedded with, absolute; None when not known.
+        created: When, ISO 8601 UTC.
+        made_by: The package and its version.
+    """
+
+    model: ModelFacts
+    dtype_name: DtypeName
+    bundle_path: Path | None
+    created: str
+    made_by: str
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a stored number, little-endian."""
+        return _FILES[self.dtype_name][1]
+
+    @property
+    def vectors_file(self) -> str:
+        """The name of the vector file in the folder."""
+        return _FILES[self.dtype_name][0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored vector."""
+        return int(self.model.layout.dim * self.dtype.itemsize)
+
+    def require_model(self, model: ModelFacts, gallery: Path) -> None:
+        """Raise ModelMismatchError unless the gallery was embedded by this very model."""
+        if model.fingerprint == self.model.fingerprint:
+            return
+        made_with = f" ({self.bundle_path})" if self.bundle_path else ""
+        raise ModelMismatchError(
+            f"The gallery {gallery} was embedded by the model {self.model.fingerprint[:12]}{made_with}, and this is "
+            f"the model {model.fingerprint[:12]}: their embeddings cannot be compared.",
+            "Use the model that the gallery was embedded with, or embed the pictures into a new gallery.",
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write ``gallery.json`` whole or not at all."""
+        values = {
+            "schema": SCHEMA_VERSION,
+            "model": self.model.to_json(),
+            "dtype": self.dtype_name,
+            "bundle": None if self.bundle_path is None else str(self.bundle_path),
+            "created": self.created,
+            "made_by": self.made_by,
+        }
+        temporary = folder / f"{GALLERY_JSON}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(values, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / GALLERY_JSON)
+        sync_folder(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> GalleryFacts:
+        """Read a folder's ``gallery.json``; raises GalleryError when it is not there or not valid."""
+        file = folder / GALLERY_JSON
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise GalleryError(
+                f"{folder} is not a gallery: it has no {GALLERY_JSON}.",
+                "Make one with tbps embed BUNDLE SOURCE... -o GALLERY.",
+            ) from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise GalleryError(f"{file} cannot be read: {error}.", _RESTORE) from error
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if schema != SCHEMA_VERSION:
+            raise GalleryError(
+                f"{file} is of gallery schema {schema!r}; this version reads {SCHEMA_VERSION}.",
+                "Use the version of tbps-infer that wrote it, or embed the pictures into a new gallery.",
+            )
+        try:
+            return cls(
+                model=ModelFacts.from_json(values["model"]),
+                dtype_name=_dtype_name(values["dtype"]),
+                bundle_path=None if values["bundle"] is None else Path(values["bundle"]),
+                created=str(values["created"]),
+                made_by=str(values["made_by"]),
+            )
+        except (KeyError, TypeError, ValueError, BundleError) as error:
+            raise GalleryError(f"{file} is not valid: {error!r}.", _RESTORE) from error
+
+
+_RESTORE = "Restore the file from a copy, or embed the pictures into a new gallery."
+
+
+def is_gallery(path: Path) -> bool:
+    """Whether a path is a gallery's folder, judged by its ``gallery.json`` being there."""
+    return (path / GALLERY_JSON).is_file()
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file can come from a writer that was stopped before it had written ``gallery.json``."""
+    vectors = {file for file, _ in _FILES.values()}
+    return name in vectors | {LOCK_FILE, f"{GALLERY_JSON}.tmp"} or name.startswith(RECORDS_FILE)
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder's writer lock; the system gives it back when the process ends, however it ends.
+
+    Raises:
+        GalleryBusyError: Another process, or another writer of this one, holds it.
+    """
+    import fcntl  # POSIX only, as writing a gallery is; searching one is not
+
+    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise GalleryBusyError(
+                f"Another process (pid {holder}) is writing to the gallery {folder}.",
+                "Wait until it is done, or stop it; what it has committed is kept. Searching is possible meanwhile.",
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names created or replaced in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _dtype_name(value: object) -> DtypeName:
+    for name in _FILES:
+        if value == name:
+            return name
+    raise ValueError(f"dtype is {value!r}, want one of {', '.join(_FILES)}")

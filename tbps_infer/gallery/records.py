@@ -1,0 +1,203 @@
+"""The SQLite file of a gallery: its tables, how it is opened, and what its errors become.
+
+::
+
+    record   one row per picture: record (number, never used again), path (unique), its row in the vector file, the
+             file's size, mtime and sha256, and the metadata columns, without a type so that values keep theirs
+    reject   pictures that could not be decoded, with the reason
+    segment  runs of rows written together, with the sha256 of their bytes
+    records  a view of record, path and the metadata columns: all that a --where expression can read
+
+What SQLite does not name does not exist: rows of the vector file beyond the last segment are remains of a writer that
+was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.columns import STANDARD_COLUMNS, Value, quoted
+from tbps_infer.gallery.folder import RECORDS_FILE
+
+__all__ = [
+    "Entry",
+    "FileStamp",
+    "Reject",
+    "add_column",
+    "committed_rows",
+    "connect_reader",
+    "connect_writer",
+    "create_records",
+    "metadata_columns",
+    "sqlite_errors",
+]
+
+_BUSY_SECONDS = 30.0
+_VIEW_START = ("record", "path")
+
+_SCHEMA = f"""
+CREATE TABLE record (
+    record INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL UNIQUE,
+    tbps_row INTEGER NOT NULL UNIQUE,
+    tbps_size INTEGER NOT NULL,
+    tbps_mtime_ns INTEGER NOT NULL,
+    tbps_sha256 TEXT NOT NULL,
+    tbps_time_s REAL,
+    {", ".join(map(quoted, STANDARD_COLUMNS))}
+);
+CREATE TABLE reject (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE segment (start INTEGER PRIMARY KEY, count INTEGER NOT NULL CHECK (count > 0), sha256 TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What tells whether a file has changed: bytes, mtime in nanoseconds, and the sha256 of the content."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture as a gallery records it; `path` is absolute."""
+
+    path: Path
+    stamp: FileStamp
+    metadata: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A picture that could not be embedded, and why, as a sentence."""
+
+    path: Path
+    reason: str
+
+
+@contextmanager
+def sqlite_errors(folder: Path) -> Iterator[None]:
+    """Turn what SQLite raises about a gallery's records into a GalleryError."""
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        message = str(error)
+        if "full" in message or "disk I/O" in message:
+            hint = "Free some disk space and run the same command again; what was committed before is kept."
+        elif "malformed" in message or "not a database" in message or "no such" in message:
+            hint = f"Restore {RECORDS_FILE} from a copy, or embed the pictures into a new gallery."
+        elif "locked" in message or "readonly" in message or "unable to open" in message:
+            hint = "Check the folder's permissions, and that no other program holds its records."
+        else:
+            hint = ""
+        raise GalleryError(f"The records of the gallery {folder} cannot be used: {message}.", hint) from error
+
+
+def create_records(folder: Path) -> None:
+    """Make the empty tables in a new file."""
+    connection = sqlite3.connect(folder / RECORDS_FILE, isolation_level=None)
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise GalleryError(
+                f"The disk of {folder} has no shared memory for SQLite (its journal mode stayed {mode!r}).",
+                "Put the gallery on a local disk.",
+            )
+        connection.executescript(f"BEGIN; {_SCHEMA} {_view(STANDARD_COLUMNS)}; COMMIT;")
+    finally:
+        connection.close()
+
+
+def connect_writer(folder: Path) -> sqlite3.Connection:
+    """Open the records for writing; transactions are begun and ended by the caller."""
+    connection = _connect(folder, "mode=rw")
+    try:
+        # Every commit is on disk when it returns: a commit is rare beside the embedding it records.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("SELECT count(*) FROM segment").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(folder: Path) -> sqlite3.Connection:
+    """Open the records for reading and begin the transaction that holds one snapshot until it is closed."""
+    try:
+        return _begin_reading(folder, "mode=ro")
+    except sqlite3.OperationalError:
+        # On a read-only disk there is no room for SQLite's shared index, and nobody to share it with.
+        wal = folder / f"{RECORDS_FILE}-wal"
+        if os.access(folder, os.W_OK) or (wal.exists() and wal.stat().st_size > 0):
+            raise
+        return _begin_reading(folder, "immutable=1")
+
+
+def _begin_reading(folder: Path, mode: str) -> sqlite3.Connection:
+    connection = _connect(folder, mode)
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM segment").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def committed_rows(connection: sqlite3.Connection, folder: Path) -> int:
+    """How many rows of the vector file the segments name; raises GalleryError when they contradict the records."""
+    rows, total = connection.execute(
+        "SELECT coalesce(max(start + count), 0), coalesce(sum(count), 0) FROM segment"
+    ).fetchone()
+    last = connection.execute("SELECT coalesce(max(tbps_row), -1) FROM record").fetchone()[0]
+    if rows != total or last >= rows:
+        raise GalleryError(
+            f"The records of the gallery {folder} are damaged: the segments name {total} rows up to row {rows}, "
+            f"and the records row {last}.",
+            f"Restore {RECORDS_FILE} from a copy, or embed the pictures into a new gallery.",
+        )
+    return int(rows)
+
+
+def metadata_columns(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Names of the metadata columns, in the order in which they came."""
+    names = [str(row[1]) for row in connection.execute("PRAGMA table_info(records)")]
+    return tuple(names[len(_VIEW_START) :])
+
+
+def add_column(connection: sqlite3.Connection, name: str) -> None:
+    """Add a metadata column, empty for every record so far, inside the caller's transaction."""
+    columns = (*metadata_columns(connection), name)
+    connection.execute("DROP VIEW records")
+    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)}")
+    connection.execute(_view(columns))
+
+
+def _view(columns: tuple[str, ...]) -> str:
+    names = ", ".join(map(quoted, (*_VIEW_START, *columns)))
+    return f"CREATE VIEW records AS SELECT {names} FROM record"
+
+
+def _connect(folder: Path, mode: str) -> sqlite3.Connection:
+    file = folder / RECORDS_FILE
+    if not file.is_file():
+        raise GalleryError(
+            f"The gallery {folder} has no {RECORDS_FILE}.",
+            "Copy the whole folder, or embed the pictures into a new gallery.",
+        )
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?{mode}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )

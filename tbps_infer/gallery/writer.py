@@ -1,0 +1,322 @@
+"""The one writer of a gallery: rows are appended and synced, then one SQLite transaction names them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tbps_infer
+from tbps_infer.bundle import ModelFacts
+from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
+from tbps_infer.gallery.folder import (
+    LOCK_FILE,
+    DtypeName,
+    GalleryFacts,
+    is_gallery,
+    is_leftover,
+    sync_folder,
+    writer_lock,
+)
+from tbps_infer.gallery.records import (
+    Entry,
+    FileStamp,
+    Reject,
+    add_column,
+    committed_rows,
+    connect_writer,
+    create_records,
+    metadata_columns,
+    sqlite_errors,
+)
+from tbps_infer.gallery.times import parse_time
+
+__all__ = ["GalleryWriter"]
+
+# Of the squared norm: float16 graphs and rounding stay far below, a vector that is not normalised far above.
+_NORM_TOLERANCE = 0.01
+
+
+class GalleryWriter:
+    """Creates a gallery or continues one; a context manager.
+
+    A call of `commit` happens as a whole or not at all, also when the process is killed or the disk is full.
+    """
+
+    def __init__(
+        self, folder: Path, facts: GalleryFacts, resources: ExitStack, connection: sqlite3.Connection
+    ) -> None:
+        """Not for callers: use `open`."""
+        self.path = folder
+        self.facts = facts
+        self._resources = resources
+        self._connection = connection
+        self._rows = 0
+        self._columns: tuple[str, ...] = ()
+        self._handle = os.open(folder / facts.vectors_file, os.O_RDWR)
+        resources.callback(os.close, self._handle)
+        self._recover()
+
+    @classmethod
+    def open(
+        cls, path: Path, model: ModelFacts, *, dtype: DtypeName | None = None, bundle_path: Path | None = None
+    ) -> GalleryWriter:
+        """Continue the gallery at `path`, or create one where nothing, or an empty folder, is.
+
+        Args:
+            model: The model whose embeddings will be added.
+            dtype: How numbers are stored; None takes the gallery's own, float16 for a new one.
+            bundle_path: Where the model was read from, recorded so that a search finds it.
+
+        Raises:
+            GalleryBusyError: Another writer is at it.
+            ModelMismatchError: The gallery was embedded by another model.
+            GalleryError: The folder is something else, is damaged, or cannot be written.
+        """
+        with ExitStack() as resources, _system_errors(path):
+            _make_folder(path)
+            resources.enter_context(writer_lock(path))
+            facts = _open_facts(path, model, dtype, bundle_path)
+            with sqlite_errors(path):
+                connection = connect_writer(path)
+                resources.callback(connection.close)
+                writer = cls(path, facts, resources, connection)
+            writer._resources = resources.pop_all()
+        return writer
+
+    def __enter__(self) -> GalleryWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the gallery back; closing twice is harmless."""
+        self._resources.close()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the vector file that are committed, dead ones included."""
+        return self._rows
+
+    def find(self, path: Path) -> Entry | None:
+        """What the gallery has recorded about a picture, by its absolute path."""
+        names = ", ".join(map(quoted, self._columns))
+        with sqlite_errors(self.path):
+            found = self._connection.execute(
+                f"SELECT tbps_size, tbps_mtime_ns, tbps_sha256, {names} FROM record WHERE path = ?", (str(path),)
+            ).fetchone()
+        if found is None:
+            return None
+        return Entry(path, FileStamp(*found[:3]), dict(zip(self._columns, found[3:], strict=True)))
+
+    def commit(
+        self,
+        embedded: Sequence[Entry] = (),
+        vectors: NDArray[np.float32] | None = None,
+        *,
+        unchanged: Sequence[Entry] = (),
+        rejects: Sequence[Reject] = (),
+    ) -> None:
+        """Record what happened to some pictures, all of it or nothing.
+
+        Args:
+            embedded: New or changed pictures. A new one gets the next record number; a changed one keeps its number
+                and gets a new row. Metadata columns that an entry does not name keep what they hold.
+            vectors: float32 ``[len(embedded), dim]``, their embeddings.
+            unchanged: Pictures whose recorded stamp or metadata may have to be brought up to date.
+            rejects: Pictures that could not be decoded; their records, if any, go.
+
+        Raises:
+            GalleryError: A vector is not an embedding of this model, a column's name cannot be used, or the disk
+                does not take it; the gallery is as it was before the call.
+        """
+        data = self._checked(vectors, len(embedded)) if vectors is not None or embedded else None
+        unchanged = [entry for entry in unchanged if self._differs(entry)]
+        if data is None and not unchanged and not rejects:
+            return
+        with self._all_or_nothing():
+            if data is not None and len(data):
+                self._append(data.data.cast("B"))
+                self._connection.execute(
+                    "INSERT INTO segment VALUES (?, ?, ?)",
+                    (self._rows, len(data), hashlib.sha256(data.data).hexdigest()),
+                )
+            self._add_columns([*embedded, *unchanged])
+            for row, entry in enumerate(embedded, self._rows):
+                self._put(entry, row)
+            for entry in unchanged:
+                self._put(entry, None)
+            for reject in rejects:
+                self._connection.execute("DELETE FROM record WHERE path = ?", (str(reject.path),))
+                self._connection.execute(
+                    "INSERT INTO reject VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET reason = excluded.reason",
+                    (str(reject.path), reject.reason),
+                )
+            self._connection.execute("COMMIT")
+            self._rows += 0 if data is None else len(data)
+
+    def _checked(self, vectors: NDArray[np.float32] | None, count: int) -> NDArray[Any]:
+        """The vectors as they are stored, or a GalleryError."""
+        layout = self.facts.model.layout
+        want = f"want float32[{count}, {layout.dim}], finite, of squared norm {layout.squared_norm:g}"
+        hint = "The model's output is not an embedding; check its bundle with the reference it was exported from."
+        if vectors is None or vectors.shape != (count, layout.dim) or vectors.dtype != np.float32:
+            given = "none" if vectors is None else f"{vectors.dtype}{list(vectors.shape)}"
+            raise GalleryError(f"The vectors given to the gallery are {given}, {want}.", hint)
+        squared = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        wrong = np.flatnonzero(~(np.abs(squared - layout.squared_norm) <= _NORM_TOLERANCE * layout.squared_norm))
+        if len(wrong):
+            raise GalleryError(
+                f"Vector {wrong[0]} given to the gallery has the squared norm {squared[wrong[0]]:g}, {want}.", hint
+            )
+        return np.ascontiguousarray(vectors, dtype=self.facts.dtype)
+
+    def _differs(self, entry: Entry) -> bool:
+        """Whether recording an entry, which the gallery has already, would change anything."""
+        known = self.find(entry.path)
+        if known is None or known.stamp != entry.stamp:
+            return True
+        return any(
+            (column := find_column(name, self._columns)) is None or known.metadata[column] != value
+            for name, value in entry.metadata.items()
+        )
+
+    def _add_columns(self, entries: Sequence[Entry]) -> None:
+        for name in dict.fromkeys(name for entry in entries for name in entry.metadata):
+            if find_column(name, self._columns) is not None:
+                continue
+            if problem := column_problem(name):
+                raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
+            add_column(self._connection, name)
+            self._columns = metadata_columns(self._connection)
+
+    def _put(self, entry: Entry, row: int | None) -> None:
+        """Insert or update one record; `row` None leaves it at its row."""
+        values: dict[str, Value] = {
+            "tbps_size": entry.stamp.size,
+            "tbps_mtime_ns": entry.stamp.mtime_ns,
+            "tbps_sha256": entry.stamp.sha256,
+        }
+        if row is not None:
+            values["tbps_row"] = row
+        for name, value in entry.metadata.items():
+            column = find_column(name, self._columns)
+            assert column is not None  # _add_columns has seen to it
+            values[column] = value
+            if column == "time":
+                values["tbps_time_s"] = parse_time(value)
+        path = str(entry.path)
+        changes = ", ".join(f"{quoted(name)} = ?" for name in values)
+        updated = self._connection.execute(f"UPDATE record SET {changes} WHERE path = ?", (*values.values(), path))
+        if updated.rowcount == 0:
+            names = ", ".join(map(quoted, ("path", *values)))
+            marks = ", ".join("?" * (len(values) + 1))
+            self._connection.execute(f"INSERT INTO record ({names}) VALUES ({marks})", (path, *values.values()))
+        self._connection.execute("DELETE FROM reject WHERE path = ?", (path,))
+
+    def _append(self, data: memoryview) -> None:
+        offset = self._rows * self.facts.row_bytes
+        while data:
+            written = os.pwrite(self._handle, data, offset)
+            data, offset = data[written:], offset + written
+        os.fsync(self._handle)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        try:
+            with _system_errors(self.path), sqlite_errors(self.path):
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._recover()
+            raise
+
+    def _recover(self) -> None:
+        """Learn what is committed, and cut the vector file to it."""
+        self._rows = committed_rows(self._connection, self.path)
+        self._columns = metadata_columns(self._connection)
+        wanted = self._rows * self.facts.row_bytes
+        length = os.fstat(self._handle).st_size
+        if length < wanted:
+            raise GalleryError(
+                f"{self.path / self.facts.vectors_file} has {length} bytes, and its records name {wanted}: "
+                "it was cut short.",
+                "Restore the file from a copy, or embed the pictures into a new gallery.",
+            )
+        if length > wanted:
+            os.ftruncate(self._handle, wanted)
+
+
+def _make_folder(path: Path) -> None:
+    """Create the folder, or make sure that an existing one is a gallery or can become one."""
+    path.mkdir(parents=True, exist_ok=True)
+    if is_gallery(path):
+        return
+    strangers = sorted(file.name for file in path.iterdir() if not is_leftover(file.name))
+    if strangers:
+        raise GalleryError(
+            f"{path} is not a gallery and not empty: it holds {', '.join(strangers[:3])}.",
+            "Name a folder that does not exist yet, or an existing gallery.",
+        )
+
+
+def _open_facts(folder: Path, model: ModelFacts, dtype: DtypeName | None, bundle_path: Path | None) -> GalleryFacts:
+    bundle_path = None if bundle_path is None else bundle_path.absolute()
+    if not is_gallery(folder):
+        return _create(folder, model, dtype or "float16", bundle_path)
+    facts = GalleryFacts.read(folder)
+    facts.require_model(model, folder)
+    if dtype not in (None, facts.dtype_name):
+        raise GalleryError(
+            f"The gallery {folder} stores {facts.dtype_name}, and {dtype} was asked for.",
+            "Leave the type out, or embed the pictures into a new gallery.",
+        )
+    if bundle_path not in (None, facts.bundle_path):
+        facts = replace(facts, bundle_path=bundle_path)
+        facts.write(folder)
+    return facts
+
+
+def _create(folder: Path, model: ModelFacts, dtype: DtypeName, bundle_path: Path | None) -> GalleryFacts:
+    """Write an empty gallery; ``gallery.json`` comes last, and what came before it does not count."""
+    for file in folder.iterdir():
+        if is_leftover(file.name) and file.name != LOCK_FILE:
+            file.unlink()
+    facts = GalleryFacts(
+        model=model,
+        dtype_name=dtype,
+        bundle_path=bundle_path,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        made_by=f"tbps-infer {tbps_infer.__version__}",
+    )
+    (folder / facts.vectors_file).touch()
+    with sqlite_errors(folder):
+        create_records(folder)
+    sync_folder(folder)
+    facts.write(folder)
+    return facts
+
+
+@contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GalleryError(
+            f"The gallery {folder} cannot be written: {error.strerror or error}.",
+            "Check the folder's permissions and the free disk space, and run the same command again; "
+            "what was committed before is kept.",
+        ) from error

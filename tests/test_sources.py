@@ -1,0 +1,246 @@
+"""What sources name, in which order, with which metadata, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tbps_infer.errors import SourceError
+from tbps_infer.gallery.times import parse_time
+from tbps_infer.sources import SourceItem, read_sources
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "b.JPG",
+        "a.png",
+        "sub/c.webp",
+        "sub/deep/d.tif",
+        "notes.md",
+        ".hidden.jpg",
+        ".cache/e.jpg",
+        "sub/x.json",
+    ):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).touch()
+    return tmp_path / "pictures"
+
+
+def names(items: list[SourceItem], root: Path) -> list[str]:
+    assert all(item.path.is_absolute() for item in items)
+    return [item.path.relative_to(root).as_posix() for item in items]
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_folder_is_read_recursively_and_sorted(folder: Path) -> None:
+    assert names(read_sources([str(folder)]), folder) == ["a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif"]
+    assert names(read_sources([str(folder)], recursive=False), folder) == ["a.png", "b.JPG"]
+
+
+def test_linked_folders_are_followed_once(folder: Path) -> None:
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "link").symlink_to(folder / "sub" / "deep")
+    # `link` sorts before `sub/deep`, so the folder counts under that name; the loop ends where it began.
+    found = names(read_sources([str(folder)]), folder)
+    assert sorted(found) == ["a.png", "b.JPG", "link/d.tif", "sub/c.webp"]
+
+
+def test_sources_keep_their_order_and_duplicates_go(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = write(tmp_path / "list.csv", "path,shelf\npictures/a.png,7\npictures/../pictures/b.JPG,8\n")
+    items = read_sources(["pictures/sub/../b.JPG", listed, "pictures/**/*.*", str(folder)])
+    assert names(items, folder) == ["b.JPG", "a.png", "sub/c.webp", "sub/deep/d.tif"]
+    assert [dict(item.metadata) for item in items] == [{}, {"shelf": 7}, {}, {}]
+
+
+def test_an_existing_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a[1].png").touch()
+    (tmp_path / "a1.png").touch()
+    assert names(read_sources([str(tmp_path / "a[1].png")]), tmp_path) == ["a[1].png"]
+
+
+def test_a_text_list(tmp_path: Path) -> None:
+    listed = write(tmp_path / "list.TXT", "\ufeffa.jpg\r\n\r\n with space .jpg\n/else/where.jpg")
+    assert [str(item.path) for item in read_sources([listed])] == [
+        str(tmp_path / "a.jpg"),
+        str(tmp_path / " with space .jpg"),
+        "/else/where.jpg",
+    ]
+
+
+def test_a_csv_list_types_whole_columns(tmp_path: Path) -> None:
+    listed = write(
+        tmp_path / "list.csv",
+        "ID,Path,Camera,Time,height,zip,mixed,empty,note\n"
+        '1,a.jpg,cam_a,2024-05-31T08:30:00Z,1.5,0001,1,,"x, ""y"""\n'
+        "\n"
+        "-20,b.jpg,3,,2e3,12,n/a,,\n",
+    )
+    first, second = read_sources([listed])
+    assert first.path == tmp_path / "a.jpg"
+    assert first.metadata == {
+        "id": 1,
+        "camera": "cam_a",
+        "time": "2024-05-31T08:30:00Z",
+        "height": 1.5,
+        "zip": "0001",
+        "mixed": "1",
+        "empty": None,
+        "note": 'x, "y"',
+    }
+    assert second.metadata == {
+        "id": -20,
+        "camera": "3",
+        "time": None,
+        "height": 2000.0,
+        "zip": "12",
+        "mixed": "n/a",
+        "empty": None,
+        "note": None,
+    }
+    assert isinstance(first.metadata["id"], int)
+    assert isinstance(second.metadata["height"], float)
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "1e999", "1,5", "+5", "1_000", "007", " 5", "٣", "9223372036854775808"]
+)
+def test_what_is_no_number_stays_text(tmp_path: Path, text: str) -> None:
+    listed = write(tmp_path / "list.csv", f'path,x\na.jpg,"{text}"\n')
+    assert read_sources([listed])[0].metadata == {"x": text}
+
+
+def test_a_json_list_keeps_types(tmp_path: Path) -> None:
+    lines = [{"path": "a.jpg", "ID": 7, "ok": True, "w": 0.5}, {"path": "b.jpg", "camera": None, "t": "7"}]
+    listed = write(tmp_path / "list.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n")
+    first, second = read_sources([listed])
+    assert first.metadata == {"id": 7, "ok": 1, "w": 0.5}
+    assert second.metadata == {"camera": None, "t": "7"}
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["id", "camera", "shelf", "Größe", 'q"uote']),
+            st.none()
+            | st.integers(-(2**63), 2**63 - 1)
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_json_list_round_trips(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]) -> None:
+    file = tmp_path_factory.mktemp("lists") / "list.jsonl"
+    listed = write(file, "\n".join(json.dumps({"path": f"{i}.jpg", **row}) for i, row in enumerate(rows)))
+    assert [dict(item.metadata) for item in read_sources([listed])] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.csv", "file,id\na.jpg,1\n", r"l\.csv, line 1: there is file, id, and a path was wanted"),
+        ("l.csv", "", r"line 1: there is nothing, and a path was wanted"),
+        ("l.csv", "path,id\na.jpg,1\nb.jpg\n", r"line 3: there are 1 values, and 2 were wanted \(path, id\)"),
+        ("l.csv", "path,a,A\nx,1,2\n", r"line 1: the column 'A' is there twice"),
+        ("l.csv", "path,record\nx,1\n", r"line 1: the column name 'record' is reserved"),
+        ("l.csv", "path,\nx,1\n", r"line 1: the column name '' is empty"),
+        ("l.csv", "path,tbps_row\nx,1\n", r"begins with the reserved tbps_"),
+        ("l.csv", "path,id\n,1\n", r"line 2: the path is '', and a picture's path was wanted"),
+        ("l.csv", 'path,id\n"a.jpg"x,1\n', r"line 2: it is not valid CSV"),
+        ("l.csv", "path,time\na.jpg,2024\nb.jpg,evening\n", r"line 3: the time is 'evening', and an ISO 8601"),
+        ("l.csv", "path\n", r"names no picture"),
+        ("l.txt", "\n\n", r"names no picture"),
+        ("l.jsonl", '{"path": "a"}\n{"path": 3}\n', r"line 2: the path is 3"),
+        ("l.jsonl", '\n{"path": "a"', r"line 2: it is not valid JSON"),
+        ("l.jsonl", '["path"]', r"line 1: '\[\"path\"\]' is no JSON object"),
+        ("l.jsonl", '{"path": "a", "x": [1]}', r"line 1: x is \[1\], and text, a finite 64-bit number"),
+        ("l.jsonl", '{"path": "a", "x": {"y": 1}}', r"line 1: x is "),
+        ("l.jsonl", '{"path": "a", "x": NaN}', r"line 1: x is nan"),
+        ("l.jsonl", '{"path": "a", "x": 9223372036854775808}', r"line 1: x is 9223372036854775808"),
+        ("l.jsonl", '{"path": "a", "x": "\\ud800"}', r"line 1: x is "),
+        ("l.jsonl", '{"path": "a", "PATH": "b"}', r"the column 'PATH' is there twice"),
+        ("l.jsonl", '{"x": 1}', r"line 1: there is x, and a path was wanted"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    listed = write(tmp_path / name, text)
+    with pytest.raises(SourceError, match=message):
+        read_sources([listed])
+
+
+def test_sources_that_name_nothing(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.jpg\n")
+    for source, message in {
+        str(tmp_path / "empty"): "holds no picture",
+        str(tmp_path / "nowhere"): "does not exist",
+        str(tmp_path / "*.png"): "matches no picture",
+        str(folder / "notes.md"): "neither a picture nor",
+        str(tmp_path / "latin.txt"): "not UTF-8 text",
+    }.items():
+        with pytest.raises(SourceError, match=message):
+            read_sources([source])
+
+
+def test_names_that_are_not_utf8_come_through(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.jpg")).touch()
+    (found,) = read_sources([str(tmp_path / "in")])
+    assert os.fsencode(found.path.name) == b"caf\xe9.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01", 0.0),
+        ("1970-01-01T00:00Z", 0.0),
+        ("1970-01-02 00:00:01.25", 86401.25),
+        ("1970-01-01T02:00:00+02:00", 0.0),
+        ("1969-12-31T22:30-0130", 0.0),
+        ("2024", 1704067200.0),
+        ("2024-02", 1706745600.0),
+        ("2024-02-29T23:59:59,5Z", 1709251199.5),
+        ("1717144200", 1717144200.0),
+        ("1717144200.5", 1717144200.5),
+        ("12345", 12345.0),
+    ],
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "now", "12", "2023-02-29", "2024-13-01", "2024-1-1", "24:00", "2024-05-31T25:00", "2024-05-31T08:30+02:99"],
+)
+def test_what_is_no_time(text: str) -> None:
+    assert parse_time(text) is None
+
+
+@given(st.datetimes(), st.integers(-1439, 1439))
+def test_times_agree_with_python(moment: object, offset_minutes: int) -> None:
+    from datetime import datetime, timedelta, timezone
+
+    assert isinstance(moment, datetime)
+    zone = timezone(timedelta(minutes=offset_minutes))
+    if not 2 < moment.year < 9998:
+        moment = moment.replace(year=2000, day=min(moment.day, 28))
+    aware = moment.replace(tzinfo=zone)
+    seconds = parse_time(aware.isoformat())
+    assert seconds is not None
+    assert math.isclose(seconds, aware.timestamp(), abs_tol=1e-4)
