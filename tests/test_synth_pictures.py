@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 
 from tbps_infer.data.synth.attributes import NONE, Person
 from tbps_infer.data.synth.body import look_of
-from tbps_infer.data.synth.figure import draw_figure
+from tbps_infer.data.synth.figure import draw_figure, framing_of
 from tbps_infer.data.synth.palette import COLOURS
 from tbps_infer.data.synth.picture import draw_jpeg
+from tbps_infer.data.synth.scene import draw_occluder
 from tbps_infer.data.synth.shots import Camera, Shot, plan_shot
 
 PLAIN = Person(
@@ -148,3 +150,13 @@ def test_bytes_depend_on_the_numbers_only() -> None:
     shot = plan_shot(5, 9, 1, 128)
     assert draw_jpeg(PLAIN, shot, 5, 9, 1) == draw_jpeg(PLAIN, shot, 5, 9, 1)
     assert draw_jpeg(PLAIN, shot, 5, 9, 1) != draw_jpeg(PLAIN, shot, 6, 9, 1)
+
+
+@pytest.mark.parametrize("occluder", ["pole", "railing", "passer-by", "foliage"])
+@pytest.mark.parametrize(("figure", "top"), [(1.25, 0.02), (0.7, 0.28), (1.0, -0.05)])
+def test_an_obstacle_may_reach_beyond_the_crop(occluder: str, figure: float, top: float) -> None:
+    shot = dataclasses.replace(FRONT, occluder=occluder, figure=figure, top=top)
+    for seed in range(8):
+        image = Image.new("RGB", (shot.width, shot.height), (1, 2, 3))
+        draw_occluder(image, shot, framing_of(shot), Random(seed))
+        assert np.asarray(image).max() > 3

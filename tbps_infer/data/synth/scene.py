@@ -128,7 +128,8 @@ def draw_occluder(image: Image.Image, shot: Shot, framing: Framing, rng: Random)
     elif shot.occluder == "railing":
         y = framing.top + framing.unit * rng.uniform(0.76, 0.84)
         tone = scaled((150, 152, 156), rng.uniform(0.5, 1.2))
-        draw.rectangle([0, y + 0.03 * height, width, height], fill=scaled(tone, 0.7))
+        # To a full height below its top: a close crop can put the railing's lower edge beneath the picture.
+        draw.rectangle([0, y, width, y + height], fill=scaled(tone, 0.7))
         draw.rectangle([0, y, width, y + 0.03 * height], fill=tone)
     elif shot.occluder == "passer-by":
         x, half = edge + shot.occluder_side * 0.02 * width, rng.uniform(0.14, 0.24) * width
