@@ -57,6 +57,22 @@ def test_top_k_is_brute_force(
     np.testing.assert_array_equal(scores, want_scores)
 
 
+def test_what_float32_cannot_tell_apart_is_told_apart() -> None:
+    """Rows that differ by less than a float32 product's rounding error still come in their true order."""
+    rng = np.random.default_rng(2)
+    vectors = (rng.normal(size=300) + 1e-7 * rng.normal(size=(800, 300))).astype(np.float32)
+    queries = rng.normal(size=(12, 300)).astype(np.float32)
+    rows = np.arange(len(vectors))
+    want_scores, want_indices = brute_force(vectors, rows, queries, 5)
+    norm = float(np.linalg.norm(vectors, axis=1).max())
+    for block_bytes in (1 << 16, 1 << 18, 1 << 22):
+        scores, indices = top_k(vectors, rows, queries, 5, max_norm=norm, block_bytes=block_bytes)
+        np.testing.assert_array_equal(indices, want_indices)
+        np.testing.assert_array_equal(scores, want_scores)
+    plain = np.argsort(-(vectors @ queries.T).T, axis=1, kind="stable")[:, :5]
+    assert (plain != want_indices).any(), "float32 alone would have done"
+
+
 def test_scores_do_not_depend_on_the_batch_or_the_block() -> None:
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(3000, 96)) / 10).astype(np.float16)
