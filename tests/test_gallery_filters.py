@@ -179,7 +179,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shelves=st.lists(st.none() | st.integers(-5, 5) | st.sampled_from([0.5, -2.5]), min_size=1, max_size=30),
     comparison=st.sampled_from(sorted(COMPARISONS)),

@@ -49,7 +49,7 @@ def brute_force(
     return sorted(found)[:k]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float16", "float32"]))
 def test_search_is_brute_force(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, seed: int, dtype: str
