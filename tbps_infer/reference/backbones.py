@@ -94,7 +94,11 @@ class TextBackbone(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Ids and mask ``[batch, length]`` to token features ``[batch, length, hidden]``."""
-        hidden: Tensor = self.embeddings(input_ids=input_ids)
+        words = self.embeddings.word_embeddings(input_ids)
+        # A caption is one segment, so type 0 and the positions add up to one constant table in an exported graph.
+        table = self.embeddings.position_embeddings.weight + self.embeddings.token_type_embeddings.weight[0]
+        normed = self.embeddings.LayerNorm(words + table[: input_ids.shape[1]])
+        hidden: Tensor = self.embeddings.dropout(normed)
         mask = additive_mask(attention_mask, hidden)
         for layer in self.encoder.layer:
             output = layer(hidden, mask)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tokenizers
 import torch
 from torch import Tensor
 
@@ -30,7 +31,15 @@ from tbps_infer.errors import CheckpointError
 from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
 
-__all__ = ["FAMILY", "Checkpoint", "load_checkpoint", "read_tensors", "save_checkpoint", "weights_sha256"]
+__all__ = [
+    "FAMILY",
+    "IGNORED_SUFFIX",
+    "Checkpoint",
+    "load_checkpoint",
+    "read_tensors",
+    "save_checkpoint",
+    "weights_sha256",
+]
 
 FAMILY = "part"
 CAPTION_RULE = "none"
@@ -40,7 +49,7 @@ TOKENIZER_JSON = "tokenizer.json"
 TENSORS = "model.safetensors"
 
 # Counters of BatchNorm updates: not used by any forward pass, and absent from some published files.
-_IGNORED_SUFFIX = ".num_batches_tracked"
+IGNORED_SUFFIX = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{tensors_path.parent} has no {TOKENIZER_JSON}.", "Put the model's tokenizers file beside the tensors."
         )
+    _check_tokenizer(tokenizer_path, config.text.vocab_size)
     model = PartModel(config)
     load_strictly(model, read_tensors(tensors_path), tensors_path)
     model.eval().requires_grad_(False)
@@ -203,7 +213,7 @@ def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -
         CheckpointError: Names the first tensor that is missing, unknown, misshapen or not finite.
     """
     wanted = _own_tensors(model)
-    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(_IGNORED_SUFFIX)}
+    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(IGNORED_SUFFIX)}
     for problem, names in (
         ("has no tensor", sorted(wanted.keys() - given.keys())),
         ("has a tensor that the model does not know:", sorted(given.keys() - wanted.keys())),
@@ -258,7 +268,18 @@ def weights_sha256(model: PartModel) -> str:
 
 
 def _own_tensors(model: PartModel) -> dict[str, Tensor]:
-    return {name: t for name, t in model.state_dict().items() if not name.endswith(_IGNORED_SUFFIX)}
+    return {name: t for name, t in model.state_dict().items() if not name.endswith(IGNORED_SUFFIX)}
+
+
+def _check_tokenizer(path: Path, vocab_size: int) -> None:
+    try:
+        tokens = tokenizers.Tokenizer.from_file(str(path)).get_vocab_size()
+    except Exception as error:  # tokenizers raises no narrower class
+        raise CheckpointError(f"{path} is not a readable tokenizers file: {error}.") from error
+    if tokens > vocab_size:
+        raise CheckpointError(
+            f"{path} has {tokens} tokens, and the model knows {vocab_size}.", "Use the model's own tokenizer."
+        )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

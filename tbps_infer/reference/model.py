@@ -138,7 +138,8 @@ class PartModel(nn.Module):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to a map ``[batch, channels, rows, columns]``."""
-        images = pixels.permute(0, 3, 1, 2).to(self.pixel_scale.dtype) * self.pixel_scale + self.pixel_shift
+        # The cast comes first: TensorRT takes uint8 as a network's input and nothing but a cast may follow.
+        images = pixels.to(self.pixel_scale.dtype).permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
         features: Tensor = self.image_backbone(images)
         return features
 
@@ -169,7 +170,9 @@ class PartModel(nn.Module):
         Returns:
             The decoded tokens ``[batch, q, d]`` and the last layer's cross-attention ``[batch, heads, q, m]``.
         """
-        decoded = tokens.expand(memory.shape[0], -1, -1)
+        # Until it meets the memory a token is the same in every item. In training each item still draws its own
+        # dropout; without dropout one row serves all, and in an exported graph that part becomes a constant.
+        decoded = tokens.expand(memory.shape[0], -1, -1) if self.training else tokens
         weights = decoded
         for layer in self.decoder:
             decoded, weights = layer(decoded, memory, mask)
