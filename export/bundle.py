@@ -1,0 +1,181 @@
+"""From a checkpoint to a verified bundle: written beside its place, and moved there only when all is well."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tbps_infer.bundle import Branch, Bundle, file_facts, is_bundle
+from tbps_infer.errors import BundleError, VerificationError
+from tbps_infer.export.families import SourceModel, load_source
+from tbps_infer.export.golden import write_golden
+from tbps_infer.export.graphs import export_graph
+from tbps_infer.export.options import ExportOptions
+from tbps_infer.export.report import VerificationReport
+from tbps_infer.export.samples import prepare_samples, synthetic_samples
+from tbps_infer.export.verify import Embed, Shapes, verify_graphs
+from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+from tbps_infer.runners.options import RunOptions
+from tbps_infer.runners.protocol import Feeds
+from tbps_infer.text import Tokenizer
+
+__all__ = ["export_bundle", "torch_reference"]
+
+_BRANCHES: tuple[Branch, ...] = ("image", "text")
+_PACKAGES = ("tbps-infer", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+_PLACE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
+
+
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    options: ExportOptions | None = None,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> Bundle:
+    """Export a checkpoint's two branches, verify them, and write the bundle.
+
+    Everything is written into a folder beside ``out``, which takes its name at the end. On any error, and on an
+    interruption, that folder is removed and ``out`` is as it was.
+
+    Args:
+        checkpoint: A checkpoint's folder or file.
+        out: Where the bundle goes; its parent folders are made.
+        options: What kind of checkpoint, which opset, what to verify on.
+        on_step: Called with a few words when each step begins.
+
+    Raises:
+        BundleError: ``out`` is there already and is not to be, or not a bundle that could be, replaced.
+        CheckpointError: The checkpoint cannot be read.
+        UsageError: The options do not fit.
+        VerificationError: A graph is not valid, or not what the PyTorch model is.
+    """
+    options = options or ExportOptions()
+    _check_place(out, options.overwrite)
+    on_step(f"Loading {checkpoint}")
+    source = load_source(options.family, checkpoint)
+    with _beside(out) as folder:
+        for branch in _BRANCHES:
+            on_step(f"Exporting the {branch} branch")
+            export_graph(
+                source.branch(branch),
+                branch,
+                source.facts,
+                folder / f"{branch}.onnx",
+                opset=options.opset,
+                external_data=options.external_data,
+            )
+        shutil.copyfile(source.tokenizer_path, folder / "tokenizer.json")
+        report = _check(source, folder, options, on_step)
+        on_step("Hashing the files")
+        Bundle(
+            path=folder,
+            model=source.facts,
+            files=file_facts(folder),
+            opset=options.opset,
+            versions=_versions(),
+            source={"name": source.name, "sha256": source.sha256},
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            verification=report.to_json(),
+        ).write_facts()
+        _move(folder, out)
+    return Bundle.open(out)
+
+
+def torch_reference(module: nn.Module) -> Embed:
+    """A module, its arguments named as the branch's inputs, as a callable from arrays by name to embeddings."""
+
+    def embed(feeds: Feeds) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            tensors = {name: torch.tensor(array) for name, array in feeds.items()}
+            embedding: NDArray[np.float32] = module(**tensors).numpy()
+        return embedding
+
+    return embed
+
+
+def _check(
+    source: SourceModel, folder: Path, options: ExportOptions, on_step: Callable[[str], None]
+) -> VerificationReport:
+    """Write the golden vectors and verify the graphs. Raises VerificationError."""
+    facts = source.facts
+    tokenizer = Tokenizer(
+        source.tokenizer_path, caption_rule=facts.caption_rule, max_length=facts.max_length, pad_id=facts.pad_id
+    )
+    reference = {branch: torch_reference(source.branch(branch)) for branch in _BRANCHES}
+    pairs = synthetic_samples()
+    on_step("Writing golden vectors")
+    write_golden(folder, pairs, facts.preprocessing, tokenizer, reference)
+    samples = prepare_samples(options.samples or pairs, facts.preprocessing, tokenizer)
+    on_step(f"Verifying on {len(samples.pixels)} crops and {len(samples.rows)} captions")
+    with contextlib.ExitStack() as stack:
+        runners = {}
+        for branch in _BRANCHES:
+            runners[branch] = OnnxRuntimeRunner(folder / f"{branch}.onnx", RunOptions())
+            stack.callback(runners[branch].close)
+        shapes = Shapes.up_to(facts.max_length)
+        report = verify_graphs(reference, runners, facts.layout, samples, shapes, options.limits)
+    if not report.passed:
+        raise VerificationError(
+            " ".join(report.failures),
+            "Nothing was written. The graphs do not compute what the checkpoint does: please report it, with the "
+            "versions of torch, onnxscript and onnxruntime.",
+        )
+    return report
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise BundleError(f"{out} is there already.", "Choose another name, or ask to overwrite it.")
+    if out.is_symlink() or not is_bundle(out):
+        raise BundleError(f"{out} is there already and is not a bundle, so it is not overwritten.", "Move it away.")
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out``, gone at the end unless it was moved."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parent = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    folder = (
+        parent / out.name
+    )  # mkdtemp's own is readable by its owner alone, and a bundle is as the user's umask says
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Give the folder its name. A bundle that has the name keeps it if that fails."""
+    if not is_bundle(out):
+        folder.rename(out)  # fails if anything appeared there meanwhile
+        return
+    before = folder.parent / "replaced"
+    out.rename(before)
+    try:
+        folder.rename(out)
+    except BaseException:
+        before.rename(out)
+        raise
+
+
+def _versions() -> Mapping[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # of the two of ONNX Runtime, one is installed
+            versions[name] = metadata.version(name)
+    return versions

@@ -1,0 +1,59 @@
+"""What a user chooses about an export. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tbps_infer.errors import UsageError
+from tbps_infer.export.limits import VerificationLimits
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["DEFAULT_OPSET", "MAX_OPSET", "MIN_OPSET", "ExportOptions"]
+
+DEFAULT_OPSET = 18
+"""What every TensorRT from 10.3 on reads; the exporter writes no older one."""
+
+MIN_OPSET = DEFAULT_OPSET
+MAX_OPSET = 22
+"""The last one without an Attention operator, which TensorRT does not build in FP32."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to make a bundle.
+
+    Attributes:
+        family: The kind of checkpoint, a key of `tbps_infer.export.families.FAMILIES`.
+        opset: The ONNX opset of both graphs, 18 to 22.
+        external_data: Keep the weights in files beside the graphs; graphs too large for one file do so anyway.
+        overwrite: Replace a bundle that is already there.
+        limits: How far the graphs may be from PyTorch.
+        samples: Crops with captions to verify on; synthetic ones when not given. They are not copied into the
+            bundle, whose golden vectors are always of synthetic people.
+
+    Raises:
+        UsageError: The opset is not one of these, or samples are given and have no picture or no caption.
+    """
+
+    family: str = "part"
+    opset: int = DEFAULT_OPSET
+    external_data: bool = False
+    overwrite: bool = False
+    limits: VerificationLimits = field(default_factory=VerificationLimits)
+    samples: Sequence[tuple[Image.Image, Sequence[str]]] | None = None
+
+    def __post_init__(self) -> None:
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise UsageError(
+                f"The opset is {self.opset}, want {MIN_OPSET} to {MAX_OPSET}.",
+                f"Keep {DEFAULT_OPSET}: it is read by every TensorRT from 10.3 on.",
+            )
+        if self.samples is not None and not any(captions for _, captions in self.samples):
+            raise UsageError(
+                "The samples to verify on have no caption.",
+                "Give at least one crop with one caption, or none at all.",
+            )

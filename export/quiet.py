@@ -1,0 +1,94 @@
+"""Keeps what torch and onnxscript print, warn and log during an export off the user's terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TextIO
+
+__all__ = ["quiet"]
+
+_TALKERS = ("torch", "onnxscript", "onnx_ir", "onnx")
+
+
+@contextlib.contextmanager
+def quiet(logger: logging.Logger) -> Iterator[None]:
+    """Send everything that the exporter's packages have to say to `logger`, at level DEBUG.
+
+    Standard output and standard error of Python code, warnings (also where warnings are errors), and the loggers of
+    those packages, some of which write to the terminal by handlers of their own. All is put back at the end.
+    """
+    with (
+        contextlib.redirect_stdout(_LoggedStream(logger, sys.stdout)),
+        contextlib.redirect_stderr(_LoggedStream(logger, sys.stderr)),
+        warnings.catch_warnings(record=True) as caught,
+        _redirected_loggers(logger),
+    ):
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                logger.debug("%s: %s", warning.category.__name__, warning.message)
+
+
+class _LoggedStream(io.TextIOBase):
+    """A text stream whose complete lines become log records.
+
+    Args:
+        terminal: Where the text goes that comes while such a record is being handled: a handler's own.
+    """
+
+    def __init__(self, logger: logging.Logger, terminal: TextIO) -> None:
+        super().__init__()
+        self._logger = logger
+        self._terminal = terminal
+        self._rest = ""
+        self._logging = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        if self._logging:
+            return self._terminal.write(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        self._logging = True
+        try:
+            for line in lines:
+                if line.strip():
+                    self._logger.debug("%s", line)
+        finally:
+            self._logging = False
+        return len(text)
+
+
+class _Forward(logging.Handler):
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._logger.debug("%s: %s", record.name, record.getMessage())
+
+
+@contextlib.contextmanager
+def _redirected_loggers(logger: logging.Logger) -> Iterator[None]:
+    forward = _Forward(logger)
+    # Loggers that appear meanwhile have no handler yet and pass their records up to these.
+    talkers = [logging.getLogger(name) for name in _TALKERS]
+    for name, other in list(logging.root.manager.loggerDict.items()):
+        if isinstance(other, logging.Logger) and name.split(".")[0] in _TALKERS and other.handlers:
+            talkers.append(other)
+    before = [(talker, talker.handlers[:], talker.propagate) for talker in dict.fromkeys(talkers)]
+    for talker, _, _ in before:
+        talker.handlers[:], talker.propagate = [forward], False
+    try:
+        yield
+    finally:
+        for talker, handlers, propagate in before:
+            talker.handlers[:], talker.propagate = handlers, propagate

@@ -1,0 +1,31 @@
+"""Models that many tests share, made once per session: a tiny checkpoint with random weights, and its bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of the tiny configuration; the same random weights everywhere."""
+    from tbps_infer.export.samples import synthetic_samples
+    from tbps_infer.reference.config import tiny_config
+    from tbps_infer.reference.pretrained import initial_checkpoint
+    from tbps_infer.text import train_wordpiece
+
+    tokenizer = train_wordpiece([caption for _, captions in synthetic_samples() for caption in captions], 400)
+    config = tiny_config(tokenizer.get_vocab_size())
+    folder = tmp_path_factory.mktemp("models") / "tiny-checkpoint"
+    return initial_checkpoint(folder, config, tokenizer.to_str(), seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path) -> Path:
+    """A folder with the bundle exported from it. Tests that alter a bundle copy it first."""
+    from tbps_infer.export.bundle import export_bundle
+
+    out = tiny_checkpoint.parent / "tiny-bundle"
+    export_bundle(tiny_checkpoint, out)
+    return out
