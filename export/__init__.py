@@ -1,1 +1,1 @@
-"""From a trained checkpoint to a verified bundle of ONNX graphs; its modules import torch and onnx, this one nothing."""
+"""From a trained checkpoint to a verified bundle of ONNX graphs; importing this alone needs neither torch nor onnx."""
