@@ -1,1 +1,1 @@
-"""From a trained checkpoint to a verified bundle of ONNX graphs; importing this alone needs neither torch nor onnx."""
+"""From a trained checkpoint to a verified bundle of ONNX graphs; importing this alone needs no torch and no onnx."""
