@@ -16,6 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,24 +188,39 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path} carries objects that only running its code could load, and it was not run ({reason}).",
-            "Save its state dict alone: torch.save(model.state_dict(), file).",
-        ) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} is not a readable PyTorch file: {error}.") from error
+    values = _load_pickled(path)
     for key in ("model", "state_dict"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]
-    if not isinstance(values, dict) or not all(isinstance(t, Tensor) for t in values.values()):
+    if not isinstance(values, dict) or not all(_is_entry(name, tensor) for name, tensor in values.items()):
         raise CheckpointError(
             f"{path} does not hold a state dict (tensors by name).", "Save model.state_dict() and try again."
         )
     return {name.removeprefix("module."): tensor for name, tensor in values.items()}
+
+
+def _load_pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that it goes on to read
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # on a damaged file anything from a KeyError to a RuntimeError
+        # PyTorch's own text, which explains how to run the code all the same, is not passed on.
+        code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code is None:
+            raise CheckpointError(
+                f"{path} is damaged, or is not a file of tensors that torch.save wrote.", "Copy it again."
+            ) from error
+        raise CheckpointError(
+            f"{path} carries code or objects besides tensors ({code[1]}), and none of it was run.",
+            "Save its state dict alone: torch.save(model.state_dict(), file).",
+        ) from error
+
+
+def _is_entry(name: object, tensor: object) -> bool:
+    return isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
 
 
 def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -> None:
