@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="a data set written by tbps data synth")
     parser.add_argument("--out", type=Path, required=True, help="runs and results.jsonl go here")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves its default")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th run from the i-th, for n processes")
     given = parser.parse_args(arguments)

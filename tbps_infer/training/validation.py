@@ -40,13 +40,13 @@ class Validator:
             self._crops = CropStore(paths, model.config.preprocessing, pool)
 
     def evaluate(self, device: torch.device) -> dict[str, float]:
-        """R@1, R@5, R@10 and mAP in percent, ties counted pessimistically; leaves the model in eval mode."""
+        """R@k, mAP and mINP in percent, ties lost; leaves the model in eval mode."""
         self._model.eval()
         with torch.inference_mode():
             texts = self._encode_texts(device)[:, self._columns]
             images = self._encode_images(device)[:, self._columns]
         identities = self._split.identities
-        metrics = retrieval_metrics(texts, images, identities[self._split.caption_picture], identities)
+        metrics = retrieval_metrics(texts, images, self._split.caption_identities, identities)
         return {f"val_{name}": value for name, value in metrics.headline().items()}
 
     def _encode_texts(self, device: torch.device) -> NDArray[np.float32]:

@@ -1,0 +1,276 @@
+"""Readers of the field's data sets, and of your own captions: annotation files to `Split`.
+
+| data set | annotation file | picture key | splits |
+|---|---|---|---|
+| CUHK-PEDES | ``reid_raw.json`` | ``file_path`` | train, val, test |
+| CUHK-PEDES, divided | ``train_reid.json``, ``test_reid.json`` | ``file_path`` | by file |
+| CUHK-PEDES test, TextReID | ``cuhk_test.json`` | ``image`` | test |
+| ICFG-PEDES | ``ICFG-PEDES.json``, ``ICFG_PEDES.json`` | ``file_path`` | train, test |
+| RSTPReid | ``data_captions.json`` | ``img_path`` | train, val, test |
+| your own | ``*.jsonl`` or ``*.csv`` with ``path``, ``caption``, and ``id`` and ``split`` where known | ``path`` | as named |
+
+Pictures are looked for below the annotation file's folder, in ``imgs/`` first. Two entries of one path are one
+picture with the captions of both; nothing is assumed about captions per picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbps_infer.data.dataset import Picture, Split
+from tbps_infer.errors import DatasetError
+
+__all__ = ["FORMATS", "Format", "find_annotations", "read_dataset"]
+
+_RSTP_CAMERA = re.compile(r"^\d+_(c\d+)_\d+$")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One annotation format.
+
+    Attributes:
+        dataset: The data set's name.
+        files: Names of its annotation file; where a split has a file of its own, by split.
+        picture: The key of the picture's path.
+        identity: The key of the identity.
+        captions: The key of the list of captions.
+        splits: The splits it has.
+        split: The key of an entry's split; None where the file is the split.
+        camera: From a picture's path, relative to the pictures' folder, to its camera.
+    """
+
+    dataset: str
+    files: Mapping[str, tuple[str, ...]]
+    picture: str = "file_path"
+    identity: str = "id"
+    captions: str = "captions"
+    splits: tuple[str, ...] = ("train", "val", "test")
+    split: str | None = "split"
+    camera: Callable[[Path], str | None] = lambda path: path.parts[0] if len(path.parts) > 1 else None
+
+
+def _rstp_camera(path: Path) -> str | None:
+    match = _RSTP_CAMERA.match(path.stem)
+    return match.group(1) if match else None
+
+
+_ANY = "*"
+
+FORMATS: Mapping[str, Format] = {
+    "CUHK-PEDES": Format("CUHK-PEDES", {_ANY: ("reid_raw.json",)}),
+    # The folders named train and test in its paths are MSMT17's, and say nothing about the split.
+    "ICFG-PEDES": Format(
+        "ICFG-PEDES",
+        {_ANY: ("ICFG-PEDES.json", "ICFG_PEDES.json")},
+        splits=("train", "test"),
+        camera=lambda _path: None,
+    ),
+    "RSTPReid": Format("RSTPReid", {_ANY: ("data_captions.json",)}, picture="img_path", camera=_rstp_camera),
+    "CUHK-PEDES-divided": Format(
+        "CUHK-PEDES",
+        {"train": ("train_reid.json",), "val": ("val_reid.json",), "test": ("test_reid.json",)},
+        split=None,
+    ),
+    "CUHK-PEDES-test": Format(
+        "CUHK-PEDES",
+        {"test": ("cuhk_test.json",)},
+        picture="image",
+        identity="image_id",
+        captions="caption",
+        splits=("test",),
+        split=None,
+    ),
+}
+"""Annotation formats by name, in the order in which a folder is searched for them."""
+
+_WRONG_FILES = {
+    "caption_all.json": "It is the CUHK-PEDES file without splits: use reid_raw.json, which has them.",
+}
+
+
+def read_dataset(root: Path, split: str, *, kind: str | None = None, check_files: bool = True) -> Split:
+    """Read one split.
+
+    Args:
+        root: The annotation file, the folder that holds it, or that folder's parent.
+        split: ``train``, ``val`` or ``test``; for captions of your own without a split column, any name.
+        kind: A key of `FORMATS`; found from the file's name when not given.
+        check_files: Make sure that every picture is there.
+
+    Raises:
+        DatasetError: The annotation file or one of its fields is not what the format says, or a picture is missing;
+            the sentence names the file, the entry and the field.
+    """
+    if kind is not None and kind not in FORMATS:
+        raise DatasetError(f"The data set kind {kind!r} is not known; want one of {', '.join(FORMATS)}.")
+    file, form = find_annotations(root, split, kind)
+    rows = _own_rows(file, split) if form is None else _format_rows(file, form, split)
+    pictures = _merge(file, rows, check_files)
+    name = form.dataset if form else file.stem
+    if not pictures:
+        raise DatasetError(f"{file} has no entry of the split {split!r}.", "Check the split's name.")
+    return Split(name, split, pictures)
+
+
+def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[Path, Format | None]:
+    """The annotation file below a root, with its format; None for captions of your own. Raises DatasetError."""
+    if not root.exists():
+        raise DatasetError(f"{root} does not exist.", "Give a data set's folder or its annotation file.")
+    if root.is_file():
+        return root, _format_of(root, kind)
+    folders = [root, *sorted(child for child in root.iterdir() if child.is_dir())]
+    for name, form in FORMATS.items():
+        if kind in (None, name):
+            for folder in folders:
+                for candidate in form.files.get(split, form.files.get(_ANY, ())):
+                    if (folder / candidate).is_file():
+                        _check_split(folder / candidate, form, split)
+                        return folder / candidate, form
+    own = sorted(f for f in root.iterdir() if f.suffix in (".jsonl", ".csv"))
+    if kind is None and len(own) == 1:
+        return own[0], None
+    for folder in folders:
+        for name, advice in _WRONG_FILES.items():
+            if (folder / name).is_file():
+                raise DatasetError(f"{folder / name} cannot be read as a data set.", advice)
+    known = sorted({name for form in FORMATS.values() for names in form.files.values() for name in names})
+    raise DatasetError(
+        f"{root} has no annotation file for the split {split!r}.",
+        f"Want one of {', '.join(known)}, or one .jsonl or .csv of your own captions.",
+    )
+
+
+def _format_of(file: Path, kind: str | None) -> Format | None:
+    if kind is not None:
+        return FORMATS[kind]
+    if file.name in _WRONG_FILES:
+        raise DatasetError(f"{file} cannot be read as a data set.", _WRONG_FILES[file.name])
+    if file.suffix in (".jsonl", ".csv"):
+        return None
+    for form in FORMATS.values():
+        if any(file.name in names for names in form.files.values()):
+            return form
+    raise DatasetError(
+        f"{file} is not an annotation file of a known name.", f"Say what it is with --kind: {', '.join(FORMATS)}."
+    )
+
+
+def _check_split(file: Path, form: Format, split: str) -> None:
+    if split not in form.splits:
+        raise DatasetError(
+            f"{file}: {form.dataset} has no split {split!r}; it has {', '.join(form.splits)}.",
+            "Training holds out identities where there is no validation split.",
+        )
+
+
+def _format_rows(file: Path, form: Format, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    _check_split(file, form, split)
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} is not valid JSON: {error}.", "Get the file again.") from error
+    if not isinstance(entries, list):
+        raise DatasetError(f"{file} holds a {type(entries).__name__}, want a list of entries.", "Get the file again.")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DatasetError(f"{file}: entry {number} is a {type(entry).__name__}, want an object.")
+        if form.split is not None:
+            named = _field(file, number, entry, form.split, str)
+            if named not in form.splits:
+                raise DatasetError(
+                    f"{file}: entry {number} has the split {named!r}; want {', '.join(form.splits)}.",
+                    "Get the file again.",
+                )
+            if named != split:
+                continue
+        path = Path(_field(file, number, entry, form.picture, str))
+        captions = _field(file, number, entry, form.captions, list)
+        if not all(isinstance(caption, str) for caption in captions):
+            raise DatasetError(f"{file}: entry {number} has a {form.captions!r} that is not a list of sentences.")
+        identity = _field(file, number, entry, form.identity, int)
+        yield number, {"path": path, "id": identity, "captions": captions, "camera": form.camera(path)}
+
+
+def _own_rows(file: Path, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Captions of your own; without an ``id`` column every picture is an identity of its own."""
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(_read_own(file), start=1):
+        if entry.get("split") not in (None, "", split):
+            continue
+        path = _field(file, number, entry, "path", str)
+        caption = _field(file, number, entry, "caption", str)
+        given = entry.get("id")
+        key = f"path {path}" if given in (None, "") else f"id {given}"
+        identity = numbers.setdefault(key, len(numbers))
+        camera = entry.get("camera")
+        yield number, {"path": Path(path), "id": identity, "captions": [caption], "camera": camera or None}
+
+
+def _read_own(file: Path) -> Iterable[dict[str, Any]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        if file.suffix == ".csv":
+            yield from csv.DictReader(stream)
+            return
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DatasetError(f"{file}: line {number} is not valid JSON: {error}.") from error
+            if not isinstance(entry, dict):
+                raise DatasetError(f"{file}: line {number} is a {type(entry).__name__}, want an object.")
+            yield entry
+
+
+def _field(file: Path, number: int, entry: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = entry.get(key)
+    if key not in entry or not isinstance(value, kind) or isinstance(value, bool):
+        found = f"{type(value).__name__} {value!r}" if key in entry else "none"
+        raise DatasetError(
+            f"{file}: entry {number} has {found} as {key!r}, want {_KINDS[kind]}.",
+            f"Its fields are {', '.join(map(str, entry)) or 'none'}.",
+        )
+    return value
+
+
+_KINDS = {str: "a string", list: "a list", int: "a whole number"}
+
+
+def _merge(file: Path, rows: Iterable[tuple[int, dict[str, Any]]], check_files: bool) -> tuple[Picture, ...]:
+    """One picture per path, in the order of first mention; a path of two identities is an error."""
+    merged: dict[Path, Picture] = {}
+    for number, row in rows:
+        path = row["path"]
+        earlier = merged.get(path)
+        if earlier is None:
+            found = _locate(file, number, path) if check_files else file.parent / "imgs" / path
+            merged[path] = Picture(found, row["id"], tuple(row["captions"]), row["camera"])
+        elif earlier.identity != row["id"]:
+            raise DatasetError(
+                f"{file}: entry {number} gives {path} another identity than an entry before it "
+                f"({row['id']} and {earlier.identity}).",
+                "One picture shows one person: correct the file.",
+            )
+        else:
+            captions = (*earlier.captions, *row["captions"])
+            merged[path] = Picture(earlier.path, earlier.identity, captions, earlier.camera)
+    return tuple(merged.values())
+
+
+def _locate(file: Path, number: int, path: Path) -> Path:
+    for folder in (file.parent / "imgs", file.parent, file.parent.parent / "imgs"):
+        if (folder / path).is_file():
+            return folder / path
+    raise DatasetError(
+        f"{file}: entry {number} names the picture {path}, which is neither in {file.parent / 'imgs'} "
+        f"nor in {file.parent}.",
+        "Put the data set's pictures into imgs/ beside the annotation file.",
+    )
