@@ -7,7 +7,7 @@
 | CUHK-PEDES test, TextReID | ``cuhk_test.json`` | ``image`` | test |
 | ICFG-PEDES | ``ICFG-PEDES.json``, ``ICFG_PEDES.json`` | ``file_path`` | train, test |
 | RSTPReid | ``data_captions.json`` | ``img_path`` | train, val, test |
-| your own | ``*.jsonl`` or ``*.csv`` with ``path``, ``caption``, and ``id`` and ``split`` where known | ``path`` | as named |
+| your own | ``*.jsonl``, ``*.csv``: ``path``, ``caption``, also ``id``, ``split``, ``camera`` | ``path`` | as named |
 
 Pictures are looked for below the annotation file's folder, in ``imgs/`` first. Two entries of one path are one
 picture with the captions of both; nothing is assumed about captions per picture.

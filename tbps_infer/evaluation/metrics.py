@@ -123,7 +123,8 @@ def retrieval_metrics(
     columns = np.ascontiguousarray(gallery.astype(np.float32, copy=False).T)
 
     def block(start: int, stop: int) -> Scores:
-        return queries[start:stop].astype(np.float32, copy=False) @ columns
+        scores: Scores = queries[start:stop].astype(np.float32, copy=False) @ columns
+        return scores
 
     return rank_metrics(block, query_identities, gallery_identities, ks=ks, chunk=chunk, threads=threads)
 
