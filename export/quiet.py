@@ -22,63 +22,74 @@ def quiet(logger: logging.Logger) -> Iterator[None]:
     Standard output and standard error of Python code, warnings (also where warnings are errors), and the loggers of
     those packages, some of which write to the terminal by handlers of their own. All is put back at the end.
     """
+    sink = _Sink(logger)
     with (
-        contextlib.redirect_stdout(_LoggedStream(logger, sys.stdout)),
-        contextlib.redirect_stderr(_LoggedStream(logger, sys.stderr)),
+        contextlib.redirect_stdout(_LoggedStream(sink, sys.stdout)),
+        contextlib.redirect_stderr(_LoggedStream(sink, sys.stderr)),
         warnings.catch_warnings(record=True) as caught,
-        _redirected_loggers(logger),
+        _redirected_loggers(sink),
     ):
         warnings.simplefilter("always")
         try:
             yield
         finally:
             for warning in caught:
-                logger.debug("%s: %s", warning.category.__name__, warning.message)
+                sink.log(f"{warning.category.__name__}: {warning.message}")
+
+
+class _Sink:
+    """Where everything goes.
+
+    Attributes:
+        busy: While a record is being handled: a handler that writes to the terminal must not be taken for a talker.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self.busy = False
+
+    def log(self, message: str) -> None:
+        self.busy = True
+        try:
+            self._logger.debug("%s", message)
+        finally:
+            self.busy = False
 
 
 class _LoggedStream(io.TextIOBase):
-    """A text stream whose complete lines become log records.
+    """A text stream whose complete lines become log records; what log handlers write goes to the terminal."""
 
-    Args:
-        terminal: Where the text goes that comes while such a record is being handled: a handler's own.
-    """
-
-    def __init__(self, logger: logging.Logger, terminal: TextIO) -> None:
+    def __init__(self, sink: _Sink, terminal: TextIO) -> None:
         super().__init__()
-        self._logger = logger
+        self._sink = sink
         self._terminal = terminal
         self._rest = ""
-        self._logging = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str, /) -> int:
-        if self._logging:
+        if self._sink.busy:
             return self._terminal.write(text)
         *lines, self._rest = (self._rest + text).split("\n")
-        self._logging = True
-        try:
-            for line in lines:
-                if line.strip():
-                    self._logger.debug("%s", line)
-        finally:
-            self._logging = False
+        for line in lines:
+            if line.strip():
+                self._sink.log(line)
         return len(text)
 
 
 class _Forward(logging.Handler):
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, sink: _Sink) -> None:
         super().__init__()
-        self._logger = logger
+        self._sink = sink
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._logger.debug("%s: %s", record.name, record.getMessage())
+        self._sink.log(f"{record.name}: {record.getMessage()}")
 
 
 @contextlib.contextmanager
-def _redirected_loggers(logger: logging.Logger) -> Iterator[None]:
-    forward = _Forward(logger)
+def _redirected_loggers(sink: _Sink) -> Iterator[None]:
+    forward = _Forward(sink)
     # Loggers that appear meanwhile have no handler yet and pass their records up to these.
     talkers = [logging.getLogger(name) for name in _TALKERS]
     for name, other in list(logging.root.manager.loggerDict.items()):
