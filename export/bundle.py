@@ -110,9 +110,7 @@ def _check(
 ) -> VerificationReport:
     """Write the golden vectors and verify the graphs. Raises VerificationError."""
     facts = source.facts
-    tokenizer = Tokenizer(
-        source.tokenizer_path, caption_rule=facts.caption_rule, max_length=facts.max_length, pad_id=facts.pad_id
-    )
+    tokenizer = Tokenizer.from_facts(source.tokenizer_path, facts)
     reference = {branch: torch_reference(source.branch(branch)) for branch in _BRANCHES}
     pairs = synthetic_samples()
     on_step("Writing golden vectors")

@@ -170,12 +170,13 @@ class Bundle:
         return self.path / f"{branch}.onnx"
 
     @classmethod
-    def open(cls, path: Path) -> Bundle:
+    def open(cls, path: Path | str) -> Bundle:
         """Read a bundle's facts and check that its files are there with their sizes.
 
         Raises:
             BundleError: The folder is not a bundle, or a file is missing or of another size.
         """
+        path = Path(path)
         values = _read_json(path)
         if values.get("schema") != SCHEMA_VERSION:
             raise BundleError(

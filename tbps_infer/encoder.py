@@ -76,7 +76,7 @@ class Encoder:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, options: RunOptions = _DEFAULT, *, batch_size: int = 32) -> Encoder:
+    def open(cls, path: Path | str, options: RunOptions = _DEFAULT, *, batch_size: int = 32) -> Encoder:
         """Open a bundle, or, with the backend ``torch``, a checkpoint.
 
         Raises:
@@ -87,17 +87,11 @@ class Encoder:
         """
         from tbps_infer.text import Tokenizer
 
-        model = open_model(path, options)
+        model = open_model(Path(path), options)
         if isinstance(model, Bundle):
             facts, tokenizer = model.model, Tokenizer.from_bundle(model)
         else:
-            facts = model.facts
-            tokenizer = Tokenizer(
-                model.tokenizer_path,
-                caption_rule=facts.caption_rule,
-                max_length=facts.max_length,
-                pad_id=facts.pad_id,
-            )
+            facts, tokenizer = model.facts, Tokenizer.from_facts(model.tokenizer_path, model.facts)
         return cls(
             facts,
             tokenizer,

@@ -1,0 +1,26 @@
+"""The package's public names exist, are the modules' own, and load nothing before they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import tbps_infer
+
+
+def test_every_public_name_loads() -> None:
+    for name in tbps_infer.__all__:
+        assert getattr(tbps_infer, name) is not None
+    assert set(tbps_infer._HOMES) | {"__version__"} == set(tbps_infer.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Galery'"):
+        _ = tbps_infer.Galery
+
+
+def test_importing_the_package_loads_none_of_them() -> None:
+    code = (
+        "import sys, tbps_infer; print([m for m in sys.modules if m.startswith(('tbps_infer.', 'numpy'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
