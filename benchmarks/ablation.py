@@ -1,7 +1,10 @@
 """The ablation in the paper's spirit, on synthetic pedestrians: which embeddings and which margins help.
 
-Run it as ``python -m tbps_infer.benchmarks.ablation --data people --out runs/ablation``; it carries on where it was
-stopped, and prints the Markdown table from the raw results (one JSON line per arm and seed).
+Run it as ``python -m tbps_infer.benchmarks.ablation --data people --backbones CHECKPOINT --out runs/ablation``; it
+carries on where it was stopped, and prints the Markdown table from the raw results (one JSON line per arm and seed).
+
+As in the paper, the arms share pretrained backbones, and the text one is frozen: everything above them starts anew
+with each seed. `CHECKPOINT` should come from other identities and the global term alone, so that no arm is at home.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 
 from tbps_infer.training.options import Term, TrainOptions
 
-__all__ = ["ARMS", "Arm", "markdown_table", "run_arm"]
+__all__ = ["ARMS", "Arm", "markdown_table", "run_arm", "start_from_backbones"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,23 @@ ARMS = (
 METRICS = ("R@1", "R@5", "R@10", "mAP")
 
 
-def run_arm(arm: Arm, data: Path, out: Path, base: TrainOptions) -> dict[str, Any]:
+def start_from_backbones(checkpoint: Path, folder: Path, seed: int) -> Path:
+    """Write a checkpoint with another one's backbones, the text one frozen, and random weights above them."""
+    import torch
+
+    from tbps_infer.reference.checkpoint import load_checkpoint, save_checkpoint
+    from tbps_infer.reference.model import PartModel
+
+    source = load_checkpoint(checkpoint)
+    torch.manual_seed(seed)
+    model = PartModel(replace(source.config, text=replace(source.config.text, frozen=True)))
+    model.image_backbone.load_state_dict(source.model.image_backbone.state_dict())
+    model.text_backbone.load_state_dict(source.model.text_backbone.state_dict())
+    facts = {"initial_seed": seed, "backbones": source.facts.fingerprint}
+    return save_checkpoint(folder, model, source.tokenizer_path.read_text(encoding="utf-8"), training=facts)
+
+
+def run_arm(arm: Arm, data: Path, backbones: Path, out: Path, base: TrainOptions) -> dict[str, Any]:
     """Train one arm with one seed and measure its best epoch on the test split.
 
     Returns:
@@ -57,7 +76,6 @@ def run_arm(arm: Arm, data: Path, out: Path, base: TrainOptions) -> dict[str, An
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.reference.checkpoint import load_checkpoint
     from tbps_infer.text import Tokenizer
-    from tbps_infer.training.start import initial_tiny_checkpoint
     from tbps_infer.training.trainer import train
     from tbps_infer.training.validation import Validator
 
@@ -65,7 +83,7 @@ def run_arm(arm: Arm, data: Path, out: Path, base: TrainOptions) -> dict[str, An
     splits = read_dataset(data, "train"), read_dataset(data, "val")
     options = arm.options(base)
     name = f"{arm.name.replace(' ', '-').replace(',', '')}-{options.seed}"
-    initial = initial_tiny_checkpoint(out / "initial" / str(options.seed), splits[0].captions, options.seed)
+    initial = start_from_backbones(backbones, out / f"{name}-start", options.seed)
     report = train(initial, splits, out / name, options)
     best = load_checkpoint(report.best)
     tokenizer = Tokenizer.from_facts(best.tokenizer_path, best.facts)
@@ -105,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="a data set written by tbps data synth")
+    parser.add_argument("--backbones", type=Path, required=True, help="a checkpoint of the tiny configuration")
     parser.add_argument("--out", type=Path, required=True, help="runs and results.jsonl go here")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
@@ -130,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [(arm, seed) for seed in range(given.seeds) for arm in ARMS]
     for arm, seed in runs[index::count]:
         if not any(row["arm"] == arm.name and row["seed"] == seed for row in _read_results(results)):
-            row = run_arm(arm, given.data, given.out, replace(base, seed=seed))
+            row = run_arm(arm, given.data, given.backbones, given.out, replace(base, seed=seed))
             with results.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
             print(json.dumps(row), file=sys.stderr, flush=True)
