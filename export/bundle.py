@@ -35,7 +35,13 @@ __all__ = ["export_bundle", "torch_reference"]
 
 _BRANCHES: tuple[Branch, ...] = ("image", "text")
 _PACKAGES = ("tbps-infer", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
-_PLACE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
+# What the place is to blame for, and not this program.
+_PLACE_ERRORS = frozenset(
+    (
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+        *(errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENAMETOOLONG),
+    )
+)
 
 
 def export_bundle(
@@ -145,16 +151,20 @@ def _check_place(out: Path, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """A new folder beside ``out``, gone at the end unless it was moved."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parent = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    folder = (
-        parent / out.name
-    )  # mkdtemp's own is readable by its owner alone, and a bundle is as the user's umask says
+    parent: Path | None = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        parent = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        folder = parent / out.name  # mkdtemp's folder is its owner's alone; one inside it has the user's own mode
         folder.mkdir()
         yield folder
+    except OSError as error:
+        if error.errno not in _PLACE_ERRORS:
+            raise
+        raise BundleError(f"{out} cannot be written: {error.strerror}.", "Choose another place.") from error
     finally:
-        shutil.rmtree(parent, ignore_errors=True)
+        if parent is not None:
+            shutil.rmtree(parent, ignore_errors=True)
 
 
 def _move(folder: Path, out: Path) -> None:

@@ -162,9 +162,12 @@ class _Projection(nn.Module):
         return pixels.float().mean(dim=(1, 2)) @ self.image_embedding
 
 
-def test_a_parameter_with_the_outputs_name_gives_a_valid_graph(tmp_path: Path) -> None:
+def test_a_parameter_with_the_outputs_name_gives_a_valid_graph(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "image.onnx"
     export_graph(_Projection(), "image", SMALL, file)
+    assert capfd.readouterr() == ("", "")  # and all this in silence
     runner = OnnxRuntimeRunner(file, RunOptions(threads=1))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
     expected = pixels.mean(axis=(1, 2)) @ np.arange(15.0).reshape(3, 5)
