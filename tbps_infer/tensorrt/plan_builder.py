@@ -1,0 +1,236 @@
+"""Builds one engine from one ONNX graph: strongly typed, one profile, every setting read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbps_infer.errors import BackendError, UsageError
+from tbps_infer.tensorrt.library import Library
+from tbps_infer.tensorrt.plan_spec import BuildSettings, PlanSpec
+
+__all__ = ["OnProgress", "build_plan"]
+
+OnProgress = Callable[[str, int, int], None]
+"""A phase's name, the steps done, the steps in all. It may raise, which cancels the build and is raised from it."""
+
+
+def build_plan(
+    library: Library,
+    graph: Path,
+    spec: PlanSpec,
+    settings: BuildSettings,
+    *,
+    timing_cache: Path | None = None,
+    on_progress: OnProgress = lambda _phase, _done, _steps: None,
+) -> memoryview:
+    """Build an engine.
+
+    The precision is the graph's own, and FP32 is FP32: TF32 is off. An interruption from the keyboard cancels.
+
+    Args:
+        graph: An ONNX file, its external data beside it.
+        spec: What the graph must take and give, and the profile.
+        settings: The builder's.
+        timing_cache: A file to read, if it is there, and to write, with the times of kernels.
+
+    Returns:
+        The plan's bytes.
+
+    Raises:
+        UsageError: An option means nothing to the flavour, or its target is not one that it builds for.
+        BackendError: Any step failed; with TensorRT's reason.
+    """
+    library.flavour.refuse_ignored({**settings.to_json(), "timing_cache": timing_cache})
+    builder = library.create_builder()
+    config = library.made(builder.create_builder_config(), "make a builder configuration")
+    _configure(library, config, settings)
+    network, parser = _parse(library, builder, graph)
+    _check_interface(library, network, spec, graph)
+    # Only now: a parser on a network whose builder has a recorder crashes when it is freed.
+    builder.error_recorder = library.recorder
+    try:
+        _add_profile(library, builder, config, spec)
+        if timing_cache is not None:
+            _read_timing_cache(library, config, timing_cache)
+        plan = _build(library, builder, network, config, on_progress)
+        if timing_cache is not None:
+            _write_timing_cache(library, config, timing_cache)
+    finally:
+        del parser, network
+    return memoryview(plan)
+
+
+def _configure(library: Library, config: Any, settings: BuildSettings) -> None:
+    trt = library.module
+    config.clear_flag(trt.BuilderFlag.TF32)
+    _kept(library, "TF32 off", config.get_flag(trt.BuilderFlag.TF32), False)
+    # Layer types are read back from the engine (`tbps_infer.tensorrt.precision_proof`).
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.workspace_bytes is not None:
+        pool = trt.MemoryPoolType.WORKSPACE
+        config.set_memory_pool_limit(pool, settings.workspace_bytes)
+        _kept(library, "the workspace", config.get_memory_pool_limit(pool), settings.workspace_bytes)
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+        _kept(library, "the optimization level", config.builder_optimization_level, settings.optimization_level)
+    if settings.target is not None:
+        _set_target(library, config, settings.target)
+
+
+def _kept(library: Library, what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise BackendError(f"{library} did not keep the setting of {what}: it was given {wanted} and has {found}.")
+
+
+def _set_target(library: Library, config: Any, target: str) -> None:
+    name = target.upper()
+    if not library.has("IBuilderConfig", "set_compute_capability"):
+        raise BackendError(f"{library} cannot build for another GPU than this machine's.", "Leave the target out.")
+    if not name.startswith("SM") or not library.has("ComputeCapability", name):
+        kinds = library.module.ComputeCapability.__members__
+        known = ", ".join(
+            sorted((kind.lower() for kind in kinds if kind.startswith("SM")), key=lambda sm: int(sm[2:]))
+        )
+        raise UsageError(
+            f"{library} does not build for {target!r}; it builds for {known}.",
+            "Orin (sm87) and data-centre GPUs such as the H100 (sm90) run full TensorRT: build there with the "
+            "backend tensorrt.",
+        )
+    config.num_compute_capabilities = 1  # before the next line, which is ignored without it
+    if not config.set_compute_capability(getattr(library.module.ComputeCapability, name), 0):
+        raise library.failed(f"take the target {target}")
+
+
+def _parse(library: Library, builder: Any, graph: Path) -> tuple[Any, Any]:
+    """The network, and the parser, which must live as long as the network is built from."""
+    trt = library.module
+    if not graph.is_file():
+        raise BackendError(f"There is no graph {graph}.", "Export the model again.")
+    library.begin()
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = library.made(builder.create_network(1 << int(flag)), "make a strongly typed network")
+    if not network.get_flag(flag):
+        raise library.failed("make a strongly typed network")
+    parser = library.made(trt.OnnxParser(network, library.logger), "make an ONNX parser")
+    parsed = parser.parse_from_file(str(graph))
+    problems = [_described(parser.get_error(number)) for number in range(parser.num_errors)]
+    if not parsed or problems:
+        raise BackendError(
+            f"{library} cannot read {graph}: {'; '.join(problems) or library.journal.text()}.",
+            "Export the model again; opset 18 is read by every TensorRT from 10.3 on.",
+        )
+    return network, parser
+
+
+def _described(error: Any) -> str:
+    return f"node {error.node()}: {error.desc().strip().rstrip('.')}"
+
+
+def _check_interface(library: Library, network: Any, spec: PlanSpec, graph: Path) -> None:
+    """An empty or foreign file parses without a complaint: inputs, outputs and their types are compared."""
+    wanted = {(tensor.name, tensor.dtype) for tensor in (*spec.inputs, *spec.outputs)}
+    tensors = [network.get_input(number) for number in range(network.num_inputs)]
+    tensors += [network.get_output(number) for number in range(network.num_outputs)]
+    found = {(tensor.name, library.dtype(tensor.dtype, tensor.name)) for tensor in tensors}
+    if found != wanted:
+        raise BackendError(
+            f"{graph} has the inputs and outputs {_listed(found)}, and this model's are {_listed(wanted)}.",
+            "Export the model again.",
+        )
+
+
+def _listed(tensors: set[tuple[str, np.dtype[Any]]]) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in sorted(tensors, key=str)) or "(none)"
+
+
+def _add_profile(library: Library, builder: Any, config: Any, spec: PlanSpec) -> None:
+    library.begin()
+    profile = library.made(builder.create_optimization_profile(), "make an optimization profile")
+    for name, shapes in spec.shapes.items():
+        profile.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
+    if not bool(profile) or config.add_optimization_profile(profile) < 0:
+        raise library.failed("use the shapes given")
+
+
+@dataclass
+class _Interruption:
+    """What a callback raised; an exception must not travel through TensorRT."""
+
+    error: BaseException | None = None
+
+
+def _build(library: Library, builder: Any, network: Any, config: Any, on_progress: OnProgress) -> Any:
+    library.begin()
+    interruption = _Interruption()
+    config.progress_monitor = _monitor(library.module, on_progress, interruption)
+    try:
+        plan = builder.build_serialized_network(network, config)
+    except Exception as error:
+        raise BackendError(f"{library} failed to build: {error}; {library.journal.text()}.") from error
+    finally:
+        config.progress_monitor = None
+    if interruption.error is not None:
+        raise interruption.error
+    if plan is None:
+        reason = library.journal.text()
+        raise BackendError(
+            f"{library} could not build the engine: {reason}.",
+            "Allow more scratch memory (--workspace)." if "workspace" in reason.lower() else "",
+        )
+    return plan
+
+
+def _monitor(module: Any, on_progress: OnProgress, interruption: _Interruption) -> Any:
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            del parent_phase
+            try:
+                self.steps[phase_name] = num_steps
+                self._report(phase_name, 0)
+            except BaseException as error:  # Ctrl-C lands in whichever callback runs next
+                interruption.error = interruption.error or error
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                self._report(phase_name, step + 1)
+            except BaseException as error:
+                interruption.error = interruption.error or error
+            return interruption.error is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            try:
+                self._report(phase_name, self.steps.get(phase_name, 0))
+            except BaseException as error:
+                interruption.error = interruption.error or error
+
+        def _report(self, phase: str, done: int) -> None:
+            if interruption.error is None:
+                on_progress(phase, done, self.steps.get(phase, 0))
+
+    return Monitor()
+
+
+def _read_timing_cache(library: Library, config: Any, path: Path) -> None:
+    stored = path.read_bytes() if path.is_file() else b""
+    cache = library.made(config.create_timing_cache(stored), f"read the timing cache {path}", "Delete the file.")
+    if not config.set_timing_cache(cache, False):
+        raise library.failed(
+            f"use the timing cache {path}", "It is of another TensorRT, CUDA or GPU: give another file."
+        )
+
+
+def _write_timing_cache(library: Library, config: Any, path: Path) -> None:
+    cache = library.made(config.get_timing_cache(), "give the timing cache back")
+    partial = path.with_name(f"{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(memoryview(library.made(cache.serialize(), "write the timing cache")))
+    partial.replace(path)
