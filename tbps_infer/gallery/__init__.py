@@ -2,8 +2,9 @@
 
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GalleryFacts, is_gallery
-from tbps_infer.gallery.reader import Gallery, Hit, Record
+from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
+from tbps_infer.gallery.searching import Hit, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.writer import GalleryWriter
 
 __all__ = [
@@ -16,5 +17,8 @@ __all__ = [
     "Hit",
     "Record",
     "Reject",
+    "SearchOptions",
+    "SearchReport",
+    "SearchResult",
     "is_gallery",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,17 @@ from tbps_infer.errors import BundleError, GalleryBusyError, GalleryError, Model
 
 __all__ = [
     "GALLERY_JSON",
+    "GRAPH_FILE",
     "LOCK_FILE",
     "RECORDS_FILE",
     "SCHEMA_VERSION",
+    "SKETCH_FILE",
     "DtypeName",
     "GalleryFacts",
+    "belongs_to_other_generation",
     "is_gallery",
     "is_leftover",
+    "is_vectors_file",
     "sync_folder",
     "writer_lock",
 ]
@@ -32,12 +37,18 @@ SCHEMA_VERSION = 1
 GALLERY_JSON = "gallery.json"
 RECORDS_FILE = "records.sqlite"
 LOCK_FILE = "writer.lock"
+# Indexes belong to one generation of the vector file, and say how many of its first rows they cover.
+SKETCH_FILE = "cascade-{}.idx"
+GRAPH_FILE = "graph-{}.usearch"
 
-DtypeName = Literal["float16", "float32"]
-_FILES: dict[DtypeName, tuple[str, np.dtype[Any]]] = {
-    "float16": ("vectors.f16", np.dtype("<f2")),
-    "float32": ("vectors.f32", np.dtype("<f4")),
+DtypeName = Literal["float16", "float32", "int8"]
+_TYPES: dict[DtypeName, tuple[str, np.dtype[Any]]] = {
+    "float16": ("f16", np.dtype("<f2")),
+    "float32": ("f32", np.dtype("<f4")),
+    "int8": ("i8", np.dtype("i1")),
 }
+_SCALE_BYTES = 4
+_VECTORS = re.compile(rf"vectors(-[0-9]+)?\.({'|'.join(suffix for suffix, _ in _TYPES.values())})")
 
 
 @dataclass(frozen=True)
@@ -61,17 +72,18 @@ class GalleryFacts:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of a stored number, little-endian."""
-        return _FILES[self.dtype_name][1]
+        return _TYPES[self.dtype_name][1]
 
-    @property
-    def vectors_file(self) -> str:
-        """The name of the vector file in the folder."""
-        return _FILES[self.dtype_name][0]
+    def vectors_file(self, generation: int) -> str:
+        """The name of the vector file in the folder; every compaction writes a new generation."""
+        suffix = _TYPES[self.dtype_name][0]
+        return f"vectors.{suffix}" if generation == 0 else f"vectors-{generation}.{suffix}"
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one stored vector."""
-        return int(self.model.layout.dim * self.dtype.itemsize)
+        """Bytes of one stored vector; one of int8 is followed by its scale, a float32."""
+        scale = _SCALE_BYTES if self.dtype_name == "int8" else 0
+        return int(self.model.layout.dim * self.dtype.itemsize) + scale
 
     def require_model(self, model: ModelFacts, gallery: Path) -> None:
         """Raise ModelMismatchError unless the gallery was embedded by this very model."""
@@ -143,8 +155,21 @@ def is_gallery(path: Path) -> bool:
 
 def is_leftover(name: str) -> bool:
     """Whether a file can come from a writer that was stopped before it had written ``gallery.json``."""
-    vectors = {file for file, _ in _FILES.values()}
-    return name in vectors | {LOCK_FILE, f"{GALLERY_JSON}.tmp"} or name.startswith(RECORDS_FILE)
+    return name in (LOCK_FILE, f"{GALLERY_JSON}.tmp") or name.startswith(RECORDS_FILE) or is_vectors_file(name)
+
+
+def is_vectors_file(name: str) -> bool:
+    """Whether a file has the name of a vector file, of whatever generation and type."""
+    return _VECTORS.fullmatch(name) is not None
+
+
+def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int) -> bool:
+    """Whether a file is a vector file or an index of another generation than this one, or an unfinished index."""
+    known = (facts.vectors_file, SKETCH_FILE.format, GRAPH_FILE.format, f"{GRAPH_FILE}.json".format)
+    if name in [of(generation) for of in known]:
+        return False
+    index = re.fullmatch(r"(cascade-\d+\.idx|graph-\d+\.usearch)(\.json)?(\.tmp)?", name)
+    return is_vectors_file(name) or index is not None
 
 
 @contextmanager
@@ -183,7 +208,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _dtype_name(value: object) -> DtypeName:
-    for name in _FILES:
+    for name in _TYPES:
         if value == name:
             return name
-    raise ValueError(f"dtype is {value!r}, want one of {', '.join(_FILES)}")
+    raise ValueError(f"dtype is {value!r}, want one of {', '.join(_TYPES)}")

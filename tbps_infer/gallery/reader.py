@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,37 +16,28 @@ from numpy.typing import NDArray
 
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import GalleryError, UsageError
+from tbps_infer.gallery.approximate import Graph
+from tbps_infer.gallery.cascade import Sketch
 from tbps_infer.gallery.columns import Value, quoted
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
-from tbps_infer.gallery.folder import GalleryFacts
-from tbps_infer.gallery.kernel import DamagedVectorsError, split_products, top_k
-from tbps_infer.gallery.records import Reject, committed_rows, connect_reader, metadata_columns, sqlite_errors
+from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
+from tbps_infer.gallery.mapping import MappedVectors, map_vectors
+from tbps_infer.gallery.records import (
+    Reject,
+    committed_rows,
+    connect_reader,
+    current_generation,
+    metadata_columns,
+    sqlite_errors,
+)
+from tbps_infer.gallery.search import search_gallery
+from tbps_infer.gallery.searching import Hit, SearchOptions, SearchResult
+from tbps_infer.gallery.vectors import StoredVectors
 
-__all__ = ["Gallery", "Hit", "Record"]
+__all__ = ["Gallery", "Record"]
 
-# A block's scores are kept for this many queries at once; more are searched in turns.
-_QUERIES_AT_ONCE = 1024
-# Rounding to float16 lengthens a vector by less; a bound on stored norms, relative to the layout's.
-_NORM_MARGIN = 1.02
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One record found by a query.
-
-    Attributes:
-        record: Its number in the gallery.
-        path: The picture, absolute.
-        score: Inner product of the query's and the picture's embedding, as stored.
-        split: The score's share of every segment of the model's layout, by name; they sum to the score.
-        metadata: The columns in which the record holds a value.
-    """
-
-    record: int
-    path: Path
-    score: float
-    split: Mapping[str, float]
-    metadata: Mapping[str, Value]
+_READ_BYTES = 8 << 20
+_OPEN_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +59,12 @@ class Gallery:
         path: The folder.
         facts: What its ``gallery.json`` says.
         columns: Names of its metadata columns; ``id``, ``camera`` and ``time`` are always there.
-        vectors: float16 or float32 ``[rows, dim]``, memory-mapped, rows of replaced pictures included.
+        generation: Which vector file it reads; compaction begins a new one.
     """
 
-    def __init__(self, path: Path, facts: GalleryFacts, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, facts: GalleryFacts, connection: sqlite3.Connection, mapped: MappedVectors
+    ) -> None:
         """Not for callers: use `open`."""
         self.path = path
         self.facts = facts
@@ -80,24 +72,38 @@ class Gallery:
         self._guard = Guard(connection)
         self._lock = threading.Lock()
         self.columns = metadata_columns(connection)
-        self.vectors = _map_vectors(path, facts, committed_rows(connection, path))
+        self.generation = current_generation(connection)
+        self._mapped = mapped
+        self._sketch: Sketch | None = None
+        self._graph: Graph | None = None
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
         flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.int64, count=2 * count)
         self._records, self._rows = flat[0::2].copy(), flat[1::2].copy()
 
     @classmethod
-    def open(cls, path: Path | str) -> Gallery:
+    def open(cls, path: Path) -> Gallery:
         """Open a gallery; raises GalleryError when the folder is none, or is damaged."""
-        path = Path(path)
         facts = GalleryFacts.read(path)
-        with sqlite_errors(path):
-            connection = connect_reader(path)
-            try:
-                return cls(path, facts, connection)
-            except BaseException:
-                connection.close()
-                raise
+        for attempt in range(_OPEN_ATTEMPTS):
+            with sqlite_errors(path):
+                connection = connect_reader(path)
+                try:
+                    generation = current_generation(connection)
+                    mapped = map_vectors(path, facts, generation, committed_rows(connection, path))
+                    return cls(path, facts, connection, mapped)
+                except FileNotFoundError as error:
+                    # A compaction ended between the two looks: the next look sees what it made.
+                    connection.close()
+                    if attempt == _OPEN_ATTEMPTS - 1:
+                        raise GalleryError(
+                            f"{path / facts.vectors_file(generation)} is not there.",
+                            "Copy the whole folder, or embed the pictures into a new gallery.",
+                        ) from error
+                except BaseException:
+                    connection.close()
+                    raise
+        raise AssertionError("every attempt returns or raises")
 
     def __enter__(self) -> Gallery:
         return self
@@ -125,6 +131,16 @@ class Gallery:
         return self.facts.dtype
 
     @property
+    def stored(self) -> StoredVectors:
+        """The vectors as they are stored, memory-mapped, rows of replaced and removed pictures included."""
+        return self._mapped.stored
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """float16, float32 or int8 ``[rows, dim]``: the stored numbers; int8 has its scales in `stored`."""
+        return self._mapped.stored.values
+
+    @property
     def count(self) -> int:
         """How many records it has."""
         return len(self._records)
@@ -146,39 +162,84 @@ class Gallery:
             numbers = self._records[start : start + 4096].tolist()
             yield from map(self._record, self._fetch(sql, (numbers[0], numbers[-1])))
 
-    def search(self, queries: NDArray[np.float32], k: int = 10, where: Filter | None = None) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int = 10,
+        where: Filter | None = None,
+        options: SearchOptions | None = None,
+    ) -> list[list[Hit]]:
+        """The hits of `search_with_report`."""
+        return self.search_with_report(queries, k, where, options).hits
+
+    def search_with_report(
+        self,
+        queries: NDArray[np.float32],
+        k: int = 10,
+        where: Filter | None = None,
+        options: SearchOptions | None = None,
+    ) -> SearchResult:
         """Find the records whose embeddings have the largest inner products with each query.
 
-        The result is exact: the score of a hit is the inner product with the embedding as stored, summed in float64
-        and rounded to float32, the same for a query alone or among others. Equal scores come in the order of records.
+        Unless the method is ``approx`` the result is exact: the score of a hit is the inner product with the
+        embedding as stored, summed in float64 and rounded to float32, the same for a query alone or among others,
+        whatever the method. Equal scores come in the order of records.
 
         Args:
-            queries: float32 ``[n, dim]``, embeddings by the gallery's model (`require_model`).
+            queries: float32 ``[n, dim]``, embeddings by the gallery's model (`require_model`), or what
+                `tbps_infer.queries` composes of them.
             k: Hits per query, at least 1; fewer come back when fewer records pass the filter.
             where: What a record must satisfy; None lets all pass.
-
-        Returns:
-            For each query its hits, best first.
+            options: How to search; None is `SearchOptions()`.
 
         Raises:
-            UsageError: The queries are of another shape or type, or hold NaN or infinity; or k is below 1.
+            UsageError: The queries are of another shape or type, or hold NaN or infinity; or k is below 1; or a
+                method is asked for that the gallery has no index for.
             FilterError: The filter is not valid.
-            GalleryError: The stored vectors are damaged.
+            GalleryError: The stored vectors or the index are damaged.
         """
         self._check_queries(queries)
         if k < 1:
             raise UsageError(f"k is {k}, want at least 1.")
-        records, rows = self._selected(where or Filter())
-        hits: list[list[Hit]] = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = queries[start : start + _QUERIES_AT_ONCE]
-            scores, found = self._top_k(rows, some, k)
-            details = self._details(records[np.unique(found)])
-            for query, query_scores, indices in zip(some, scores, found, strict=True):
-                shares = split_products(self.vectors, rows[indices], query, self._segment_starts)
-                found_records = zip(records[indices].tolist(), query_scores.tolist(), shares, strict=True)
-                hits.append([self._hit(details[number], score, share) for number, score, share in found_records])
-        return hits
+        return search_gallery(self, queries, k, where or Filter(), options or SearchOptions())
+
+    def selected(self, where: Filter) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers int64 ``[n]`` of the records that pass a filter, ascending, and the rows of their embeddings."""
+        if not where:
+            return self._records, self._rows
+        with self._lock, sqlite_errors(self.path):
+            passing = matching_records(self._connection, self._guard, where)
+        return passing, self._rows[np.searchsorted(self._records, passing)]
+
+    def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
+        """Some records, by number."""
+        sql = f"{self._select_records} WHERE record = ?"
+        with self._lock, sqlite_errors(self.path):
+            rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
+        return {row[0]: self._record(row) for row in rows}
+
+    def release(self, first: int, last: int) -> None:
+        """Give the memory of mapped rows first to last+1 back, where the file is large enough for that to matter."""
+        if self._mapped.release is not None:
+            self._mapped.release(first, last)
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """The first stage of the cascade; None where it was not built."""
+        file = self.path / SKETCH_FILE.format(self.generation)
+        with self._lock:
+            if self._sketch is None and file.exists():
+                self._sketch = Sketch.read(file, self.model.layout.dim)
+            return self._sketch
+
+    @property
+    def graph(self) -> Graph | None:
+        """The approximate index; None where it was not built."""
+        file = self.path / GRAPH_FILE.format(self.generation)
+        with self._lock:
+            if self._graph is None and file.exists():
+                self._graph = Graph.read(file, self.model.layout.dim)
+            return self._graph
 
     def verify(self) -> int:
         """Read everything and compare it with the checksums; the number of segments that were compared.
@@ -192,12 +253,16 @@ class Gallery:
         segments = self._fetch("SELECT start, count, sha256 FROM segment ORDER BY start")
         for number, (start, count, sha256) in enumerate(segments):
             digest = hashlib.sha256()
-            for first in range(start, start + count, 1024):
-                digest.update(np.ascontiguousarray(self.vectors[first : min(first + 1024, start + count)]).data)
+            step = max(1, _READ_BYTES // self.facts.row_bytes)
+            for first in range(start, start + count, step):
+                last = min(first + step, start + count)
+                digest.update(np.ascontiguousarray(self._mapped.raw[first:last]).data)
+                self.release(first, last)
             if digest.hexdigest() != sha256:
+                file = self.path / self.facts.vectors_file(self.generation)
                 raise GalleryError(
-                    f"Segment {number} (rows {start} to {start + count - 1}) of {self.path / self.facts.vectors_file}"
-                    " not what was written: its sha256 differs.",
+                    f"Segment {number} (rows {start} to {start + count - 1}) of "
+                    f"{file} is not what was written: its sha256 differs.",
                     "Restore the file from a copy, or embed the pictures into a new gallery.",
                 )
         return len(segments)
@@ -210,31 +275,6 @@ class Gallery:
         if len(wrong):
             raise UsageError(f"Query {wrong[0]} holds NaN or infinity, want finite numbers.")
 
-    def _selected(self, where: Filter) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers and rows of the records that pass, in order."""
-        if not where:
-            return self._records, self._rows
-        with self._lock, sqlite_errors(self.path):
-            passing = matching_records(self._connection, self._guard, where)
-        return passing, self._rows[np.searchsorted(self._records, passing)]
-
-    def _top_k(
-        self, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        norm = _NORM_MARGIN * math.sqrt(self.model.layout.squared_norm)
-        try:
-            return top_k(self.vectors, rows, queries, k, max_norm=norm)
-        except DamagedVectorsError as error:
-            raise GalleryError(
-                f"{self.path / self.facts.vectors_file} is damaged: {error}", "Restore the file from a copy."
-            ) from error
-
-    def _details(self, records: NDArray[np.int64]) -> dict[int, Record]:
-        sql = f"{self._select_records} WHERE record = ?"
-        with self._lock, sqlite_errors(self.path):
-            rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
-        return {row[0]: self._record(row) for row in rows}
-
     @property
     def _select_records(self) -> str:
         return f"SELECT {', '.join(map(quoted, ('record', 'path', 'tbps_row', *self.columns)))} FROM record"
@@ -242,36 +282,9 @@ class Gallery:
     def _record(self, row: tuple[Any, ...]) -> Record:
         return Record(row[0], Path(row[1]), row[2], self._metadata(row[3:]))
 
-    def _hit(self, found: Record, score: float, shares: NDArray[np.float32]) -> Hit:
-        split = dict(zip(self.model.layout.names, shares.tolist(), strict=True))
-        return Hit(found.record, found.path, score, split, found.metadata)
-
     def _metadata(self, values: tuple[Value, ...]) -> dict[str, Value]:
         return {name: value for name, value in zip(self.columns, values, strict=True) if value is not None}
-
-    @property
-    def _segment_starts(self) -> list[int]:
-        return [piece.start for piece in self.model.layout.slices.values()]
 
     def _fetch(self, sql: str, values: tuple[Value, ...] = ()) -> list[Any]:
         with self._lock, sqlite_errors(self.path), closing(self._connection.execute(sql, values)) as rows:
             return rows.fetchall()
-
-
-def _map_vectors(path: Path, facts: GalleryFacts, rows: int) -> NDArray[Any]:
-    file = path / facts.vectors_file
-    shape = (rows, facts.model.layout.dim)
-    try:
-        length = file.stat().st_size
-        if length < rows * facts.row_bytes:
-            raise GalleryError(
-                f"{file} has {length} bytes, and its records name {rows * facts.row_bytes}: it was cut short.",
-                "Restore the file from a copy, or embed the pictures into a new gallery.",
-            )
-        if rows == 0:
-            return np.empty(shape, dtype=facts.dtype)
-        return np.memmap(file, dtype=facts.dtype, mode="r", shape=shape)
-    except OSError as error:
-        raise GalleryError(
-            f"{file} cannot be read: {error.strerror or error}.", "Copy the whole folder, or embed again."
-        ) from error

@@ -6,6 +6,7 @@
              file's size, mtime and sha256, and the metadata columns, without a type so that values keep theirs
     reject   pictures that could not be decoded, with the reason
     segment  runs of rows written together, with the sha256 of their bytes
+    state    one row: the generation of the vector file that rows are in
     records  a view of record, path and the metadata columns: all that a --where expression can read
 
 What SQLite does not name does not exist: rows of the vector file beyond the last segment are remains of a writer that
@@ -34,6 +35,7 @@ __all__ = [
     "connect_reader",
     "connect_writer",
     "create_records",
+    "current_generation",
     "metadata_columns",
     "sqlite_errors",
 ]
@@ -54,6 +56,8 @@ CREATE TABLE record (
 );
 CREATE TABLE reject (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
 CREATE TABLE segment (start INTEGER PRIMARY KEY, count INTEGER NOT NULL CHECK (count > 0), sha256 TEXT NOT NULL);
+CREATE TABLE state (generation INTEGER NOT NULL);
+INSERT INTO state VALUES (0);
 """
 
 
@@ -166,6 +170,11 @@ def committed_rows(connection: sqlite3.Connection, folder: Path) -> int:
             f"Restore {RECORDS_FILE} from a copy, or embed the pictures into a new gallery.",
         )
     return int(rows)
+
+
+def current_generation(connection: sqlite3.Connection) -> int:
+    """Which vector file holds the rows: see `GalleryFacts.vectors_file`."""
+    return int(connection.execute("SELECT generation FROM state").fetchone()[0])
 
 
 def metadata_columns(connection: sqlite3.Connection) -> tuple[str, ...]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,13 @@ from tbps_infer.gallery.folder import (
     LOCK_FILE,
     DtypeName,
     GalleryFacts,
+    belongs_to_other_generation,
     is_gallery,
     is_leftover,
     sync_folder,
     writer_lock,
 )
+from tbps_infer.gallery.mapping import raw_rows, stored_rows
 from tbps_infer.gallery.records import (
     Entry,
     FileStamp,
@@ -36,12 +39,17 @@ from tbps_infer.gallery.records import (
     committed_rows,
     connect_writer,
     create_records,
+    current_generation,
     metadata_columns,
     sqlite_errors,
 )
 from tbps_infer.gallery.times import parse_time
+from tbps_infer.gallery.vectors import NORM_MARGIN
 
-__all__ = ["GalleryWriter"]
+__all__ = ["SPARE_BYTES", "GalleryWriter"]
+
+SPARE_BYTES = 16 << 20
+"""Disk space that is left free: SQLite's log of a commit, and whatever else lives on the disk."""
 
 # Of the squared norm: float16 graphs and rounding stay far below, a vector that is not normalised far above.
 _NORM_TOLERANCE = 0.01
@@ -63,7 +71,9 @@ class GalleryWriter:
         self._connection = connection
         self._rows = 0
         self._columns: tuple[str, ...] = ()
-        self._handle = os.open(folder / facts.vectors_file, os.O_RDWR)
+        self.generation = current_generation(connection)
+        self._remove_strangers()
+        self._handle = os.open(folder / facts.vectors_file(self.generation), os.O_RDWR)
         resources.callback(os.close, self._handle)
         self._recover()
 
@@ -147,6 +157,7 @@ class GalleryWriter:
             return
         with self._all_or_nothing():
             if data is not None and len(data):
+                self._require_space(data.nbytes)
                 self._append(data.data.cast("B"))
                 self._connection.execute(
                     "INSERT INTO segment VALUES (?, ?, ?)",
@@ -166,8 +177,8 @@ class GalleryWriter:
             self._connection.execute("COMMIT")
             self._rows += 0 if data is None else len(data)
 
-    def _checked(self, vectors: NDArray[np.float32] | None, count: int) -> NDArray[Any]:
-        """The vectors as they are stored, or a GalleryError."""
+    def _checked(self, vectors: NDArray[np.float32] | None, count: int) -> NDArray[np.uint8]:
+        """The rows as they are stored, uint8 ``[count, row_bytes]``, or a GalleryError."""
         layout = self.facts.model.layout
         want = f"want float32[{count}, {layout.dim}], finite, of squared norm {layout.squared_norm:g}"
         hint = "The model's output is not an embedding; check its bundle with the reference it was exported from."
@@ -180,7 +191,16 @@ class GalleryWriter:
             raise GalleryError(
                 f"Vector {wrong[0]} given to the gallery has the squared norm {squared[wrong[0]]:g}, {want}.", hint
             )
-        return np.ascontiguousarray(vectors, dtype=self.facts.dtype)
+        raw = raw_rows(vectors, self.facts)
+        stored = np.linalg.norm(stored_rows(raw, self.facts).exact(slice(None)), axis=1)
+        wrong = np.flatnonzero(stored > NORM_MARGIN * math.sqrt(layout.squared_norm))
+        if len(wrong):
+            raise GalleryError(
+                f"Vector {wrong[0]} cannot be stored as {self.facts.dtype_name}: rounding would lengthen it by more "
+                f"than {NORM_MARGIN - 1:.0%}.",
+                "Embed the pictures into a gallery of float16.",
+            )
+        return raw
 
     def _differs(self, entry: Entry) -> bool:
         """Whether recording an entry, which the gallery has already, would change anything."""
@@ -232,6 +252,22 @@ class GalleryWriter:
             data, offset = data[written:], offset + written
         os.fsync(self._handle)
 
+    def _require_space(self, wanted: int) -> None:
+        """Look at the free space before writing, so that a disk is not filled to the last byte for nothing."""
+        free = shutil.disk_usage(self.path).free
+        if free < wanted + SPARE_BYTES:
+            raise GalleryError(
+                f"The disk of {self.path} has {free / 1e6:.0f} MB free, and this needs "
+                f"{(wanted + SPARE_BYTES) / 1e6:.0f} MB.",
+                "Free some disk space and run the same command again; what was committed before is kept.",
+            )
+
+    def _remove_strangers(self) -> None:
+        """Remove what a compaction that was stopped, or one that ended, left of other generations."""
+        for file in self.path.iterdir():
+            if belongs_to_other_generation(file.name, self.facts, self.generation):
+                file.unlink(missing_ok=True)
+
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         try:
@@ -251,9 +287,9 @@ class GalleryWriter:
         wanted = self._rows * self.facts.row_bytes
         length = os.fstat(self._handle).st_size
         if length < wanted:
+            file = self.path / self.facts.vectors_file(self.generation)
             raise GalleryError(
-                f"{self.path / self.facts.vectors_file} has {length} bytes, and its records name {wanted}: "
-                "it was cut short.",
+                f"{file} has {length} bytes, and its records name {wanted}: it was cut short.",
                 "Restore the file from a copy, or embed the pictures into a new gallery.",
             )
         if length > wanted:
@@ -302,7 +338,7 @@ def _create(folder: Path, model: ModelFacts, dtype: DtypeName, bundle_path: Path
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         made_by=f"tbps-infer {tbps_infer.__version__}",
     )
-    (folder / facts.vectors_file).touch()
+    (folder / facts.vectors_file(0)).touch()
     with sqlite_errors(folder):
         create_records(folder)
     sync_folder(folder)

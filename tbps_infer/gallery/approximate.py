@@ -1,0 +1,149 @@
+"""Approximate search by an HNSW graph (usearch), stored in the gallery; what it proposes is scored exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import BackendError, GalleryError
+from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
+from tbps_infer.gallery.vectors import StoredVectors, inner_products
+
+__all__ = ["Graph", "GraphOptions", "build_graph"]
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """How to build: the names are those of Malkov and Yashunin, 2018.
+
+    Attributes:
+        connectivity: M, neighbours per row.
+        expansion: efConstruction, rows looked at to find them.
+    """
+
+    connectivity: int = 24
+    expansion: int = 128
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph over the first `count` rows of a vector file."""
+
+    index: Any
+    count: int
+
+    def top_k(
+        self,
+        vectors: StoredVectors,
+        rows: NDArray[np.int64],
+        queries: NDArray[np.float32],
+        k: int,
+        candidates: int,
+        *,
+        max_norm: float,
+        options: ScanOptions,
+    ) -> Scanned:
+        """The k best of what the graph proposes and of the rows that it does not have.
+
+        Args:
+            rows: int64 ``[m]``: the rows to return; what else the graph proposes is passed over.
+            candidates: Rows that the graph is asked for.
+
+        Returns:
+            As `tbps_infer.gallery.kernel.top_k`; -inf is the score of what was not found.
+        """
+        position = np.full(len(vectors), -1, dtype=np.int64)
+        position[rows] = np.arange(len(rows))
+        outside = np.flatnonzero(rows >= self.count)
+        k = min(k, len(rows))
+        if k == 0 or len(queries) == 0:
+            return top_k(vectors, rows, queries, k or 1, max_norm=max_norm, options=options)
+        late = top_k(vectors, rows[outside], queries, k, max_norm=max_norm, options=options)
+        self.index.expansion_search = candidates
+        found = self.index.search(queries, min(candidates, self.count), threads=options.threads or 0)
+        keys = np.asarray(found.keys).reshape(len(queries), -1).astype(np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        indices = np.zeros((len(queries), k), dtype=np.int64)
+        for number, proposed in enumerate(keys):
+            own = position[proposed[(proposed >= 0) & (proposed < self.count)]]
+            own = own[own >= 0]
+            exact = inner_products(vectors, rows[own], queries, np.full(len(own), number))
+            merged_scores = np.concatenate((exact, late.scores[number]))
+            merged = np.concatenate((own, outside[late.indices[number]]))
+            order = np.lexsort((merged, -merged_scores))[:k]
+            scores[number, : len(order)], indices[number, : len(order)] = merged_scores[order], merged[order]
+        return Scanned(scores, indices, 0, len(rows) * vectors.row_bytes)
+
+    @classmethod
+    def read(cls, file: Path, dim: int) -> Graph:
+        """Map a graph; raises BackendError without usearch, GalleryError when the file is none."""
+        index = _new_index(dim, GraphOptions())
+        try:
+            facts = json.loads(_facts_file(file).read_text(encoding="utf-8"))
+            index.view(str(file))
+            if len(index) != facts["count"]:
+                raise ValueError(f"it holds {len(index)} rows, and {facts['count']} were written")
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise GalleryError(
+                f"The search index {file} cannot be used: {error}.",
+                "Build it again with tbps gallery index --approx.",
+            ) from error
+        return cls(index, int(facts["count"]))
+
+
+def build_graph(
+    vectors: StoredVectors,
+    file: Path,
+    options: GraphOptions | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Build the graph of all rows and write it, whole or not at all; returns how many rows it has.
+
+    Raises:
+        BackendError: usearch is not installed.
+    """
+    index = _new_index(vectors.dim, options or GraphOptions())
+    step = max(1, (32 << 20) // (8 * vectors.dim))
+    for start in range(0, len(vectors), step):
+        stop = min(start + step, len(vectors))
+        index.add(np.arange(start, stop), vectors.exact(slice(start, stop)).astype(np.float32))
+        if on_progress is not None:
+            on_progress(stop, len(vectors))
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        index.save(str(temporary))
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        _facts_file(file).write_text(json.dumps({"count": len(vectors)}), encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(vectors)
+
+
+def _facts_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.json")
+
+
+def _new_index(dim: int, options: GraphOptions) -> Any:
+    try:
+        from usearch.index import Index
+    except ImportError as error:
+        raise BackendError(
+            "An approximate search needs usearch, which is not installed.", 'Run pip install "tbps-infer[search]".'
+        ) from error
+    # Stored as float16: half the memory, and what is proposed is scored exactly from the gallery's own vectors.
+    return Index(
+        ndim=dim,
+        metric="ip",
+        dtype="f16",
+        connectivity=options.connectivity,
+        expansion_add=options.expansion,
+    )

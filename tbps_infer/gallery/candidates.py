@@ -1,0 +1,182 @@
+"""The rows that can still be among the k best of a query, between two bounds, and their exact scores at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.gallery.vectors import DamagedVectorsError
+
+__all__ = ["Candidates"]
+
+Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+
+# Pairs waiting to be merged, beyond what k asks for; and pairs kept, after which they are scored to be fewer.
+_PENDING = 1 << 14
+_KEPT = 1 << 18
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a query and a row; the score of pair i lies in [lower[i], upper[i]], and is known where they meet."""
+
+    owner: NDArray[np.int64]
+    index: NDArray[np.int64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> _Pairs:
+        return _Pairs(self.owner[chosen], self.index[chosen], self.lower[chosen], self.upper[chosen])
+
+
+def _joined(parts: list[_Pairs]) -> _Pairs:
+    return _Pairs(
+        np.concatenate([part.owner for part in parts]),
+        np.concatenate([part.index for part in parts]),
+        np.concatenate([part.lower for part in parts]),
+        np.concatenate([part.upper for part in parts]),
+    )
+
+
+class Candidates:
+    """Collects candidates from several threads.
+
+    A row stays as long as its upper bound reaches the k-th largest lower bound of its query: k other rows that are
+    surely better are what it takes to drop it, so no row of the true k best is ever dropped, ties included.
+
+    Args:
+        queries: How many.
+        k: How many rows each query is to get.
+        score: Exact scores, float32, of queries (first) and rows (second).
+
+    Attributes:
+        floors: float64 ``[q]``: no row with an upper bound below it is among the k best; -inf until k are known.
+        scored: How many pairs were scored exactly.
+    """
+
+    def __init__(self, queries: int, k: int, score: Scorer) -> None:
+        self.k = k
+        self.floors = np.full(queries, -np.inf)
+        self.scored = 0
+        self._score = score
+        self._queries = queries
+        nothing = np.empty(0, dtype=np.int64)
+        self._kept = _Pairs(nothing, nothing, np.empty(0), np.empty(0))
+        self._pending: list[_Pairs] = []
+        self._pending_count = 0
+        self._lock = threading.Lock()
+
+    def add(
+        self,
+        positions: NDArray[np.int64],
+        estimates: NDArray[np.float32],
+        slack: NDArray[np.float64],
+        radii: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Take in a block of rows.
+
+        Args:
+            positions: int64 ``[n]``, the indices of its rows.
+            estimates: float32 ``[n, q]``, finite.
+            slack: float64 ``[q]``: how far a score may lie from its estimate, beyond the radius.
+            radii: float32 ``[n, q]``, not negative; None for zeros.
+        """
+        floors = self._with_own(estimates, slack, radii)
+        tops = estimates if radii is None else estimates + radii
+        # Rounded down, and one further down: a sum's own rounding is in the slack, a comparison's is not.
+        limits = np.nextafter((floors - slack).astype(np.float32), np.float32(-np.inf))
+        found = np.flatnonzero(tops >= limits)
+        if not len(found):
+            return
+        index, owner = np.divmod(found, self._queries)
+        middle = estimates.reshape(-1)[found].astype(np.float64)
+        spread = slack[owner]
+        if radii is not None:
+            spread = spread + radii.reshape(-1)[found]
+        pairs = _Pairs(owner, positions[index], middle - spread, middle + spread)
+        with self._lock:
+            self._pending.append(pairs)
+            self._pending_count += len(pairs)
+            # At once as long as a query has no floor: every block after that is compared with it.
+            if self._pending_count >= max(_PENDING, 2 * self.k * self._queries) or np.isneginf(self.floors).any():
+                self._merge()
+
+    def finish(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores float32 and row indices int64 ``[q, k]``, best first, equal scores by index; needs k rows or more.
+
+        Rows are scored from the most promising down, until no other row's upper bound reaches the k-th score.
+        """
+        self._merge()
+        pairs = self._kept
+        order = np.lexsort((-pairs.upper, pairs.owner))
+        pairs = pairs.take(order)
+        rank = np.arange(len(pairs)) - np.searchsorted(pairs.owner, np.arange(self._queries))[pairs.owner]
+        done, size = 0, self.k
+        best = pairs.take(np.zeros(len(pairs), dtype=bool))
+        while True:
+            chosen = (rank >= done) & (rank < done + size) & (pairs.upper >= self.floors[pairs.owner])
+            if not chosen.any():
+                break
+            best = self._best(_joined([best, self._settled(pairs.take(chosen))]))
+            done, size = done + size, 2 * size
+        shape = (self._queries, self.k)
+        return best.lower.reshape(shape).astype(np.float32), best.index.reshape(shape)
+
+    def _with_own(
+        self, estimates: NDArray[np.float32], slack: NDArray[np.float64], radii: NDArray[np.float32] | None
+    ) -> NDArray[np.float64]:
+        """The floors, raised by the block's own k-th best where there is none yet."""
+        floors = self.floors
+        if len(estimates) < self.k or not np.isneginf(floors).any():
+            return floors
+        lowest = estimates if radii is None else estimates - radii
+        place = len(lowest) - self.k
+        own = np.partition(lowest, place, axis=0)[place].astype(np.float64) - slack
+        raised: NDArray[np.float64] = np.maximum(floors, own)
+        return raised
+
+    def _merge(self) -> None:
+        """Raise the floors by what came in, and drop what lies below them."""
+        if self._pending:
+            self._kept = self._above_floors(_joined([self._kept, *self._pending]))
+            self._pending, self._pending_count = [], 0
+            if len(self._kept) > max(_KEPT, 4 * self.k * self._queries):
+                # Too much lies too close together: exact scores tell it apart, and k of each query remain.
+                self._kept = self._best(self._settled(self._kept))
+
+    def _above_floors(self, pairs: _Pairs) -> _Pairs:
+        pairs = pairs.take(np.lexsort((-pairs.lower, pairs.owner)))
+        floors = self.floors.copy()
+        first, last = np.searchsorted(pairs.owner, (np.arange(self._queries), np.arange(1, self._queries + 1)))
+        full = np.flatnonzero(last - first >= self.k)
+        floors[full] = np.maximum(floors[full], pairs.lower[first[full] + self.k - 1])
+        self.floors = floors
+        return pairs.take(pairs.upper >= floors[pairs.owner])
+
+    def _settled(self, pairs: _Pairs) -> _Pairs:
+        """The pairs with their exact scores for bounds."""
+        open_ones = np.flatnonzero(pairs.lower < pairs.upper)
+        self.scored += len(open_ones)
+        scores = pairs.lower.copy()
+        scores[open_ones] = self._score(pairs.owner[open_ones], pairs.index[open_ones])
+        if not ((pairs.lower <= scores) & (scores <= pairs.upper)).all():
+            raise DamagedVectorsError("A score lies beyond its bounds: stored numbers are damaged.")
+        return _Pairs(pairs.owner, pairs.index, scores, scores)
+
+    def _best(self, pairs: _Pairs) -> _Pairs:
+        """Of pairs with exact scores, the k best of each query, in order; the floors rise to the k-th."""
+        pairs = pairs.take(np.lexsort((pairs.index, -pairs.lower, pairs.owner)))
+        rank = np.arange(len(pairs)) - np.searchsorted(pairs.owner, np.arange(self._queries))[pairs.owner]
+        pairs, rank = pairs.take(rank < self.k), rank[rank < self.k]
+        kth = np.flatnonzero(rank == self.k - 1)
+        floors = self.floors.copy()
+        floors[pairs.owner[kth]] = np.maximum(floors[pairs.owner[kth]], pairs.lower[kth])
+        self.floors = floors
+        return pairs

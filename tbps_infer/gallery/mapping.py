@@ -1,0 +1,95 @@
+"""The vector file in memory: mapped, not read, and given back block by block when it is large."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.folder import GalleryFacts
+from tbps_infer.gallery.vectors import StoredVectors, quantise
+
+__all__ = ["MappedVectors", "map_vectors", "raw_rows", "stored_rows"]
+
+# A file beyond this is not kept in this process's memory by a scan; the system's cache of files still has it.
+_RESIDENT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class MappedVectors:
+    """A vector file's rows.
+
+    Attributes:
+        stored: The vectors.
+        raw: uint8 ``[rows, row_bytes]``, what checksums are made of.
+        release: Gives the memory of rows first to last+1 back to the system; None where that is not needed.
+    """
+
+    stored: StoredVectors
+    raw: NDArray[np.uint8]
+    release: Callable[[int, int], None] | None
+
+
+def stored_rows(raw: NDArray[np.uint8], facts: GalleryFacts) -> StoredVectors:
+    """The vectors that uint8 ``[n, row_bytes]`` holds, without a copy."""
+    width = facts.model.layout.dim * facts.dtype.itemsize
+    values: NDArray[Any] = raw[:, :width].view(facts.dtype)
+    scales = raw[:, width:].view("<f4")[:, 0] if width < facts.row_bytes else None
+    return StoredVectors(values, scales)
+
+
+def raw_rows(vectors: NDArray[np.float32], facts: GalleryFacts) -> NDArray[np.uint8]:
+    """Embeddings float32 ``[n, dim]`` as they are stored, uint8 ``[n, row_bytes]``."""
+    if facts.dtype_name == "int8":
+        values, scales = quantise(vectors)
+        return np.concatenate((values.view(np.uint8), scales.astype("<f4")[:, None].view(np.uint8)), axis=1)
+    return np.ascontiguousarray(vectors, dtype=facts.dtype).view(np.uint8).reshape(len(vectors), facts.row_bytes)
+
+
+def map_vectors(path: Path, facts: GalleryFacts, generation: int, rows: int) -> MappedVectors:
+    """Map the committed rows of a gallery's vector file.
+
+    Raises:
+        FileNotFoundError: It is not there, for instance because a compaction has just replaced it.
+        GalleryError: It is shorter than its records say, or cannot be read.
+    """
+    file = path / facts.vectors_file(generation)
+    wanted = rows * facts.row_bytes
+    release = None
+    try:
+        length = file.stat().st_size
+        if length < wanted:
+            raise GalleryError(
+                f"{file} has {length} bytes, and its records name {wanted}: it was cut short.",
+                "Restore the file from a copy, or embed the pictures into a new gallery.",
+            )
+        flat = np.empty(0, dtype=np.uint8)
+        if rows:
+            with file.open("rb") as handle:
+                mapped = mmap.mmap(handle.fileno(), wanted, access=mmap.ACCESS_READ)
+            flat = np.frombuffer(mapped, dtype=np.uint8)
+            if wanted > _RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+                release = _releaser(mapped, facts.row_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise GalleryError(
+            f"{file} cannot be read: {error.strerror or error}.", "Copy the whole folder, or embed again."
+        ) from error
+    raw = flat.reshape(rows, facts.row_bytes)
+    return MappedVectors(stored_rows(raw, facts), raw, release)
+
+
+def _releaser(mapped: mmap.mmap, row_bytes: int) -> Callable[[int, int], None]:
+    def release(first: int, last: int) -> None:
+        # Whole pages around the rows: a neighbour that another thread is reading is simply mapped again.
+        start = first * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, start, min(last * row_bytes, len(mapped)) - start)
+
+    return release

@@ -1,0 +1,195 @@
+"""Products of a block of stored vectors with every query at once, with a proven bound on their error.
+
+Two ways, chosen by what was measured (docs/search.md): NumKong's SIMD kernels read float16 and int8 as they are
+stored, without a float32 copy; NumPy's BLAS does float32, and everything where NumKong is not installed. The way
+changes the time only: products select candidates, which are scored again in float64.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.gallery.vectors import quantise, to_float32
+
+__all__ = ["ROUNDOFF", "Multiplier", "multiplier_for", "numkong_usable", "one_blas_thread"]
+
+ROUNDOFF = 2.0**-24
+"""Unit roundoff of float32."""
+
+
+class Multiplier(Protocol):
+    """Multiplies blocks with some queries; used by one thread.
+
+    Attributes:
+        error: float64 ``[q]``: for a stored row x, a product differs from the exact one by ``error * |x|`` at most.
+        working_bytes: Bytes per number that a block takes in the cache.
+        uses_blas: Whether it calls BLAS, which has threads of its own.
+    """
+
+    error: NDArray[np.float64]
+    working_bytes: int
+    uses_blas: bool
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        """Stored ``[n, dim]`` to float32 ``[n, q]``."""
+
+
+def multiplier_for(queries: NDArray[np.float32], dtype: np.dtype[Any], *, numkong: bool) -> Multiplier:
+    """The multiplier for stored numbers of a type; `numkong` only where `numkong_usable`."""
+    if not numkong or dtype == np.float32:
+        return _NumpyMultiplier(queries)
+    return _HalfMultiplier(queries) if dtype == np.float16 else _Int8Multiplier(queries)
+
+
+def _sum_error(dim: int, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rounding error of an inner product in float32, per unit of the other vector's norm.
+
+    |computed - exact| <= gamma(dim) sum|x_i q_i| <= gamma(dim) |x||q| for any order of summation (Higham, Accuracy
+    and Stability of Numerical Algorithms, 3.1); 4 more for rounding operands and results once.
+    """
+    return (dim + 4) * ROUNDOFF * 1.01 * norms
+
+
+def _norms(queries: NDArray[Any]) -> NDArray[np.float64]:
+    norms: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
+    return norms
+
+
+class _NumpyMultiplier:
+    """A float32 copy of the block, and BLAS."""
+
+    def __init__(self, queries: NDArray[np.float32]) -> None:
+        self._transposed = np.ascontiguousarray(queries.T)
+        self.error = _sum_error(queries.shape[1], _norms(queries))
+        self.working_bytes = 4
+        self.uses_blas = True
+        self._buffer = np.empty((0, queries.shape[1]), dtype=np.float32)
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        if block.dtype != np.float32:
+            if len(self._buffer) < len(block):
+                self._buffer = np.empty(block.shape, dtype=np.float32)
+            copy = self._buffer[: len(block)]
+            if block.dtype == np.float16:
+                block = to_float32(block, copy)
+            else:
+                np.copyto(copy, block)
+                block = copy
+        with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers: the caller looks at the products
+            products: NDArray[np.float32] = block @ self._transposed
+        return products
+
+
+class _HalfMultiplier:
+    """NumKong on float16 rows and queries rounded to float16; products and sums are float32."""
+
+    def __init__(self, queries: NDArray[np.float32]) -> None:
+        # Scaled by a power of two into the middle of float16's range, whatever the query's length.
+        largest = np.abs(queries).max(axis=1, initial=0)
+        exponents = np.where(largest > 0, -np.frexp(largest)[1], 0)
+        halves = np.ldexp(queries, exponents[:, None]).astype(np.float16)
+        self._unscale = np.ldexp(np.float32(1), -exponents)
+        rounded = halves.astype(np.float64) * np.ldexp(1.0, -exponents)[:, None]
+        self.error = _norms(queries - rounded) + _sum_error(queries.shape[1], _norms(rounded))
+        self.working_bytes = 2
+        self.uses_blas = False
+        self._product = _numkong_product(halves, "float16")
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        with np.errstate(invalid="ignore", over="ignore"):
+            products: NDArray[np.float32] = np.multiply(
+                self._product(block), self._unscale, dtype=np.float32, casting="unsafe"
+            )
+            return products
+
+
+class _Int8Multiplier:
+    """NumKong on int8 rows and queries rounded to int8; products are exact integers."""
+
+    def __init__(self, queries: NDArray[np.float32]) -> None:
+        values, self._scales = quantise(queries)
+        rounded = values.astype(np.float64) * self._scales[:, None]
+        self.error = _norms(queries - rounded) + 4 * ROUNDOFF * _norms(rounded)
+        self.working_bytes = 1
+        self.uses_blas = False
+        self._product = _numkong_product(values, "int8")
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        products: NDArray[np.float32] = np.multiply(
+            self._product(block), self._scales, dtype=np.float32, casting="unsafe"
+        )
+        return products
+
+
+def _numkong_product(
+    queries: NDArray[Any], dtype: Literal["float16", "int8"]
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """``[n, dim]`` to ``[n, q]``, in the type that NumKong sums in."""
+    import numkong
+
+    if len(queries) == 1:  # its packed kernels are for many: for one query they are three times slower (measured)
+        # Its own float64 result: with a float32 `out` the same product took three times as long (measured).
+        return lambda block: np.asarray(numkong.cdist(block, queries, "dot"))
+    packed = numkong.dots_pack(queries, dtype=dtype)
+    return lambda block: np.asarray(numkong.dots_packed(block, packed))
+
+
+@cache
+def numkong_usable() -> bool:
+    """Whether NumKong is installed and keeps to the bounds that `Multiplier.error` states on this processor.
+
+    They rest on float16 products being summed in float32 and int8 products in int32: true of every kernel of the
+    version this was written for, and looked at here because a wrong selection would show in no other way.
+    """
+    try:
+        import numkong  # noqa: F401
+    except ImportError:
+        return False
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 700)) + 1.0  # sums that grow large show a narrow accumulator
+    for stored in (rows.astype(np.float16), np.clip(rng.integers(-130, 131, rows.shape), -127, 127).astype(np.int8)):
+        for count in (1, 5):
+            queries = (np.abs(rng.normal(size=(count, 700))) + 0.5).astype(np.float32)
+            multiplier = multiplier_for(queries, stored.dtype, numkong=True)
+            exact = stored.astype(np.float64) @ queries.T.astype(np.float64)
+            allowed = _norms(stored)[:, None] * multiplier.error
+            if not (np.abs(multiplier(stored) - exact) <= allowed).all():
+                return False
+    return True
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_before: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to the calling thread, in each of the threads that the search runs itself.
+
+    Waking BLAS's threads for every block took longer than the block's product on a busy machine (measured). In some
+    builds of OpenBLAS the setting is the process's, in others the calling thread's: so every thread sets it, and
+    gives back what the first one of those now running found.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    global _blas_users, _blas_before
+    with _blas_lock:
+        limit = ThreadpoolController().limit(limits=1, user_api="blas")
+        if _blas_users == 0:
+            _blas_before = limit
+        _blas_users += 1
+        before = _blas_before
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            before.restore_original_limits()
