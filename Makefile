@@ -1,0 +1,51 @@
+# Everything a contributor types. Each target makes what it needs, from nothing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow test-all check format lint types clean
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(STAMP)  ## Make .venv with everything that demo, tests and checks need.
+
+# torch goes first and alone: another package's looser range would pull gigabytes of CUDA libraries.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## Draw people, export, embed, search; writes demo-output/search.html.
+	rm -rf demo-output
+	$(BIN)/tbps demo -o demo-output
+
+test: $(STAMP)  ## Run the fast tests.
+	$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)  ## Run the slow ones: full-size models, many kills.
+	$(PYTEST) -m slow
+
+test-all: $(STAMP)  ## Run all tests.
+	$(PYTEST)
+
+check: lint types test  ## Format, lint, types and fast tests.
+
+format: $(STAMP)  ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)  ## Check format and lint.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## Check types.
+	$(BIN)/mypy
+
+clean:  ## Remove what make made.
+	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache *.egg-info

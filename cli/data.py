@@ -1,0 +1,88 @@
+"""`tbps data`: draw synthetic pedestrians, and tell what a data set holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.progress import progress_bar
+
+__all__ = ["data"]
+
+
+@click.group()
+def data() -> None:
+    """Draw or inspect data sets."""
+
+
+@data.command()
+@output_option("The data set's folder.")
+@click.option("--train", type=click.IntRange(0), default=2000, help="Identities of the training split.")
+@click.option("--val", type=click.IntRange(0), default=100, help="Identities of the validation split.")
+@click.option("--test", type=click.IntRange(0), default=200, help="Identities of the test split.")
+@click.option("--pictures", type=click.IntRange(1), default=4, help="Pictures per identity.")
+@click.option("--captions", type=click.IntRange(1), default=2, help="Captions per picture.")
+@click.option("--height", type=int, default=256, help="Of a picture, in pixels; its width is about a third.")
+@click.option("--seed", type=int, default=0, help="Everything follows from it.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that draw.  [default: one per core]")
+@verbosity_options
+def synth(
+    output: Path,
+    train: int,
+    val: int,
+    test: int,
+    pictures: int,
+    captions: int,
+    height: int,
+    seed: int,
+    workers: int | None,
+) -> None:
+    """Draw synthetic pedestrians with captions, in the layout of CUHK-PEDES.
+
+    \b
+    tbps data synth -o people --train 2000 --seed 0
+    """
+    from tbps_infer.data.synth import SynthOptions, write_dataset
+
+    options = SynthOptions(train, val, test, pictures, captions, seed, height, workers)
+    with progress_bar("Drawing", "pictures") as bar:
+        report = write_dataset(output, options, bar)
+    click.echo(
+        f"{output}: {report.identities} identities, {report.pictures} pictures, {report.captions} captions "
+        f"of {report.mean_words:.1f} words on average"
+    )
+
+
+@data.command("info")
+@click.argument("dataset", type=EXISTING)
+@click.option("--kind", help="The annotation format, when its file has another name.")
+@verbosity_options
+def dataset_info(dataset: Path, kind: str | None) -> None:
+    """Count the identities, pictures and captions of DATASET, split by split.
+
+    \b
+    tbps data info CUHK-PEDES
+    """
+    import numpy as np
+
+    from tbps_infer.data.dataset import Split
+    from tbps_infer.data.readers import read_dataset
+    from tbps_infer.errors import DatasetError
+
+    found: list[Split] = []
+    problem: DatasetError | None = None
+    for name in ("train", "val", "test"):
+        try:
+            found.append(read_dataset(dataset, name, kind=kind))
+        except DatasetError as error:
+            problem = error
+    if problem is not None and not found:
+        raise problem
+    for split in found:
+        words = np.mean([len(caption.split()) for caption in split.captions]) if split.captions else 0.0
+        click.echo(
+            f"{split.dataset} {split.name}: {len(np.unique(split.identities))} identities, "
+            f"{len(split.pictures)} pictures, {len(split.captions)} captions of {words:.1f} words"
+        )

@@ -1,0 +1,88 @@
+"""`tbps demo`: the whole chain on synthetic people, as the commands that a user would type."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tbps_infer.cli.options import verbosity_options
+
+__all__ = ["demo"]
+
+_DESCRIPTIONS = 5
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo-output"), help="A new folder.")
+@click.option("--people", type=click.IntRange(5), default=60, help="How many to draw, three pictures each.")
+@click.option("--seed", type=int, default=7, help="Of the people.")
+@verbosity_options
+def demo(output: Path, people: int, seed: int) -> None:
+    """Draw people, export the shipped checkpoint, embed the pictures, and search for five of them.
+
+    \b
+    tbps demo -o demo-output
+    """
+    import csv
+
+    from tbps_infer.data.synth import write_people
+    from tbps_infer.errors import UsageError
+
+    if output.exists():
+        raise UsageError(
+            f"{output} is there already.", f"Remove it, or choose another folder: tbps demo -o {output}-2."
+        )
+    started = time.monotonic()
+    folder = output / "people"
+    click.echo(f"# {people} synthetic people, three pictures each, into {folder}")
+    described = write_people(folder, people, seed)
+    listing = output / "people.csv"
+    with listing.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "id", "camera"])
+        for file in sorted(folder.glob("*.jpg")):
+            identity, camera = file.stem.split("_", 1)
+            writer.writerow([file.relative_to(output), int(identity), camera.rsplit("_", 1)[0]])
+    bundle, gallery = output / "bundle", output / "gallery"
+    _run(["export", str(_shipped_checkpoint()), "-o", str(bundle)])
+    _run(["embed", str(bundle), str(listing), "-o", str(gallery)])
+    step = max(len(described) // _DESCRIPTIONS, 1)
+    chosen = described[::step][:_DESCRIPTIONS]
+    captions = [one.caption for one in chosen]
+    page = output / "search.html"
+    _run(["search", str(gallery), *captions, "-k", "5", "--html", str(page)])
+    found = _ranks(bundle, gallery, captions, [str(one.identity) for one in chosen])
+    click.echo(f"\nThe person described is at rank {', '.join(map(str, found))} of {3 * people} pictures.")
+    click.echo(f"The page of hits: {page.resolve()}  (all of it in {time.monotonic() - started:.0f} s)")
+
+
+def _shipped_checkpoint() -> Path:
+    import tbps_infer
+
+    return Path(tbps_infer.__file__).parent / "assets" / "tiny"
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Echo a command as a user would type it, and run it."""
+    from tbps_infer.cli.main import cli
+
+    click.echo(f"\n$ {shlex.join(['tbps', *arguments])}")
+    with cli.make_context("tbps", list(arguments)) as context:
+        cli.invoke(context)
+
+
+def _ranks(bundle: Path, gallery: Path, captions: Sequence[str], identities: Sequence[str]) -> list[int]:
+    """The rank of the first right picture for each caption."""
+    from tbps_infer.encoder import Encoder
+    from tbps_infer.gallery import Gallery
+
+    with Encoder.open(bundle) as encoder, Gallery.open(gallery) as opened:
+        results = opened.search(encoder.encode_texts(captions), k=opened.count)
+    return [
+        next(rank for rank, hit in enumerate(hits, start=1) if str(hit.metadata["id"]) == identity)
+        for hits, identity in zip(results, identities, strict=True)
+    ]

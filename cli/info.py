@@ -1,0 +1,135 @@
+"""`tbps info`: what a checkpoint, a bundle or a gallery is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tbps_infer.cli.options import EXISTING, verbosity_options
+
+__all__ = ["describe", "info"]
+
+
+@click.command()
+@click.argument("path", type=EXISTING)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--check", is_flag=True, help="Hash every file and compare.")
+@verbosity_options
+def info(path: Path, as_json: bool, check: bool) -> None:
+    """Tell what PATH (a checkpoint, a bundle or a gallery) is, and how it was made.
+
+    \b
+    tbps info bundle --check
+    """
+    facts = describe(path, check)
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts))
+
+
+def describe(path: Path, check: bool = False) -> dict[str, Any]:
+    """The facts of whatever a path is, as JSON values.
+
+    Raises:
+        TbpsError: It is none of the three, or damaged.
+    """
+    from tbps_infer.bundle import is_bundle
+    from tbps_infer.gallery import is_gallery
+
+    if is_bundle(path):
+        return _bundle(path, check)
+    if is_gallery(path):
+        return _gallery(path, check)
+    return _checkpoint(path)
+
+
+def _bundle(path: Path, check: bool) -> dict[str, Any]:
+    from tbps_infer.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    if check:
+        bundle.check_files()
+    return {
+        "kind": "bundle",
+        "path": str(path),
+        **_model(bundle.model.to_json(), bundle.model.layout.dim),
+        "opset": bundle.opset,
+        "source": dict(bundle.source),
+        "created": bundle.created,
+        "versions": dict(bundle.versions),
+        "verified": bundle.verification.get("passed"),
+        "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in bundle.files.items()},
+        **({"checked": True} if check else {}),
+    }
+
+
+def _gallery(path: Path, check: bool) -> dict[str, Any]:
+    from tbps_infer.gallery import Gallery
+
+    with Gallery.open(path) as gallery:
+        checked = {"segments_checked": gallery.verify()} if check else {}
+        return {
+            "kind": "gallery",
+            "path": str(path),
+            "records": gallery.count,
+            "rejected": {str(reject.path): reject.reason for reject in gallery.rejects},
+            "columns": list(gallery.columns),
+            "dtype": str(gallery.dtype),
+            "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+            "bundle": None if gallery.bundle_path is None else str(gallery.bundle_path),
+            **_model(gallery.model.to_json(), gallery.model.layout.dim),
+            "created": gallery.facts.created,
+            "made_by": gallery.facts.made_by,
+            **checked,
+        }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from tbps_infer.reference.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    return {
+        "kind": "checkpoint",
+        "path": str(path),
+        "parameters": parameters,
+        "bytes": checkpoint.path.stat().st_size,
+        "sha256": checkpoint.sha256,
+        **_model(checkpoint.facts.to_json(), checkpoint.facts.layout.dim),
+        "training": dict(checkpoint.training),
+    }
+
+
+def _model(facts: dict[str, Any], dim: int) -> dict[str, Any]:
+    height, width = facts["preprocessing"]["image_size"]
+    layout = ", ".join(f"{segment['name']} {segment['size']}" for segment in facts["layout"])
+    return {
+        "family": facts["family"],
+        "fingerprint": facts["fingerprint"],
+        "image_size": f"{height}x{width} (height x width), {facts['preprocessing']['interpolation']}",
+        "max_length": facts["max_length"],
+        "dim": dim,
+        "layout": layout,
+    }
+
+
+def _lines(facts: dict[str, Any]) -> str:
+    """Name and value a line; what is nested is indented below its name."""
+    lines = []
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines.append(f"{name}:" if value else f"{name.ljust(width)}  none")
+            lines += [f"  {key}: {_short(entry)}" for key, entry in value.items()]
+        else:
+            lines.append(f"{name.ljust(width)}  {_short(value)}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_short, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,78 @@
+"""`tbps init`: a checkpoint to start training from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["init"]
+
+
+@click.command()
+@output_option("The checkpoint's folder.")
+@click.option("--size", type=click.Choice(("base", "tiny")), default="base", help="ResNet-50 and BERT-base, or tiny.")
+@click.option("--vit", is_flag=True, help="ViT-B/16 instead of ResNet-50.")
+@click.option("--image-weights", type=EXISTING, help="ImageNet weights, torchvision's or Hugging Face's format.")
+@click.option("--text-weights", type=EXISTING, help="BERT weights in Hugging Face's format.")
+@click.option("--vocab", type=EXISTING, help="BERT's vocab.txt.")
+@click.option("--dataset", type=EXISTING, help="Without --vocab: learn a vocabulary from this data set's captions.")
+@click.option("--seed", type=int, default=0, help="Of the random weights.")
+@verbosity_options
+def init(
+    output: Path,
+    size: str,
+    vit: bool,
+    image_weights: Path | None,
+    text_weights: Path | None,
+    vocab: Path | None,
+    dataset: Path | None,
+    seed: int,
+) -> None:
+    """Write a checkpoint of the reference model: pretrained backbones where given, random weights elsewhere.
+
+    \b
+    tbps init -o start --image-weights resnet50.pth --text-weights bert-base-uncased/ --vocab vocab.txt
+    """
+    from dataclasses import replace
+
+    from tbps_infer.errors import UsageError
+    from tbps_infer.reference.config import ViTConfig, base_config, tiny_config
+    from tbps_infer.reference.pretrained import initial_checkpoint
+    from tbps_infer.training.start import VOCAB_SIZE
+
+    if output.exists():
+        raise UsageError(f"{output} is there already.", "Choose another folder.")
+    if text_weights is not None and vocab is None:
+        raise UsageError("BERT weights need their own vocabulary.", "Name its vocab.txt with --vocab.")
+    tokenizer = _tokenizer(vocab, dataset, VOCAB_SIZE)
+    if size == "tiny":
+        config = tiny_config(tokenizer.get_vocab_size())
+    else:
+        config = base_config()
+    if vit:
+        config = replace(config, image=ViTConfig())
+    folder = initial_checkpoint(
+        output, config, tokenizer.to_str(pretty=True), seed, image_weights=image_weights, text_weights=text_weights
+    )
+    click.echo(f"{folder}: {size}, {tokenizer.get_vocab_size()} word pieces")
+
+
+def _tokenizer(vocab: Path | None, dataset: Path | None, size: int) -> tokenizers.Tokenizer:
+    from tbps_infer.text import train_wordpiece, wordpiece_tokenizer
+
+    if vocab is not None:
+        return wordpiece_tokenizer(vocab)
+    if dataset is not None:
+        from tbps_infer.data.readers import read_dataset
+
+        return train_wordpiece(read_dataset(dataset, "train").captions, size)
+    from tbps_infer.data.synth import sample_captions
+
+    return train_wordpiece(sample_captions(4000, seed=0), size)

@@ -1,0 +1,94 @@
+"""Options that several commands share, as decorators."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "EXISTING",
+    "batch_size_option",
+    "output_option",
+    "overwrite_option",
+    "precision_options",
+    "run_options",
+    "verbosity_options",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXISTING = click.Path(exists=True, path_type=Path)
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def output_option(what: str) -> Callable[[Command], Command]:
+    """``-o/--output``, required: where the result goes."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=what)
+
+
+def overwrite_option(what: str) -> Callable[[Command], Command]:
+    """``--overwrite``."""
+    return click.option("--overwrite", is_flag=True, help=what)
+
+
+def batch_size_option(default: int) -> Callable[[Command], Command]:
+    """``-b/--batch-size``."""
+    return click.option(
+        "-b", "--batch-size", type=click.IntRange(1), default=default, help="Items per run of the model."
+    )
+
+
+def verbosity_options(command: Command) -> Command:
+    """``-v`` and ``-q``: how much is logged to standard error."""
+
+    @click.option("-v", "--verbose", count=True, help="Say more on standard error; twice for everything.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, verbose: int, quiet: bool, **kwargs: Any) -> Any:
+        level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+        click.get_current_context().meta["tbps.quiet"] = quiet
+        return command(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def precision_options(command: Command) -> Command:
+    """``--precision`` with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
+
+    @click.option("--precision", type=click.Choice(_PRECISIONS), help="What to compute in.  [default: fp32]")
+    @click.option("--fp16", "--half", "fp16", is_flag=True, help="The same as --precision fp16.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, precision: str | None, fp16: bool, **kwargs: Any) -> Any:
+        if fp16 and precision not in (None, "fp16"):
+            raise click.UsageError(f"--fp16 contradicts --precision {precision}.")
+        return command(*args, precision="fp16" if fp16 else precision or "fp32", **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def run_options(command: Command) -> Command:
+    """``--backend``, ``--device``, ``--precision`` and ``--threads``; passes ``run``, a `RunOptions`."""
+
+    @click.option(
+        "--backend",
+        type=click.Choice(("onnxruntime", "torch")),
+        default="onnxruntime",
+        help="onnxruntime runs a bundle, torch a checkpoint.",
+    )
+    @click.option("--device", default="cpu", help="cpu, cuda or cuda:N. Had or refused, never replaced.")
+    @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
+    @precision_options
+    @functools.wraps(command)
+    def wrapped(*args: Any, backend: Any, device: str, threads: int | None, precision: Any, **kwargs: Any) -> Any:
+        from tbps_infer.runners.options import RunOptions
+
+        return command(*args, run=RunOptions(backend, device, precision, threads), **kwargs)
+
+    return wrapped  # type: ignore[return-value]

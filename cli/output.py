@@ -1,0 +1,130 @@
+"""How hits are written: a table for people; JSON, JSON lines and CSV for programs; each streams."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tbps_infer.cli.queries import Query
+from tbps_infer.layout import VectorLayout
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery import Hit
+
+__all__ = ["FORMATS", "grouped_split", "write_results"]
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+Result = tuple[Query, Sequence["Hit"]]
+
+
+def write_results(results: Iterable[Result], form: str, layout: VectorLayout) -> None:
+    """Write results to standard output as they come.
+
+    Args:
+        results: Queries with their hits, best first.
+        form: One of `FORMATS`.
+        layout: The model's, for the table's columns.
+    """
+    writer = {"table": _write_table, "json": _write_json, "jsonl": _write_lines, "csv": _write_csv}[form]
+    writer(results, layout)
+
+
+def grouped_split(split: Mapping[str, float]) -> dict[str, float]:
+    """Shares of a score with numbered segments (``fine.0`` …) added up under their common name."""
+    grouped: dict[str, float] = {}
+    for name, share in split.items():
+        head, _, tail = name.rpartition(".")
+        key = head if head and tail.isdigit() else name
+        grouped[key] = grouped.get(key, 0.0) + share
+    return grouped
+
+
+def _plain(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
+    return {
+        "id": query.id,
+        "query": query.label,
+        "hits": [
+            {
+                "rank": rank,
+                "score": round(hit.score, 6),
+                "path": str(hit.path),
+                "record": hit.record,
+                "split": {name: round(share, 6) for name, share in hit.split.items()},
+                "metadata": dict(hit.metadata),
+            }
+            for rank, hit in enumerate(hits, start=1)
+        ],
+    }
+
+
+def _write_lines(results: Iterable[Result], _layout: VectorLayout) -> None:
+    for query, hits in results:
+        click.echo(json.dumps(_plain(query, hits), ensure_ascii=False))
+
+
+def _write_json(results: Iterable[Result], _layout: VectorLayout) -> None:
+    """One JSON array, an element written as soon as it is there."""
+    before = "[\n"
+    for query, hits in results:
+        click.echo(before + json.dumps(_plain(query, hits), ensure_ascii=False), nl=False)
+        before = ",\n"
+    click.echo("\n]" if before == ",\n" else "[]")
+
+
+def _write_csv(results: Iterable[Result], layout: VectorLayout) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["id", "query", "rank", "score", "path", "record", *layout.names, "metadata"])
+    for query, hits in results:
+        for rank, hit in enumerate(hits, start=1):
+            shares = [f"{hit.split[name]:.6f}" for name in layout.names]
+            metadata = json.dumps(dict(hit.metadata), ensure_ascii=False)
+            row = [query.id, query.label, rank, f"{hit.score:.6f}", hit.path, hit.record, *shares, metadata]
+            writer.writerow(row)
+
+
+def _write_table(results: Iterable[Result], layout: VectorLayout) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=False)
+    groups = list(grouped_split(dict.fromkeys(layout.names, 0.0)))
+    for number, (query, hits) in enumerate(results):
+        if number:
+            console.print()
+        console.print(Text(query.label, style="bold"), soft_wrap=True)
+        if not hits:
+            console.print("  no picture passes the filter")
+            continue
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("rank", "score", *groups):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("picture", overflow="fold")
+        extra = any(hit.metadata for hit in hits)
+        if extra:
+            table.add_column("metadata", overflow="fold")
+        for rank, hit in enumerate(hits, start=1):
+            shares = grouped_split(hit.split)
+            cells = [str(rank), f"{hit.score:.3f}", *(f"{shares[name]:.3f}" for name in groups)]
+            picture = Text(_short(str(hit.path)), style=f"link {hit.path.as_uri()}" if console.is_terminal else "")
+            row: list[str | Text] = [*cells, picture]
+            if extra:
+                row.append(Text(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), style="dim"))
+            table.add_row(*row)
+        console.print(table, soft_wrap=not console.is_terminal)
+
+
+def _short(path: str) -> str:
+    """A path relative to the current folder where it lies below it."""
+    from pathlib import Path
+
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

@@ -1,0 +1,100 @@
+"""Where the queries of a search come from: arguments, files, standard input, pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from tbps_infer.errors import UsageError
+
+__all__ = ["Query", "read_queries"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query: a sentence or a picture, with the name it has in the results."""
+
+    id: str
+    text: str | None = None
+    image: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What a person reads above the hits."""
+        return self.text if self.text is not None else str(self.image)
+
+
+def read_queries(texts: Sequence[str], files: Sequence[str], images: Sequence[Path]) -> Iterator[Query]:
+    """All queries, in the order: arguments, files, pictures; files are read as far as the results are.
+
+    Args:
+        texts: Sentences; their ids count from 1.
+        files: ``.jsonl`` (``text``, ``id``), ``.csv`` (columns ``text``, ``id``), anything else a sentence a line;
+            ``-`` is standard input, a sentence or a JSON object a line.
+        images: Pictures; a picture's id is its name.
+
+    Raises:
+        UsageError: A file cannot be read, or a line has no text.
+    """
+    for number, text in enumerate(texts, start=1):
+        yield Query(str(number), text)
+    for name in files:
+        with _opened(name) as stream:
+            yield from _file_queries(name, stream)
+    for image in images:
+        yield Query(image.name, image=image)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[TextIO]:
+    if name == "-":
+        yield sys.stdin
+        return
+    try:
+        stream = Path(name).open(  # noqa: SIM115 - closed below; only opening it is the user's error
+            encoding="utf-8-sig", newline=""
+        )
+    except OSError as error:
+        raise UsageError(f"The queries' file {name} cannot be read: {error.strerror}.") from error
+    with stream:
+        yield stream
+
+
+def _file_queries(name: str, stream: TextIO) -> Iterator[Query]:
+    try:
+        if name.endswith(".csv"):
+            for number, row in enumerate(csv.DictReader(stream), start=2):
+                yield _named(name, number, row.get("text"), row.get("id"))
+            return
+        for number, line in enumerate(stream, start=1):
+            text = line.strip()
+            if not text:
+                continue
+            if name.endswith(".jsonl") or (name == "-" and text.startswith("{")):
+                yield _json_query(name, number, text)
+            else:
+                yield Query(str(number), text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The queries' file {name} is not UTF-8: {error}.") from error
+
+
+def _json_query(name: str, number: int, line: str) -> Query:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{name}: line {number} is not valid JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise UsageError(f'{name}: line {number} is no object; want {{"id": ..., "text": ...}}.')
+    return _named(name, number, row.get("text"), row.get("id"))
+
+
+def _named(name: str, number: int, text: object, given: object) -> Query:
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"{name}: line {number} has no text.", 'Name the sentence "text", and its name "id".')
+    return Query(str(number) if given in (None, "") else str(given), text)

@@ -1,0 +1,124 @@
+"""`tbps train`: the reference model, from a checkpoint, on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from tbps_infer.data.dataset import Split
+    from tbps_infer.training.options import TrainOptions
+    from tbps_infer.training.trainer import EpochLog
+
+__all__ = ["train"]
+
+_TERMS = ("global", "coarse", "fine")
+
+
+@click.command()
+@click.argument("dataset", type=EXISTING)
+@output_option("The run's folder; one that is there is continued.")
+@click.option("--init", "initial", type=EXISTING, help="Start from this checkpoint.  [default: random, --size tiny]")
+@click.option("--epochs", type=click.IntRange(1), default=60, help="Passes over the training pairs.")
+@click.option("-b", "--batch-size", type=click.IntRange(2), default=64, help="Pairs per step and device.")
+@click.option("--head-lr", type=float, default=1e-3, help="Learning rate of the heads.")
+@click.option("--backbone-lr", type=float, default=1e-4, help="Of backbones, encoders and decoder.")
+@click.option("--warmup-epochs", type=float, default=5.0, help="Epochs of linear warm-up.")
+@click.option("--milestones", default="20,40", help="Epochs at which learning rates drop tenfold.")
+@click.option("--terms", default=",".join(_TERMS), help="Embeddings to train, of global,coarse,fine.")
+@click.option(
+    "--commonality",
+    type=click.Choice(("id_prob", "entropy", "off")),
+    default="id_prob",
+    help="How CMR tells that a part is common.",
+)
+@click.option("--pad", type=click.IntRange(0), default=10, help="Pixels of padding before the random crop.")
+@click.option("--seed", type=int, default=0, help="Of everything that is drawn.")
+@click.option("--precision", type=click.Choice(("32-true", "16-mixed", "bf16-mixed")), default="32-true")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Had or refused, never replaced.")
+@click.option("--devices", type=click.IntRange(1), default=1, help="How many, with DDP above one.")
+@click.option("--validation-identities", type=click.IntRange(1), default=100, help="Held out without a val split.")
+@verbosity_options
+def train(
+    dataset: Path,
+    output: Path,
+    initial: Path | None,
+    device: str,
+    devices: int,
+    milestones: str,
+    terms: str,
+    **recipe: Any,
+) -> None:
+    """Train on DATASET, and keep the epoch that is best on its validation identities.
+
+    The test split is never looked at. Run again with the same options, an interrupted run carries on.
+
+    \b
+    tbps train people -o run --epochs 20 --milestones 13,18 --backbone-lr 1e-3 --warmup-epochs 1 --pad 3
+    """
+    from tbps_infer.errors import UsageError
+    from tbps_infer.training.options import TrainOptions
+    from tbps_infer.training.start import initial_tiny_checkpoint
+    from tbps_infer.training.trainer import train as run_training
+
+    try:
+        steps = tuple(int(step) for step in milestones.split(",") if step.strip())
+    except ValueError as error:
+        raise UsageError(f"The milestones {milestones!r} are not whole numbers with commas between.") from error
+    chosen: Any = tuple(term.strip() for term in terms.split(","))
+    options = TrainOptions(milestones=steps, terms=chosen, **recipe)
+    splits = _splits(dataset, options)
+    if initial is None:
+        initial = output.parent / f"{output.name}-start"
+        if not initial.exists():
+            initial_tiny_checkpoint(initial, splits[0].captions, options.seed)
+            say(f"Wrote a tiny model with random weights to {initial}")
+    pairs = len(splits[0].captions) // (options.batch_size * devices)
+    with progress_bar("Training", "steps") as bar:
+        report = run_training(
+            initial,
+            splits,
+            output,
+            options,
+            fabric=_fabric(device, devices, options),
+            on_step=lambda epoch, step, _loss: bar(epoch * pairs + step, options.epochs * pairs),
+            on_epoch=lambda entry: say(_epoch_line(entry, options)),
+        )
+    click.echo(f"{report.best}: epoch {report.best_epoch}, validation R@1 {report.best_rank1:.2f}")
+
+
+def _splits(dataset: Path, options: TrainOptions) -> tuple[Split, Split]:
+    """Training and validation; identities are held out where the data set has no validation split."""
+    from tbps_infer.data.readers import find_annotations, read_dataset
+    from tbps_infer.training.validation import hold_out_identities
+
+    training = read_dataset(dataset, "train")
+    form = find_annotations(dataset, "train")[1]
+    if form is not None and "val" in form.splits:
+        return training, read_dataset(dataset, "val")
+    say(f"{training.dataset} has no validation split: holding out {options.validation_identities} identities")
+    return hold_out_identities(training, options.validation_identities, options.seed)
+
+
+def _fabric(device: str, devices: int, options: TrainOptions) -> Any:
+    import torch
+    from lightning_fabric import Fabric
+
+    from tbps_infer.errors import BackendError
+
+    if device == "cuda" and torch.cuda.device_count() < devices:
+        raise BackendError(
+            f"{devices} CUDA devices were asked for, and PyTorch sees {torch.cuda.device_count()}.",
+            "Choose --device cpu, or fewer --devices.",
+        )
+    return Fabric(accelerator=device, devices=devices, precision=options.precision)
+
+
+def _epoch_line(entry: EpochLog, options: TrainOptions) -> str:
+    metrics = "  ".join(f"{name} {entry.values[f'val_{name}']:.2f}" for name in ("R@1", "R@5", "R@10", "mAP"))
+    return f"epoch {entry.epoch:3d}/{options.epochs}  {entry.seconds:6.1f} s  validation {metrics}"

@@ -1,0 +1,156 @@
+"""Hits as one self-contained HTML page: the sentence, and thumbnails with rank, score and what it is made of."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from tbps_infer.errors import ImageError, UsageError
+from tbps_infer.layout import VectorLayout
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery import Hit
+
+__all__ = ["THUMBNAIL", "Labelled", "write_page"]
+
+THUMBNAIL = (288, 96)
+"""Height and width of a thumbnail in pixels, 1:3 as person crops are."""
+
+_JPEG_QUALITY = 82
+
+
+class Labelled(Protocol):
+    """A query: anything with a name for people."""
+
+    @property
+    def label(self) -> str:
+        """The sentence, or the picture's name."""
+
+
+Q = TypeVar("Q", bound=Labelled)
+
+
+def write_page(
+    file: Path,
+    results: Iterable[tuple[Q, Sequence[Hit]]],
+    layout: VectorLayout,
+    correct: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Q, Sequence[Hit]]]:
+    """Write results into a page while handing them on, one query in memory at a time.
+
+    The page is complete when the iteration ends; it is written under a temporary name and renamed then.
+
+    Args:
+        file: The page.
+        results: Queries with their hits, best first.
+        layout: The model's; every segment gets a bar, its length the share of what the segment can give.
+        correct: By a query's label, the ``id`` in the metadata of a right hit; marks hits right or wrong.
+
+    Yields:
+        The results, as they came.
+
+    Raises:
+        UsageError: The page cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as page:
+            page.write(_HEAD)
+            for result in results:
+                query, hits = result
+                page.write(_section(query.label, hits, layout, (correct or {}).get(query.label)))
+                yield result
+            page.write("</main></body></html>\n")
+        temporary.replace(file)
+    except OSError as error:
+        raise UsageError(f"The page {file} cannot be written: {error.strerror}.", "Choose another place.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _section(label: str, hits: Sequence[Hit], layout: VectorLayout, wanted: str | None) -> str:
+    cards = "".join(_card(rank, hit, layout, wanted) for rank, hit in enumerate(hits, start=1))
+    empty = "" if hits else '<p class="empty">No picture passes the filter.</p>'
+    return f"<section><h2>{escape(label)}</h2>{empty}<ol>{cards}</ol></section>\n"
+
+
+def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
+    kind, mark = "unknown", ""
+    if wanted is not None:
+        right = str(hit.metadata.get("id")) == wanted
+        kind, mark = ("right", "✓") if right else ("wrong", "✕")
+    title = escape("\n".join([str(hit.path), *(f"{name}: {value}" for name, value in hit.metadata.items())]))
+    bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
+    sign = f'<span class="mark" aria-label="{kind}">{mark}</span>' if mark else ""
+    return (
+        f'<li class="{kind}" title="{title}"><figure>{_picture(hit.path)}{sign}'
+        f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
+        f'<dl>{bars}</dl><p class="name">{escape(hit.path.name)}</p></li>'
+    )
+
+
+def _bar(name: str, share: float, weight: float) -> str:
+    percent = 100 * min(max(share / weight, 0.0), 1.0)
+    return (
+        f'<dt>{escape(name.replace("fine.", "part "))}</dt><dd title="{share:.4f} of {weight:.4f}">'
+        f'<i style="width:{percent:.0f}%"></i></dd>'
+    )
+
+
+def _picture(path: Path) -> str:
+    """The thumbnail as a data URI; a frame with the reason where the picture is gone."""
+    from tbps_infer.images import load_rgb
+
+    try:
+        image = load_rgb(path)
+    except (ImageError, OSError):
+        return '<div class="gone">picture not there any more</div>'
+    height, width = THUMBNAIL
+    image.thumbnail((2 * width, 2 * height))  # twice the size on the page, for sharp screens and print
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=_JPEG_QUALITY)
+    encoded = base64.b64encode(data.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{escape(path.name)}">'
+
+
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>Search results</title>
+<style>
+:root{--ground:#f6f7f9;--card:#fff;--ink:#16191d;--soft:#5d6570;--line:#d9dde3;--bar:#3b6ea8;--rest:#e4e8ee;
+--right:#0a7d4b;--wrong:#c23b22}
+@media(prefers-color-scheme:dark){:root{--ground:#14171b;--card:#1d2127;--ink:#e8ebef;--soft:#9aa3ae;--line:#323943;
+--bar:#7fb0e8;--rest:#2b323b;--right:#4cc38a;--wrong:#ff8a70}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1280px;margin:0 auto;padding:24px 16px 48px}
+section{margin:0 0 36px;break-inside:avoid}
+h2{font-size:1.15rem;font-weight:600;line-height:1.35;margin:0 0 12px;max-width:70ch;overflow-wrap:anywhere}
+h2::before{content:"“"}h2::after{content:"”"}
+ol{list-style:none;margin:0;padding:0;display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(124px,1fr))}
+li{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px;min-width:0}
+li.right{border:3px solid var(--right);padding:8px}
+li.wrong{border:3px dashed var(--wrong);padding:8px}
+figure{margin:0;position:relative;text-align:center}
+img,.gone{display:block;margin:0 auto;width:96px;height:288px;border-radius:6px;background:var(--rest);object-fit:contain}
+.gone{display:flex;align-items:center;padding:8px;color:var(--soft);font-size:12px}
+.mark{position:absolute;top:6px;right:calc(50% - 44px);width:24px;height:24px;border-radius:50%;color:#fff;
+font-weight:700;line-height:24px;background:var(--right)}
+.wrong .mark{background:var(--wrong);border-radius:4px}
+figcaption{display:flex;justify-content:space-between;margin:8px 2px 4px;font-variant-numeric:tabular-nums}
+figcaption span{color:var(--soft)}
+dl{display:grid;grid-template-columns:auto 1fr;gap:3px 6px;margin:0;font-size:11px;align-items:center;
+color:var(--soft)}
+dd{margin:0;height:6px;border-radius:3px;background:var(--rest);overflow:hidden}
+dd i{display:block;height:100%;background:var(--bar)}
+.name{margin:6px 0 0;font-size:11px;color:var(--soft);overflow-wrap:anywhere}
+.empty{color:var(--soft)}
+@media(max-width:400px){ol{grid-template-columns:repeat(2,minmax(0,1fr))}}
+@media print{body{background:#fff}li{break-inside:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+</style></head><body><main>
+"""
