@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -27,8 +28,6 @@ def demo(output: Path, people: int, seed: int) -> None:
     \b
     tbps demo -o demo-output
     """
-    import csv
-
     from tbps_infer.data.synth import write_people
     from tbps_infer.errors import UsageError
 
@@ -41,23 +40,31 @@ def demo(output: Path, people: int, seed: int) -> None:
     click.echo(f"# {people} synthetic people, three pictures each, into {folder}")
     described = write_people(folder, people, seed)
     listing = output / "people.csv"
-    with listing.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "id", "camera"])
-        for file in sorted(folder.glob("*.jpg")):
-            identity, camera = file.stem.split("_", 1)
-            writer.writerow([file.relative_to(output), int(identity), camera.rsplit("_", 1)[0]])
+    _write_rows(listing, ("path", "id", "camera"), [_listed(file, output) for file in sorted(folder.glob("*.jpg"))])
     bundle, gallery = output / "bundle", output / "gallery"
     _run(["export", str(_shipped_checkpoint()), "-o", str(bundle)])
     _run(["embed", str(bundle), str(listing), "-o", str(gallery)])
     step = max(len(described) // _DESCRIPTIONS, 1)
     chosen = described[::step][:_DESCRIPTIONS]
-    captions = [one.caption for one in chosen]
-    page = output / "search.html"
-    _run(["search", str(gallery), *captions, "-k", "5", "--html", str(page)])
-    found = _ranks(bundle, gallery, captions, [str(one.identity) for one in chosen])
-    click.echo(f"\nThe person described is at rank {', '.join(map(str, found))} of {3 * people} pictures.")
+    _write_rows(output / "queries.csv", ("text", "person"), [(one.caption, one.identity) for one in chosen])
+    queries, page = output / "queries.csv", output / "search.html"
+    _run(["search", str(gallery), "--queries", str(queries), "-k", "5", "--html", str(page)])
+    ranks = _ranks(bundle, gallery, [one.caption for one in chosen], [str(one.identity) for one in chosen])
+    click.echo(f"\nThe person described is at rank {', '.join(map(str, ranks))} of {3 * people} pictures.")
     click.echo(f"The page of hits: {page.resolve()}  (all of it in {time.monotonic() - started:.0f} s)")
+
+
+def _write_rows(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _listed(file: Path, output: Path) -> tuple[Path, int, str]:
+    """Path, id and camera of a picture, which its name tells: ``0001_cam_b_0.jpg``."""
+    identity, camera = file.stem.split("_", 1)
+    return file.relative_to(output), int(identity), camera.rsplit("_", 1)[0]
 
 
 def _shipped_checkpoint() -> Path:

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,9 +15,14 @@ from tbps_infer.cli.queries import Query
 from tbps_infer.layout import VectorLayout
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tbps_infer.gallery import Hit
 
 __all__ = ["FORMATS", "grouped_split", "write_results"]
+
+_WIDE = 1000
+"""Columns of a table that is not on a terminal: nothing is wrapped."""
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -90,41 +96,48 @@ def _write_csv(results: Iterable[Result], layout: VectorLayout) -> None:
 
 def _write_table(results: Iterable[Result], layout: VectorLayout) -> None:
     from rich.console import Console
+    from rich.text import Text
+
+    on_terminal = sys.stdout.isatty()
+    console = Console(width=None if on_terminal else _WIDE)
+    groups = list(grouped_split(dict.fromkeys(layout.names, 0.0)))
+    for number, (query, hits) in enumerate(results):
+        with console.capture() as captured:
+            if number:
+                console.print()
+            console.print(Text(query.label, style="bold"), soft_wrap=True)
+            console.print(_table(query, hits, groups, on_terminal) if hits else "no picture passes the filter")
+        text = captured.get()
+        # rich fills lines up with spaces; in a file or a pipe they are in the way.
+        click.echo(text if on_terminal else "\n".join(line.rstrip() for line in text.split("\n")), nl=False)
+
+
+def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], on_terminal: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(soft_wrap=False)
-    groups = list(grouped_split(dict.fromkeys(layout.names, 0.0)))
-    for number, (query, hits) in enumerate(results):
-        if number:
-            console.print()
-        console.print(Text(query.label, style="bold"), soft_wrap=True)
-        if not hits:
-            console.print("  no picture passes the filter")
-            continue
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ("rank", "score", *groups):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("picture", overflow="fold")
-        extra = any(hit.metadata for hit in hits)
-        if extra:
-            table.add_column("metadata", overflow="fold")
-        for rank, hit in enumerate(hits, start=1):
-            shares = grouped_split(hit.split)
-            cells = [str(rank), f"{hit.score:.3f}", *(f"{shares[name]:.3f}" for name in groups)]
-            picture = Text(_short(str(hit.path)), style=f"link {hit.path.as_uri()}" if console.is_terminal else "")
-            row: list[str | Text] = [*cells, picture]
-            if extra:
-                row.append(Text(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), style="dim"))
-            table.add_row(*row)
-        console.print(table, soft_wrap=not console.is_terminal)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("rank", "score", *groups):
+        table.add_column(name, justify="right", no_wrap=True)
+    if query.person is not None:
+        table.add_column("")
+    table.add_column("picture", overflow="fold")
+    table.add_column("metadata" if any(hit.metadata for hit in hits) else "", overflow="fold")
+    for rank, hit in enumerate(hits, start=1):
+        shares = grouped_split(hit.split)
+        row = [Text(cell) for cell in (str(rank), f"{hit.score:.3f}", *(f"{shares[name]:.3f}" for name in groups))]
+        if query.person is not None:
+            right = str(hit.metadata.get("id")) == query.person
+            row.append(Text("✓", style="bold green") if right else Text("·", style="dim"))
+        row.append(Text(_short(hit.path), style=f"link {hit.path.as_uri()}" if on_terminal else ""))
+        row.append(Text(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), style="dim"))
+        table.add_row(*row)
+    return table
 
 
-def _short(path: str) -> str:
+def _short(path: Path) -> str:
     """A path relative to the current folder where it lies below it."""
-    from pathlib import Path
-
     try:
-        return str(Path(path).relative_to(Path.cwd()))
+        return str(path.relative_to(Path.cwd()))
     except ValueError:
-        return path
+        return str(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,19 @@ __all__ = ["Query", "read_queries"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query: a sentence or a picture, with the name it has in the results."""
+    """One query: a sentence or a picture.
+
+    Attributes:
+        id: Its name in the results.
+        text: The sentence; None for a picture.
+        image: The picture; None for a sentence.
+        person: The ``id`` in the metadata of the right hits, where it is known: hits are marked right or wrong.
+    """
 
     id: str
     text: str | None = None
     image: Path | None = None
+    person: str | None = None
 
     @property
     def label(self) -> str:
@@ -35,8 +43,8 @@ def read_queries(texts: Sequence[str], files: Sequence[str], images: Sequence[Pa
 
     Args:
         texts: Sentences; their ids count from 1.
-        files: ``.jsonl`` (``text``, ``id``), ``.csv`` (columns ``text``, ``id``), anything else a sentence a line;
-            ``-`` is standard input, a sentence or a JSON object a line.
+        files: ``.jsonl`` objects and ``.csv`` rows with ``text``, and ``id`` and ``person`` where known; anything
+            else is a sentence a line; ``-`` is standard input, a sentence or a JSON object a line.
         images: Pictures; a picture's id is its name.
 
     Raises:
@@ -70,7 +78,7 @@ def _file_queries(name: str, stream: TextIO) -> Iterator[Query]:
     try:
         if name.endswith(".csv"):
             for number, row in enumerate(csv.DictReader(stream), start=2):
-                yield _named(name, number, row.get("text"), row.get("id"))
+                yield _named(name, number, row)
             return
         for number, line in enumerate(stream, start=1):
             text = line.strip()
@@ -91,10 +99,12 @@ def _json_query(name: str, number: int, line: str) -> Query:
         raise UsageError(f"{name}: line {number} is not valid JSON: {error}.") from error
     if not isinstance(row, dict):
         raise UsageError(f'{name}: line {number} is no object; want {{"id": ..., "text": ...}}.')
-    return _named(name, number, row.get("text"), row.get("id"))
+    return _named(name, number, row)
 
 
-def _named(name: str, number: int, text: object, given: object) -> Query:
+def _named(name: str, number: int, row: Mapping[str, object]) -> Query:
+    text, given, person = (row.get(key) for key in ("text", "id", "person"))
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{name}: line {number} has no text.", 'Name the sentence "text", and its name "id".')
-    return Query(str(number) if given in (None, "") else str(given), text)
+    known = None if person in (None, "") else str(person)
+    return Query(str(number) if given in (None, "") else str(given), text, person=known)

@@ -114,6 +114,8 @@ def read_dataset(root: Path, split: str, *, kind: str | None = None, check_files
     rows = _own_rows(file, split) if form is None else _format_rows(file, form, split)
     pictures = _merge(file, rows, check_files)
     name = form.dataset if form else file.stem
+    if (file.parent / "synth.json").is_file():
+        name = "synthetic pedestrians"
     if not pictures:
         raise DatasetError(f"{file} has no entry of the split {split!r}.", "Check the split's name.")
     return Split(name, split, pictures)

@@ -147,6 +147,7 @@ def save_checkpoint(
     (folder / CONFIG_JSON).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     (folder / TOKENIZER_JSON).write_text(tokenizer_json, encoding="utf-8")
     save_file(tensors, folder / TENSORS)
+    (folder / TENSORS).chmod((folder / CONFIG_JSON).stat().st_mode)  # safetensors' own is for the owner alone
     return folder
 
 

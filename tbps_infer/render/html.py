@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -24,21 +24,22 @@ _JPEG_QUALITY = 82
 
 
 class Labelled(Protocol):
-    """A query: anything with a name for people."""
+    """A query, as people see it."""
 
     @property
     def label(self) -> str:
         """The sentence, or the picture's name."""
+
+    @property
+    def person(self) -> str | None:
+        """The ``id`` in the metadata of the right hits, to mark hits right or wrong; None where it is not known."""
 
 
 Q = TypeVar("Q", bound=Labelled)
 
 
 def write_page(
-    file: Path,
-    results: Iterable[tuple[Q, Sequence[Hit]]],
-    layout: VectorLayout,
-    correct: Mapping[str, str] | None = None,
+    file: Path, results: Iterable[tuple[Q, Sequence[Hit]]], layout: VectorLayout
 ) -> Iterator[tuple[Q, Sequence[Hit]]]:
     """Write results into a page while handing them on, one query in memory at a time.
 
@@ -48,7 +49,6 @@ def write_page(
         file: The page.
         results: Queries with their hits, best first.
         layout: The model's; every segment gets a bar, its length the share of what the segment can give.
-        correct: By a query's label, the ``id`` in the metadata of a right hit; marks hits right or wrong.
 
     Yields:
         The results, as they came.
@@ -62,7 +62,7 @@ def write_page(
             page.write(_HEAD)
             for result in results:
                 query, hits = result
-                page.write(_section(query.label, hits, layout, (correct or {}).get(query.label)))
+                page.write(_section(query.label, hits, layout, query.person))
                 yield result
             page.write("</main></body></html>\n")
         temporary.replace(file)
@@ -96,8 +96,8 @@ def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
 def _bar(name: str, share: float, weight: float) -> str:
     percent = 100 * min(max(share / weight, 0.0), 1.0)
     return (
-        f'<dt>{escape(name.replace("fine.", "part "))}</dt><dd title="{share:.4f} of {weight:.4f}">'
-        f'<i style="width:{percent:.0f}%"></i></dd>'
+        f"<dt>{escape(name.replace('fine.', 'part '))}</dt>"
+        f'<dd title="{share:.4f} of {weight:.4f}"><i style="width:{percent:.0f}%"></i></dd>'
     )
 
 
