@@ -84,10 +84,10 @@ def test_the_cascade_is_a_scan(
     sketch = Sketch.read(file, dim)
     assert sketch.count == covered
     # Queries near the gallery, far from it, long, and zero.
-    queries = np.concatenate(
+    drawn = np.concatenate(
         (values[:2], rng.normal(size=(2, dim)), 1e4 * rng.normal(size=(1, dim)), np.zeros((1, dim)))
     )
-    queries = queries.astype(np.float32)
+    queries = drawn.astype(np.float32)
     rows = rng.permutation(count)[: data.draw(st.integers(1, count))]
     options = ScanOptions(block_bytes=16 * dim, threads=2, numkong=numkong and numkong_usable())
     k = data.draw(st.integers(1, 12))

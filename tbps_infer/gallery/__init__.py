@@ -5,9 +5,19 @@ from tbps_infer.gallery.folder import GalleryFacts, is_gallery
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
 from tbps_infer.gallery.searching import Hit, SearchOptions, SearchReport, SearchResult
+from tbps_infer.gallery.upkeep import (
+    CompactReport,
+    MergeReport,
+    compact_gallery,
+    export_gallery,
+    index_gallery,
+    merge_galleries,
+    remove_records,
+)
 from tbps_infer.gallery.writer import GalleryWriter
 
 __all__ = [
+    "CompactReport",
     "Entry",
     "FileStamp",
     "Filter",
@@ -15,10 +25,16 @@ __all__ = [
     "GalleryFacts",
     "GalleryWriter",
     "Hit",
+    "MergeReport",
     "Record",
     "Reject",
     "SearchOptions",
     "SearchReport",
     "SearchResult",
+    "compact_gallery",
+    "export_gallery",
+    "index_gallery",
     "is_gallery",
+    "merge_galleries",
+    "remove_records",
 ]

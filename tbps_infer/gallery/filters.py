@@ -38,7 +38,9 @@ class Filter:
     """What a record must satisfy to be searched; conditions are joined by AND, and an empty filter lets all pass.
 
     Attributes:
-        camera: Cameras, any of which will do, compared as text (``"3"`` is also the number 3).
+        id: Identities, any of which will do, compared as text (``"3"`` is also the number 3).
+        not_id: Identities, none of which will do; a record without one passes.
+        camera: Cameras, any of which will do, compared likewise.
         after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`.
         before: The latest time, excluded. A record without a time passes neither.
         where: An SQLite expression over the metadata columns, ``record`` and ``path``, such as
@@ -49,11 +51,14 @@ class Filter:
     after: str | None = None
     before: str | None = None
     where: str | None = None
+    id: tuple[str, ...] = ()
+    not_id: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        camera: object = self.camera
-        if isinstance(camera, str):
-            raise FilterError(f"camera is the text {camera!r}, want a tuple of cameras.", "Write (camera,).")
+        given: tuple[tuple[str, object], ...] = (("camera", self.camera), ("id", self.id), ("not_id", self.not_id))
+        for name, values in given:
+            if isinstance(values, str):
+                raise FilterError(f"{name} is the text {values!r}, want a tuple of texts.", f"Write ({name},).")
 
     def __bool__(self) -> bool:
         return self != Filter()
@@ -117,9 +122,13 @@ def matching_records(
 def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
     conditions: list[str] = []
     values: list[str | float] = []
-    if wanted.camera:
-        conditions.append(f"CAST(camera AS TEXT) IN ({', '.join('?' * len(wanted.camera))})")
-        values.extend(wanted.camera)
+    for column, texts in (("camera", wanted.camera), ("id", wanted.id)):
+        if texts:
+            conditions.append(f"CAST({column} AS TEXT) IN ({', '.join('?' * len(texts))})")
+            values.extend(texts)
+    if wanted.not_id:
+        conditions.append(f"(id IS NULL OR CAST(id AS TEXT) NOT IN ({', '.join('?' * len(wanted.not_id))}))")
+        values.extend(wanted.not_id)
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue

@@ -23,6 +23,7 @@ from tbps_infer.gallery.filters import Filter, Guard, matching_records
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
+    FileStamp,
     Reject,
     committed_rows,
     connect_reader,
@@ -38,15 +39,17 @@ __all__ = ["Gallery", "Record"]
 
 _READ_BYTES = 8 << 20
 _OPEN_ATTEMPTS = 5
+_RECORD_COLUMNS = ("record", "path", "tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record; `row` is where its embedding lies in `Gallery.vectors`."""
+    """One record; `row` is where its embedding lies in `Gallery.vectors`, `stamp` the file it was made of."""
 
     record: int
     path: Path
     row: int
+    stamp: FileStamp
     metadata: Mapping[str, Value]
 
 
@@ -218,6 +221,10 @@ class Gallery:
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
         return {row[0]: self._record(row) for row in rows}
 
+    def raw(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """uint8 ``[n, row_bytes]``: some rows as they are stored."""
+        return self._mapped.raw[rows]
+
     def release(self, first: int, last: int) -> None:
         """Give the memory of mapped rows first to last+1 back, where the file is large enough for that to matter."""
         if self._mapped.release is not None:
@@ -277,10 +284,10 @@ class Gallery:
 
     @property
     def _select_records(self) -> str:
-        return f"SELECT {', '.join(map(quoted, ('record', 'path', 'tbps_row', *self.columns)))} FROM record"
+        return f"SELECT {', '.join(map(quoted, (*_RECORD_COLUMNS, *self.columns)))} FROM record"
 
     def _record(self, row: tuple[Any, ...]) -> Record:
-        return Record(row[0], Path(row[1]), row[2], self._metadata(row[3:]))
+        return Record(row[0], Path(row[1]), row[2], FileStamp(*row[3:6]), self._metadata(row[6:]))
 
     def _metadata(self, values: tuple[Value, ...]) -> dict[str, Value]:
         return {name: value for name, value in zip(self.columns, values, strict=True) if value is not None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
 import sqlite3
@@ -30,7 +29,7 @@ from tbps_infer.gallery.folder import (
     sync_folder,
     writer_lock,
 )
-from tbps_infer.gallery.mapping import raw_rows, stored_rows
+from tbps_infer.gallery.incoming import checked_rows
 from tbps_infer.gallery.records import (
     Entry,
     FileStamp,
@@ -44,15 +43,13 @@ from tbps_infer.gallery.records import (
     sqlite_errors,
 )
 from tbps_infer.gallery.times import parse_time
-from tbps_infer.gallery.vectors import NORM_MARGIN
 
 __all__ = ["SPARE_BYTES", "GalleryWriter"]
 
+_COPY_BYTES = 16 << 20
+
 SPARE_BYTES = 16 << 20
 """Disk space that is left free: SQLite's log of a commit, and whatever else lives on the disk."""
-
-# Of the squared norm: float16 graphs and rounding stay far below, a vector that is not normalised far above.
-_NORM_TOLERANCE = 0.01
 
 
 class GalleryWriter:
@@ -71,11 +68,9 @@ class GalleryWriter:
         self._connection = connection
         self._rows = 0
         self._columns: tuple[str, ...] = ()
-        self.generation = current_generation(connection)
-        self._remove_strangers()
-        self._handle = os.open(folder / facts.vectors_file(self.generation), os.O_RDWR)
-        resources.callback(os.close, self._handle)
-        self._recover()
+        self._handle: int | None = None
+        resources.callback(self._close_vectors)
+        self._open_vectors()
 
     @classmethod
     def open(
@@ -151,7 +146,18 @@ class GalleryWriter:
             GalleryError: A vector is not an embedding of this model, a column's name cannot be used, or the disk
                 does not take it; the gallery is as it was before the call.
         """
-        data = self._checked(vectors, len(embedded)) if vectors is not None or embedded else None
+        data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
+        self.commit_stored(embedded, data, unchanged=unchanged, rejects=rejects)
+
+    def commit_stored(
+        self,
+        embedded: Sequence[Entry],
+        data: NDArray[np.uint8] | None,
+        *,
+        unchanged: Sequence[Entry] = (),
+        rejects: Sequence[Reject] = (),
+    ) -> None:
+        """As `commit`, with embeddings uint8 ``[len(embedded), row_bytes]`` as another gallery stores them."""
         unchanged = [entry for entry in unchanged if self._differs(entry)]
         if data is None and not unchanged and not rejects:
             return
@@ -177,30 +183,84 @@ class GalleryWriter:
             self._connection.execute("COMMIT")
             self._rows += 0 if data is None else len(data)
 
-    def _checked(self, vectors: NDArray[np.float32] | None, count: int) -> NDArray[np.uint8]:
-        """The rows as they are stored, uint8 ``[count, row_bytes]``, or a GalleryError."""
-        layout = self.facts.model.layout
-        want = f"want float32[{count}, {layout.dim}], finite, of squared norm {layout.squared_norm:g}"
-        hint = "The model's output is not an embedding; check its bundle with the reference it was exported from."
-        if vectors is None or vectors.shape != (count, layout.dim) or vectors.dtype != np.float32:
-            given = "none" if vectors is None else f"{vectors.dtype}{list(vectors.shape)}"
-            raise GalleryError(f"The vectors given to the gallery are {given}, {want}.", hint)
-        squared = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
-        wrong = np.flatnonzero(~(np.abs(squared - layout.squared_norm) <= _NORM_TOLERANCE * layout.squared_norm))
-        if len(wrong):
-            raise GalleryError(
-                f"Vector {wrong[0]} given to the gallery has the squared norm {squared[wrong[0]]:g}, {want}.", hint
+    def remove(self, records: Sequence[int]) -> int:
+        """Remove records by number, all or none; returns how many went. Their rows are dead until `compact`."""
+        with self._all_or_nothing():
+            gone = sum(
+                self._connection.execute("DELETE FROM record WHERE record = ?", (number,)).rowcount
+                for number in records
             )
-        raw = raw_rows(vectors, self.facts)
-        stored = np.linalg.norm(stored_rows(raw, self.facts).exact(slice(None)), axis=1)
-        wrong = np.flatnonzero(stored > NORM_MARGIN * math.sqrt(layout.squared_norm))
-        if len(wrong):
-            raise GalleryError(
-                f"Vector {wrong[0]} cannot be stored as {self.facts.dtype_name}: rounding would lengthen it by more "
-                f"than {NORM_MARGIN - 1:.0%}.",
-                "Embed the pictures into a gallery of float16.",
-            )
-        return raw
+            self._connection.execute("COMMIT")
+        return gone
+
+    def compact(self) -> int:
+        """Write the rows that records name, in their order, to a new vector file, and drop the others.
+
+        Searches that are open go on with the file they have. Indexes belong to the old file and go with it.
+
+        Returns:
+            How many rows were dropped.
+
+        Raises:
+            GalleryError: The disk does not take the new file; the gallery is as it was before the call.
+        """
+        old, generation = self._rows, self.generation + 1
+        new_file = self.path / self.facts.vectors_file(generation)
+        try:
+            with self._all_or_nothing():
+                live = [row for (row,) in self._connection.execute("SELECT tbps_row FROM record ORDER BY record")]
+                self._require_space(len(live) * self.facts.row_bytes)
+                segments = self._copy_rows(np.array(live, dtype=np.int64), new_file)
+                # Twice, as no two records may have the same row even for a moment.
+                self._connection.executemany(
+                    "UPDATE record SET tbps_row = ? WHERE tbps_row = ?",
+                    [(-1 - new, row) for new, row in enumerate(live)],
+                )
+                self._connection.execute("UPDATE record SET tbps_row = -1 - tbps_row")
+                self._connection.execute("DELETE FROM segment")
+                self._connection.executemany("INSERT INTO segment VALUES (?, ?, ?)", segments)
+                self._connection.execute("UPDATE state SET generation = ?", (generation,))
+                self._connection.execute("COMMIT")
+        except BaseException:
+            if current_generation(self._connection) != generation:
+                new_file.unlink(missing_ok=True)
+            raise
+        self._open_vectors()
+        return old - len(live)
+
+    def _copy_rows(self, rows: NDArray[np.int64], file: Path) -> list[tuple[int, int, str]]:
+        """Copy rows to a new file; returns its segments."""
+        step = max(1, _COPY_BYTES // self.facts.row_bytes)
+        segments = []
+        with file.open("wb") as out:
+            if len(rows):
+                source = np.memmap(self.path / self.facts.vectors_file(self.generation), dtype=np.uint8, mode="r")
+                table = source[: self._rows * self.facts.row_bytes].reshape(self._rows, -1)
+            for start in range(0, len(rows), step):
+                data = table[rows[start : start + step]]
+                out.write(data.data)
+                segments.append((start, len(data), hashlib.sha256(data.data).hexdigest()))
+            out.flush()
+            os.fsync(out.fileno())
+        sync_folder(self.path)
+        return segments
+
+    def _open_vectors(self) -> None:
+        """Open the current generation's file, and remove what a compaction left of others."""
+        self.generation = current_generation(self._connection)
+        handle = os.open(self.path / self.facts.vectors_file(self.generation), os.O_RDWR)
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = handle
+        for file in list(self.path.iterdir()):
+            if belongs_to_other_generation(file.name, self.facts, self.generation):
+                file.unlink(missing_ok=True)
+        self._recover()
+
+    def _close_vectors(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def _differs(self, entry: Entry) -> bool:
         """Whether recording an entry, which the gallery has already, would change anything."""
@@ -246,6 +306,7 @@ class GalleryWriter:
         self._connection.execute("DELETE FROM reject WHERE path = ?", (path,))
 
     def _append(self, data: memoryview) -> None:
+        assert self._handle is not None
         offset = self._rows * self.facts.row_bytes
         while data:
             written = os.pwrite(self._handle, data, offset)
@@ -262,12 +323,6 @@ class GalleryWriter:
                 "Free some disk space and run the same command again; what was committed before is kept.",
             )
 
-    def _remove_strangers(self) -> None:
-        """Remove what a compaction that was stopped, or one that ended, left of other generations."""
-        for file in self.path.iterdir():
-            if belongs_to_other_generation(file.name, self.facts, self.generation):
-                file.unlink(missing_ok=True)
-
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         try:
@@ -282,9 +337,13 @@ class GalleryWriter:
 
     def _recover(self) -> None:
         """Learn what is committed, and cut the vector file to it."""
+        if self.generation != current_generation(self._connection):
+            self._open_vectors()  # a compaction was committed, and interrupted before it got here
+            return
         self._rows = committed_rows(self._connection, self.path)
         self._columns = metadata_columns(self._connection)
         wanted = self._rows * self.facts.row_bytes
+        assert self._handle is not None
         length = os.fstat(self._handle).st_size
         if length < wanted:
             file = self.path / self.facts.vectors_file(self.generation)

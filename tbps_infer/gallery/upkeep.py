@@ -1,0 +1,269 @@
+"""What is done to whole galleries: removing records, compacting, merging, indexing, exporting."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbps_infer.errors import BackendError, GalleryError, UsageError
+from tbps_infer.gallery.approximate import GraphOptions, build_graph
+from tbps_infer.gallery.cascade import build_sketch
+from tbps_infer.gallery.columns import Value
+from tbps_infer.gallery.filters import Filter
+from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
+from tbps_infer.gallery.reader import Gallery, Record
+from tbps_infer.gallery.records import Entry
+from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
+
+__all__ = [
+    "CompactReport",
+    "MergeReport",
+    "compact_gallery",
+    "export_gallery",
+    "index_gallery",
+    "merge_galleries",
+    "remove_records",
+]
+
+_MERGE_ROWS = 4096
+_EXPORT_ROWS = 16384
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What compacting did.
+
+    Attributes:
+        kept: Rows that records name.
+        dropped: Rows of replaced and removed pictures.
+        dropped_indexes: Files of indexes that belonged to the old rows; the cascade's is built again.
+    """
+
+    kept: int
+    dropped: int
+    dropped_indexes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What merging did: records added, and records whose path and content the gallery had already."""
+
+    added: int
+    known: int
+
+
+def remove_records(path: Path, where: Filter) -> int:
+    """Remove the records that pass a filter; returns how many. Their rows stay on disk until `compact_gallery`.
+
+    Raises:
+        UsageError: The filter is empty: that would remove everything.
+        FilterError: It is not valid.
+        GalleryBusyError: Another process is writing.
+    """
+    if not where:
+        raise UsageError("Removing needs a filter: without one every record would go.", "Name a camera, an id …")
+    with _writer(path) as writer, Gallery.open(path) as gallery:
+        records, _ = gallery.selected(where)
+        return writer.remove(records.tolist())
+
+
+def compact_gallery(path: Path) -> CompactReport:
+    """Drop the rows that no record names. The checksums are compared first: damage is not copied.
+
+    Raises:
+        GalleryBusyError: Another process is writing.
+        GalleryError: The gallery is damaged, or the disk has no room for the new file beside the old one.
+    """
+    with _writer(path) as writer:
+        with Gallery.open(path) as gallery:
+            gallery.verify()
+            kept = gallery.count
+        files = (SKETCH_FILE.format(writer.generation), GRAPH_FILE.format(writer.generation))
+        dropped_indexes = tuple(name for name in files if (path / name).exists())
+        dropped = writer.compact()
+        if files[0] in dropped_indexes and kept:
+            with Gallery.open(path) as gallery:
+                build_sketch(gallery.stored, path / SKETCH_FILE.format(gallery.generation))
+    return CompactReport(kept, dropped, dropped_indexes)
+
+
+def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
+    """Add the records of some galleries to another one, made when it is not there; stopped, it carries on.
+
+    Args:
+        sources: Galleries of the same model and type; records keep their metadata and get new numbers.
+        out: A gallery of that model and type, or a folder that does not exist.
+
+    Raises:
+        ModelMismatchError: The galleries are of different models.
+        GalleryError: They store different types, or two of them have a picture of the same path and other content.
+    """
+    if not sources:
+        raise UsageError("Merging needs at least one gallery to take records from.")
+    first = GalleryFacts.read(sources[0])
+    added = known = 0
+    for source in sources:
+        with Gallery.open(source) as gallery:
+            gallery.require_model(first.model)
+            if gallery.facts.dtype_name != first.dtype_name:
+                raise GalleryError(
+                    f"{sources[0]} stores {first.dtype_name}, and {source} {gallery.facts.dtype_name}.",
+                    "Merge galleries that store the same type.",
+                )
+    with GalleryWriter.open(out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path) as writer:
+        total = sum(_count(source) for source in sources)
+        for source in sources:
+            with Gallery.open(source) as gallery:
+                for some in _chunks(gallery.records(), _MERGE_ROWS):
+                    new = [record for record in some if not _is_known(writer, gallery, record)]
+                    rows = np.array([record.row for record in new], dtype=np.int64)
+                    writer.commit_stored(
+                        [Entry(r.path, r.stamp, r.metadata) for r in new], gallery.raw(rows) if new else None
+                    )
+                    added, known = added + len(new), known + len(some) - len(new)
+                    if on_progress is not None:
+                        on_progress(added + known, total)
+                writer.commit(rejects=[reject for reject in gallery.rejects if writer.find(reject.path) is None])
+    return MergeReport(added, known)
+
+
+def index_gallery(
+    path: Path, *, approx: bool = False, options: GraphOptions | None = None, on_progress: Progress | None = None
+) -> int:
+    """Build the index of the cascade, or of approximate searches, over all rows; returns how many.
+
+    Rows that are added later are searched in full until it is built again. Searches may go on meanwhile.
+
+    Raises:
+        GalleryBusyError: Another process is writing.
+        GalleryError: The gallery is empty, or the disk has no room.
+        BackendError: usearch, which approximate searches need, is not installed.
+    """
+    with _writer(path) as writer, Gallery.open(path) as gallery:
+        rows = len(gallery.stored)
+        if rows == 0:
+            raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
+        if approx:
+            _require_space(path, rows * (2 * gallery.stored.dim + 512))
+            return build_graph(gallery.stored, path / GRAPH_FILE.format(writer.generation), options, on_progress)
+        _require_space(path, rows * (gallery.stored.dim // 8 + 64))
+        build_sketch(gallery.stored, path / SKETCH_FILE.format(writer.generation), on_progress=on_progress)
+        return rows
+
+
+def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
+    """Write ``vectors.npy`` and ``records.parquet``, row i of one being row i of the other; returns how many.
+
+    Args:
+        out: A folder that does not exist.
+        where: Which records; None is all.
+
+    ``vectors.npy`` is ``[n, dim]``, float16 or float32 as stored; int8 galleries give float32.
+
+    Raises:
+        BackendError: pyarrow is not installed.
+        GalleryError: `out` exists, or the disk has no room.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise BackendError(
+            "Exporting needs pyarrow, which is not installed.", 'Run pip install "tbps-infer[parquet]".'
+        ) from error
+    if out.exists():
+        raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet.")
+    temporary = out.with_name(f"{out.name}.tmp")
+    with Gallery.open(path) as gallery:
+        numbers, rows = gallery.selected(where or Filter())
+        stored = gallery.stored
+        dtype = np.dtype("<f4") if stored.scales is not None else gallery.dtype
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            _require_space(temporary, len(rows) * (stored.dim * dtype.itemsize + 1024))
+            vectors = (
+                np.lib.format.open_memmap(
+                    temporary / "vectors.npy", mode="w+", dtype=dtype, shape=(len(rows), stored.dim)
+                )
+                if len(rows)
+                else None
+            )
+            for start in range(0, len(rows), _EXPORT_ROWS):
+                assert vectors is not None
+                some = rows[start : start + _EXPORT_ROWS]
+                vectors[start : start + len(some)] = (
+                    stored.exact(some) if stored.scales is not None else stored.values[some]
+                )
+            if vectors is None:
+                np.save(temporary / "vectors.npy", np.empty((0, stored.dim), dtype=dtype))
+            else:
+                vectors.flush()
+            wanted = set(numbers.tolist())
+            records = [record for record in gallery.records() if record.record in wanted]
+            table = {
+                "record": [record.record for record in records],
+                "path": [str(record.path) for record in records],
+                **{name: _column([r.metadata.get(name) for r in records]) for name in gallery.columns},
+            }
+            parquet.write_table(pa.table(table), temporary / "records.parquet")
+            temporary.replace(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return len(rows)
+
+
+def _column(values: list[Value]) -> list[Any]:
+    """Values of one type, as a Parquet column has: text as soon as one of them is text."""
+    if any(isinstance(value, str) for value in values):
+        return [None if value is None else str(value) for value in values]
+    if any(isinstance(value, float) for value in values):
+        return [None if value is None else float(value) for value in values]
+    return list(values)
+
+
+def _writer(path: Path) -> GalleryWriter:
+    """The writer of an existing gallery."""
+    facts = GalleryFacts.read(path)
+    return GalleryWriter.open(path, facts.model)
+
+
+def _count(path: Path) -> int:
+    with Gallery.open(path) as gallery:
+        return gallery.count
+
+
+def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:
+    """Whether the picture is there with the same content; raises GalleryError when it is with another."""
+    found = writer.find(record.path)
+    if found is None:
+        return False
+    if found.stamp.sha256 != record.stamp.sha256:
+        raise GalleryError(
+            f"{record.path} of {gallery.path} is in {writer.path} already, with other content.",
+            "Remove it from one of the two with tbps gallery rm.",
+        )
+    return True
+
+
+def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
+    while some := list(islice(records, size)):
+        yield some
+
+
+def _require_space(path: Path, wanted: int) -> None:
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < wanted + SPARE_BYTES:
+        needed = (wanted + SPARE_BYTES) / 1e6
+        raise GalleryError(
+            f"The disk of {path} has {free / 1e6:.0f} MB free, and this needs about {needed:.0f} MB.",
+            "Free some disk space.",
+        )
