@@ -11,6 +11,7 @@ so the bound is proven and the search that uses it returns exactly what a search
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -109,6 +110,20 @@ class Sketch:
         size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
         in_blocks(len(positions), size, scan, multiplier, options.threads)
 
+    @staticmethod
+    def verify(file: Path) -> None:
+        """Read all of a sketch and compare it with its checksum; raises GalleryError."""
+        digest = hashlib.sha256()
+        with file.open("rb") as data:
+            header = json.loads(data.read(_HEADER_BYTES))
+            while block := data.read(8 << 20):
+                digest.update(block)
+        if digest.hexdigest() != header["sha256"]:
+            raise GalleryError(
+                f"The search index {file} is not what was written: its sha256 differs.",
+                "Build it again with tbps gallery index.",
+            )
+
     @classmethod
     def read(cls, file: Path, dim: int) -> Sketch:
         """Map a sketch; raises GalleryError when the file is none."""
@@ -158,17 +173,29 @@ def build_sketch(
     largest = 0.0
     try:
         with temporary.open("wb") as out:
+            digest = hashlib.sha256()
+
+            def put(data: bytes) -> None:
+                digest.update(data)
+                out.write(data)
+
             out.write(b" " * _HEADER_BYTES)
-            out.write(mean.astype("<f4").tobytes())
-            out.write(learnt.astype("<f4").tobytes())
+            put(mean.astype("<f4").tobytes())
+            put(learnt.astype("<f4").tobytes())
             for start in range(0, len(vectors), step):
                 stop = min(start + step, len(vectors))
                 table, longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
                 largest = max(largest, longest)
-                out.write(table.tobytes())
+                put(table.tobytes())
                 if on_progress is not None:
                     on_progress(stop, len(vectors))
-            header = {"format": _MAGIC, "count": len(vectors), "directions": p, "largest": largest}
+            header = {
+                "format": _MAGIC,
+                "count": len(vectors),
+                "directions": p,
+                "largest": largest,
+                "sha256": digest.hexdigest(),
+            }
             out.seek(0)
             out.write(json.dumps(header).ljust(_HEADER_BYTES).encode("ascii"))
             out.flush()

@@ -252,7 +252,8 @@ class Gallery:
         """Read everything and compare it with the checksums; the number of segments that were compared.
 
         Raises:
-            GalleryError: The records are damaged, or a segment of the vector file is not what was written.
+            GalleryError: The records are damaged, or a segment of the vector file or the
+                cascade's index is not what was written.
         """
         problem = self._fetch("PRAGMA integrity_check")[0][0]
         if problem != "ok":
@@ -272,6 +273,8 @@ class Gallery:
                     f"{file} is not what was written: its sha256 differs.",
                     "Restore the file from a copy, or embed the pictures into a new gallery.",
                 )
+        if self.sketch is not None:
+            Sketch.verify(self.path / SKETCH_FILE.format(self.generation))
         return len(segments)
 
     def _check_queries(self, queries: NDArray[np.float32]) -> None:
