@@ -137,7 +137,8 @@ li{background:var(--card);border:1px solid var(--line);border-radius:10px;paddin
 li.right{border:3px solid var(--right);padding:8px}
 li.wrong{border:3px dashed var(--wrong);padding:8px}
 figure{margin:0;position:relative;text-align:center}
-img,.gone{display:block;margin:0 auto;width:96px;height:288px;border-radius:6px;background:var(--rest);object-fit:contain}
+img,.gone{display:block;margin:0 auto;width:96px;height:288px;border-radius:6px;
+background:var(--rest);object-fit:contain}
 .gone{display:flex;align-items:center;padding:8px;color:var(--soft);font-size:12px}
 .mark{position:absolute;top:6px;right:calc(50% - 44px);width:24px;height:24px;border-radius:50%;color:#fff;
 font-weight:700;line-height:24px;background:var(--right)}
