@@ -1,0 +1,168 @@
+"""Composing queries: several sentences for one person, a sentence beside a picture, and what is excluded.
+
+A score is an inner product, so a composed query is a vector like any other, searched exactly and explained segment by
+segment: its score is the weighted sum of its parts' scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import UsageError
+from tbps_infer.layout import VectorLayout
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tbps_infer.bundle import ModelFacts
+
+__all__ = ["PersonQuery", "QueryEncoder", "compose", "encode_queries"]
+
+
+class QueryEncoder(Protocol):
+    """What composing needs of an encoder; `tbps_infer.encoder.Encoder` has it."""
+
+    facts: ModelFacts
+
+    def encode_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Sentences to float32 ``[n, dim]``."""
+
+    def encode_images(self, sources: Sequence[Path | bytes | Image.Image]) -> NDArray[np.float32]:
+        """Pictures to float32 ``[n, dim]``."""
+
+
+@dataclass(frozen=True)
+class PersonQuery:
+    """One person who is looked for.
+
+    Attributes:
+        texts: Sentences, averaged.
+        images: Pictures (files, or their bytes), averaged.
+        exclude: What the person must not have or wear, such as ``a backpack``; averaged and subtracted.
+        image_weight: The pictures' share beside sentences, 0 to 1; without one of the two it has no meaning.
+        exclude_weight: How much of a score for what is excluded is subtracted, 0 or more.
+    """
+
+    texts: tuple[str, ...] = ()
+    images: tuple[Path | bytes, ...] = ()
+    exclude: tuple[str, ...] = ()
+    image_weight: float = 0.5
+    exclude_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        values: tuple[tuple[str, object], ...] = (
+            *(("texts", self.texts), ("images", self.images), ("exclude", self.exclude)),
+        )
+        for name, value in values:
+            if isinstance(value, (str, bytes, Path)):
+                raise UsageError(f"{name} is {value!r}, want a tuple of them.", f"Write ({name},).")
+        if not self.texts and not self.images:
+            raise UsageError(
+                "A query needs a sentence or a picture.",
+                "What is excluded only takes away from what is looked for; describe the person as well.",
+            )
+        if any(not text.strip() for text in (*self.texts, *self.exclude)):
+            raise UsageError("A sentence of the query is empty.")
+        if not 0 <= self.image_weight <= 1:
+            raise UsageError(f"image_weight is {self.image_weight}, want 0 to 1.")
+        if not (0 <= self.exclude_weight < math.inf):
+            raise UsageError(f"exclude_weight is {self.exclude_weight}, want 0 or more.")
+
+
+def compose(
+    layout: VectorLayout,
+    texts: NDArray[np.float32],
+    images: NDArray[np.float32],
+    exclude: NDArray[np.float32],
+    *,
+    image_weight: float = 0.5,
+    exclude_weight: float = 0.5,
+) -> NDArray[np.float32]:
+    """One query vector of the embeddings of its parts.
+
+    Sentences are averaged, pictures are averaged, each average is brought back to every segment's norm, and so is
+    their weighted sum: the score of such a query lies where the score of a single sentence lies. From that,
+    ``exclude_weight`` times the average of what is excluded is subtracted.
+
+    Args:
+        layout: The embeddings' segments.
+        texts: float32 ``[n, dim]``, n may be 0.
+        images: float32 ``[m, dim]``, m may be 0.
+        exclude: float32 ``[l, dim]``, l may be 0.
+
+    Returns:
+        float32 ``[dim]``.
+
+    Raises:
+        UsageError: There is neither a sentence nor a picture.
+    """
+    if not len(texts) and not len(images):
+        raise UsageError("A query needs a sentence or a picture.")
+    if not len(images):
+        query = _average(layout, texts)
+    elif not len(texts):
+        query = _average(layout, images)
+    else:
+        both = (1 - image_weight) * _average(layout, texts) + image_weight * _average(layout, images)
+        query = _normalised(layout, both)
+    if len(exclude):
+        query = query - exclude_weight * _average(layout, exclude)
+    return query.astype(np.float32)
+
+
+def encode_queries(encoder: QueryEncoder, queries: Sequence[PersonQuery]) -> NDArray[np.float32]:
+    """Embed the parts of some queries, all sentences and all pictures together, and compose each.
+
+    Returns:
+        float32 ``[len(queries), dim]``.
+
+    Raises:
+        ImageError: A picture cannot be decoded.
+        BackendError: The backend failed.
+    """
+    layout = encoder.facts.layout
+    nothing = np.empty((0, layout.dim), dtype=np.float32)
+    sentences = list(dict.fromkeys(text for query in queries for text in (*query.texts, *query.exclude)))
+    pictures = list(dict.fromkeys(image for query in queries for image in query.images))
+    texts = encoder.encode_texts(sentences) if sentences else nothing
+    images = encoder.encode_images(pictures) if pictures else nothing
+    text_row = {text: row for row, text in enumerate(sentences)}
+    image_row = {image: row for row, image in enumerate(pictures)}
+    composed = [
+        compose(
+            layout,
+            texts[[text_row[text] for text in query.texts]],
+            images[[image_row[image] for image in query.images]],
+            texts[[text_row[text] for text in query.exclude]],
+            image_weight=query.image_weight,
+            exclude_weight=query.exclude_weight,
+        )
+        for query in queries
+    ]
+    return np.stack(composed) if composed else nothing
+
+
+def _average(layout: VectorLayout, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64 ``[dim]``; a single embedding stays as it is."""
+    if len(embeddings) == 1:
+        only: NDArray[np.float64] = embeddings[0].astype(np.float64)
+        return only
+    return _normalised(layout, embeddings.astype(np.float64).mean(axis=0))
+
+
+def _normalised(layout: VectorLayout, query: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every segment brought to its norm; one that cancelled out stays zero."""
+    scaled: NDArray[np.float64] = query.copy()
+    for segment in layout.segments:
+        piece = scaled[layout.slices[segment.name]]
+        norm = float(np.linalg.norm(piece))
+        if norm > 1e-12:
+            piece *= math.sqrt(segment.weight) / norm
+    return scaled

@@ -1,0 +1,131 @@
+"""Composed queries: their scores are the weighted sums of their parts' scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tbps_infer.bundle import ModelFacts
+from tbps_infer.errors import UsageError
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.queries import PersonQuery, compose, encode_queries
+
+LAYOUT = VectorLayout((Segment("global", 5), Segment("fine.0", 3, 0.5), Segment("fine.1", 4, 0.5)))
+NOTHING = np.empty((0, 12), dtype=np.float32)
+
+
+def embeddings(count: int, seed: int = 0) -> NDArray[np.float32]:
+    values = np.random.default_rng(seed).normal(size=(count, LAYOUT.dim))
+    for segment in LAYOUT.segments:
+        piece = values[:, LAYOUT.slices[segment.name]]
+        piece *= np.sqrt(segment.weight) / np.linalg.norm(piece, axis=1, keepdims=True)
+    return values.astype(np.float32)
+
+
+class Table:
+    """An encoder that looks up embeddings, and remembers what it was asked."""
+
+    facts = ModelFacts("part", {}, Preprocessing(), "none", 64, 0, LAYOUT, "f" * 64)
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def encode_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        self.asked.append(list(captions))
+        return np.concatenate([embeddings(1, sum(caption.encode())) for caption in captions])
+
+    def encode_images(self, sources: Sequence[Any]) -> NDArray[np.float32]:
+        self.asked.append(list(sources))
+        return np.concatenate([embeddings(1, sum(str(source).encode())) for source in sources])
+
+
+def segment_norms(query: NDArray[np.float32]) -> list[float]:
+    return [float(np.linalg.norm(query[LAYOUT.slices[s.name]]) ** 2) for s in LAYOUT.segments]
+
+
+def test_a_single_sentence_or_picture_is_its_embedding() -> None:
+    one = embeddings(1)
+    np.testing.assert_array_equal(compose(LAYOUT, one, NOTHING, NOTHING), one[0])
+    np.testing.assert_array_equal(compose(LAYOUT, NOTHING, one, NOTHING), one[0])
+
+
+def test_several_sentences_are_averaged_segment_by_segment() -> None:
+    three = embeddings(3)
+    query = compose(LAYOUT, three, NOTHING, NOTHING)
+    np.testing.assert_allclose(segment_norms(query), [1, 0.5, 0.5], rtol=1e-6)
+    for segment in LAYOUT.segments:
+        piece = LAYOUT.slices[segment.name]
+        mean = three[:, piece].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(query[piece], mean * np.sqrt(segment.weight) / np.linalg.norm(mean), rtol=1e-5)
+    np.testing.assert_allclose(compose(LAYOUT, three[[0, 0]], NOTHING, NOTHING), three[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_a_picture_has_its_weight_beside_sentences(weight: float) -> None:
+    text, image = embeddings(1, 1), embeddings(1, 2)
+    query = compose(LAYOUT, text, image, NOTHING, image_weight=weight)
+    for segment in LAYOUT.segments:
+        piece = LAYOUT.slices[segment.name]
+        mixed = (1 - weight) * text[0, piece].astype(np.float64) + weight * image[0, piece].astype(np.float64)
+        np.testing.assert_allclose(query[piece], mixed * np.sqrt(segment.weight) / np.linalg.norm(mixed), rtol=1e-5)
+
+
+def test_what_is_excluded_is_subtracted_from_the_score() -> None:
+    text, without, gallery = embeddings(2, 1), embeddings(2, 2), embeddings(20, 3).astype(np.float64)
+    with_it = compose(LAYOUT, text, NOTHING, without, exclude_weight=0.25).astype(np.float64)
+    plain = compose(LAYOUT, text, NOTHING, NOTHING).astype(np.float64)
+    excluded = compose(LAYOUT, without, NOTHING, NOTHING).astype(np.float64)
+    np.testing.assert_allclose(gallery @ with_it, gallery @ plain - 0.25 * (gallery @ excluded), atol=1e-6)
+
+
+def test_opposite_sentences_cancel_without_a_division_by_zero() -> None:
+    one = embeddings(1)
+    np.testing.assert_array_equal(compose(LAYOUT, np.concatenate((one, -one)), NOTHING, NOTHING), 0)
+
+
+def test_parts_are_embedded_once_and_together() -> None:
+    encoder = Table()
+    picture = Path("a.jpg")
+    queries = [
+        PersonQuery(("red coat", "long hair")),
+        PersonQuery(("red coat",), (picture,), ("backpack",), image_weight=0.7),
+        PersonQuery(images=(picture,), exclude=("backpack", "long hair"), exclude_weight=1.0),
+    ]
+    composed = encode_queries(encoder, queries)
+    assert encoder.asked == [["red coat", "long hair", "backpack"], [picture]]
+
+    def text(caption: str) -> NDArray[np.float32]:
+        return embeddings(1, sum(caption.encode()))
+
+    image = embeddings(1, sum(b"a.jpg"))
+    want = [
+        compose(LAYOUT, np.concatenate((text("red coat"), text("long hair"))), NOTHING, NOTHING),
+        compose(LAYOUT, text("red coat"), image, text("backpack"), image_weight=0.7),
+        compose(LAYOUT, NOTHING, image, np.concatenate((text("backpack"), text("long hair"))), exclude_weight=1.0),
+    ]
+    np.testing.assert_array_equal(composed, np.stack(want))
+    assert encode_queries(Table(), []).shape == (0, 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "needs a sentence or a picture"),
+        ({"exclude": ("hat",)}, "needs a sentence or a picture"),
+        ({"texts": "a man"}, "want a tuple"),
+        ({"images": Path("a.jpg")}, "want a tuple"),
+        ({"texts": ("a man", " ")}, "is empty"),
+        ({"texts": ("a man",), "image_weight": 1.5}, "image_weight is 1.5"),
+        ({"texts": ("a man",), "exclude_weight": -1.0}, "exclude_weight is -1"),
+        ({"texts": ("a man",), "exclude_weight": float("nan")}, "exclude_weight is nan"),
+    ],
+)
+def test_queries_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PersonQuery(**arguments)
