@@ -33,7 +33,7 @@ REQUIRED_API: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "BuilderFlag": ("TF32",),
         "DataType": ("BOOL", "FLOAT", "HALF", "INT32", "INT64", "INT8", "UINT8"),
         "EngineInspector": ("get_engine_information",),
-        "ExecutionContextAllocationStrategy": ("STATIC",),
+        "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
         "IBuilderConfig": (
             "add_optimization_profile",
             "builder_optimization_level",
@@ -71,6 +71,7 @@ REQUIRED_API: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "execute_async_v3",
             "get_tensor_shape",
             "infer_shapes",
+            "set_device_memory",
             "set_input_shape",
             "set_tensor_address",
         ),

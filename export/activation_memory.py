@@ -1,0 +1,90 @@
+"""How much device memory an engine's intermediate results will take, told before it is built.
+
+The figure is the most that is alive at once when the graph runs node by node at its greatest shapes. An engine fuses
+nodes and needs less, or keeps scratch memory beside and needs more; `engine.json` has what was built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbps_infer.errors import VerificationError
+
+__all__ = ["predicted_activation_bytes"]
+
+_IN_PLACE = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes alive at the fullest moment.
+
+    Args:
+        path: An ONNX file.
+        shapes: The shape of each input.
+
+    Raises:
+        VerificationError: A shape of the graph cannot be inferred from these.
+    """
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(path, load_external_data=False)
+    for value in model.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            dim.dim_value = size
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    _fold_input_shapes(model.graph, shapes)
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes: dict[str, int] = {}
+    for value in (*graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        dims = [dim.dim_value for dim in tensor.shape.dim]
+        if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
+            raise VerificationError(f"The shape of the graph's {value.name} cannot be inferred.")
+        sizes[value.name] = math.prod(dims) * helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+    return _most_alive(graph, sizes)
+
+
+def _fold_input_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Put numbers where the graph asks for the shape of an input, which shape inference leaves open."""
+    from onnx import numpy_helper
+
+    kept = []
+    for node in graph.node:
+        if node.op_type != "Shape" or node.input[0] not in shapes:
+            kept.append(node)
+            continue
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        sizes = np.array(shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")], np.int64)
+        graph.initializer.append(numpy_helper.from_array(sizes, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _most_alive(graph: Any, sizes: Mapping[str, int]) -> int:
+    nodes = list(graph.node)
+    owner = {name: name for name in sizes}  # a reshaped value is its source's memory
+    last: dict[str, int] = {}
+    for number, node in enumerate(nodes):
+        if node.op_type in _IN_PLACE and node.input[0] in owner:
+            owner[node.output[0]] = owner[node.input[0]]
+        for name in (*node.input, *node.output):
+            if name in owner:
+                last[owner[name]] = number
+    alive: dict[str, int] = {}
+    most = 0
+    for number, node in enumerate(nodes):
+        for name in node.output:
+            if name in owner:
+                alive[owner[name]] = sizes[owner[name]]
+        most = max(most, sum(alive.values()))
+        for name in [name for name in alive if last[name] <= number]:
+            del alive[name]
+    return most

@@ -1,0 +1,147 @@
+"""Device memory behind a small protocol, so that the runner neither knows nor cares which package calls CUDA.
+
+`cuda-bindings` is the default; `pycuda` is supported beside it, without CUDA graphs; a fake serves tests on the CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import BackendError, UsageError
+from tbps_infer.tensorrt.gpus import GpuFacts
+
+__all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "find_gpu", "open_memory"]
+
+MemoryKind = Literal["cuda-bindings", "pycuda"]
+MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+_MODULES: dict[MemoryKind, str] = {"cuda-bindings": "cuda.bindings", "pycuda": "pycuda"}
+
+
+class DeviceMemory(Protocol):
+    """Memory, streams, events and graphs of one device.
+
+    Addresses and streams are the integers that TensorRT takes. Work on a stream is done in order and later than the
+    call; `synchronize` waits for it. What is allocated is freed by its own call, and `close` frees what is left.
+
+    Attributes:
+        has_graphs: Whether `capture` can be called.
+    """
+
+    has_graphs: bool
+
+    def make_current(self) -> None:
+        """Make the device the calling thread's; before anything else in a thread."""
+
+    def gpu(self) -> GpuFacts:
+        """What the device is."""
+
+    def allocate(self, size: int) -> int:
+        """The address of ``size`` new bytes on the device. Raises BackendError when there are not so many."""
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` gave."""
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """``size`` bytes of the host's memory that are copied without a detour."""
+
+    def free_pinned(self, array: NDArray[np.uint8]) -> None:
+        """Give back what `pinned` gave."""
+
+    def make_stream(self) -> int:
+        """A stream that waits for no other."""
+
+    def free_stream(self, stream: int) -> None:
+        """Give back what `make_stream` gave."""
+
+    def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
+        """Begin to copy a contiguous pinned array; it must keep its numbers until the copy is done."""
+
+    def copy_to_host(self, array: NDArray[Any], address: int, stream: int) -> None:
+        """Begin to fill a contiguous pinned array."""
+
+    def synchronize(self, stream: int) -> None:
+        """Wait until all work on a stream is done. Raises BackendError when some of it failed."""
+
+    def make_event(self) -> Any:
+        """Something that can be recorded on a stream and waited for."""
+
+    def free_event(self, event: Any) -> None:
+        """Give back what `make_event` gave."""
+
+    def record(self, event: Any, stream: int) -> None:
+        """Mark this place in a stream's work."""
+
+    def wait_event(self, event: Any, stream: int) -> None:
+        """Let a stream's further work wait for the place last marked."""
+
+    def wait_host(self, event: Any) -> None:
+        """Wait for the place last marked. Raises BackendError when work before it failed."""
+
+    def capture(self, stream: int, enqueue: Callable[[], bool]) -> Any | None:
+        """What ``enqueue`` puts on the stream, as one graph, without doing it.
+
+        Returns:
+            The graph, or None when ``enqueue`` answers False or CUDA cannot capture it; the stream is usable again.
+        """
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Put a graph's work on a stream."""
+
+    def free_graph(self, graph: Any) -> None:
+        """Give back what `capture` gave."""
+
+    def close(self) -> None:
+        """Free everything; closing twice is harmless."""
+
+
+def open_memory(index: int, kind: MemoryKind | None = None) -> DeviceMemory:
+    """The memory of a device.
+
+    Args:
+        index: Of the device: 1 for ``cuda:1``.
+        kind: The package that calls CUDA; when not given, the first of `MEMORY_KINDS` that is installed.
+
+    Raises:
+        UsageError: The kind is not known.
+        BackendError: The package is not installed, or there is no such device.
+    """
+    if kind is not None and kind not in MEMORY_KINDS:
+        raise UsageError(f"The memory {kind!r} is not known.", f"Give one of {', '.join(MEMORY_KINDS)}.")
+    wanted = MEMORY_KINDS if kind is None else (kind,)
+    for name in wanted:
+        if _installed(_MODULES[name]):
+            if name == "cuda-bindings":
+                from tbps_infer.tensorrt.cuda_memory import CudaMemory
+
+                return CudaMemory(index)
+            from tbps_infer.tensorrt.pycuda_memory import PycudaMemory
+
+            return PycudaMemory(index)
+    raise BackendError(
+        f"Running engines needs the package {' or '.join(wanted)}, which is not installed.",
+        "Install cuda-bindings of your CUDA's major version: pip install 'cuda-bindings==12.*'.",
+    )
+
+
+def find_gpu(index: int = 0) -> GpuFacts | None:
+    """What the device is, or None where there is no GPU, no driver, or no package to ask it with."""
+    try:
+        memory = open_memory(index)
+    except BackendError:
+        return None
+    try:
+        return memory.gpu()
+    finally:
+        memory.close()
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package is not there
+        return False

@@ -1,0 +1,226 @@
+"""Engines on disk: raw plans that trtexec loads too, and beside them one JSON file with all that is known of them.
+
+::
+
+    BUNDLE/engines/tensorrt-10.3.0-orin-sm87-fp16/
+      image.plan
+      text-32.plan text-48.plan text-64.plan text-100.plan
+      engine.json      build spec and its hash, versions, GPU, profile, memory, times, proof of precision, self-check
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from tbps_infer.bundle import Branch, file_sha256
+from tbps_infer.errors import BackendError
+from tbps_infer.runners.protocol import Precision
+from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
+from tbps_infer.tensorrt.gpus import GpuFacts
+from tbps_infer.tensorrt.precision_proof import PrecisionProof
+
+__all__ = ["ENGINE_JSON", "PORTABLE_TARGET", "EngineFacts", "EngineFolder", "PlanFacts", "engines_of", "spec_hash"]
+
+ENGINE_JSON = "engine.json"
+ENGINES = "engines"
+SCHEMA_VERSION = 1
+PORTABLE_TARGET = "sm80-and-later"
+"""What TensorRT for RTX builds for when it is given no target."""
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """One plan.
+
+    Attributes:
+        file: Its name in the folder.
+        branch: Of the model.
+        length: Tokens per caption; None for images.
+        bytes: Its size.
+        sha256: Of the file.
+        build_seconds: How long the builder took.
+        activation_bytes: Device memory that it needs to run, beside its weights.
+        predicted_activation_bytes: What was told before building.
+        proof: Its precision.
+    """
+
+    file: str
+    branch: Branch
+    length: int | None
+    bytes: int
+    sha256: str
+    build_seconds: float
+    activation_bytes: int
+    predicted_activation_bytes: int
+    proof: PrecisionProof
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain JSON values."""
+        return {**dataclasses.asdict(self), "proof": self.proof.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PlanFacts:
+        """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**known, "proof": PrecisionProof.from_json(known["proof"])})
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """All plans of one build.
+
+    Attributes:
+        flavour: Which product built them.
+        version: Its version.
+        precision: Of the graphs.
+        target: What TensorRT for RTX was asked to build for; None for TensorRT, which builds for ``gpu``.
+        gpu: The GPU of the machine that built them; None where there was none.
+        spec: All that the plans follow from: graphs, profile, settings, versions, GPU.
+        plans: Each of them.
+        mixed_precision: What became of each branch's graph; empty for FP32.
+        self_check: ``{"executed": false, "reason": ...}``, or the report.
+        created: When, ISO 8601 UTC.
+    """
+
+    flavour: FlavourName
+    version: str
+    precision: Precision
+    target: str | None
+    gpu: GpuFacts | None
+    spec: Mapping[str, Any]
+    plans: tuple[PlanFacts, ...]
+    mixed_precision: Mapping[str, Any]
+    self_check: Mapping[str, Any]
+    created: str
+
+    @property
+    def batch(self) -> tuple[int, int, int]:
+        """(least, usual, most) items per run."""
+        values = self.spec["batch"]
+        return int(values["minimum"]), int(values["optimum"]), int(values["maximum"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain JSON values."""
+        return {
+            "schema": SCHEMA_VERSION,
+            "flavour": self.flavour,
+            "version": self.version,
+            "precision": self.precision,
+            "target": self.target,
+            "gpu": None if self.gpu is None else self.gpu.to_json(),
+            "spec": dict(self.spec),
+            "spec_sha256": spec_hash(self.spec),
+            "plans": [plan.to_json() for plan in self.plans],
+            "mixed_precision": dict(self.mixed_precision),
+            "self_check": dict(self.self_check),
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EngineFacts:
+        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError on anything else."""
+        if values["schema"] != SCHEMA_VERSION:
+            raise ValueError(f"schema {values['schema']!r} instead of {SCHEMA_VERSION}")
+        if values["flavour"] not in FLAVOURS or values["precision"] not in get_args(Precision):
+            raise ValueError(f"{values['flavour']!r} in {values['precision']!r}")
+        if spec_hash(values["spec"]) != values["spec_sha256"]:
+            raise ValueError("the build spec is not the one that was hashed")
+        return cls(
+            flavour=cast(FlavourName, values["flavour"]),
+            version=str(values["version"]),
+            precision=cast(Precision, values["precision"]),
+            target=values["target"],
+            gpu=None if values["gpu"] is None else GpuFacts.from_json(values["gpu"]),
+            spec=dict(values["spec"]),
+            plans=tuple(PlanFacts.from_json(plan) for plan in values["plans"]),
+            mixed_precision=dict(values["mixed_precision"]),
+            self_check=dict(values["self_check"]),
+            created=str(values["created"]),
+        )
+
+
+@dataclass(frozen=True)
+class EngineFolder:
+    """An opened folder of engines; `open` reads its facts, `check_plan` a plan's bytes."""
+
+    path: Path
+    facts: EngineFacts
+
+    @classmethod
+    def open(cls, path: Path) -> EngineFolder:
+        """Read the facts. Raises BackendError when the folder is not one, or of another schema."""
+        file = path / ENGINE_JSON
+        try:
+            return cls(path, EngineFacts.from_json(json.loads(file.read_text(encoding="utf-8"))))
+        except FileNotFoundError as error:
+            raise BackendError(
+                f"{path} holds no engines: it has no {ENGINE_JSON}.", "Make them: tbps build."
+            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BackendError(
+                f"{file} is not valid: {error}.", "Make the engines again: tbps build --rebuild."
+            ) from error
+
+    @property
+    def rebuild_command(self) -> str:
+        """What makes these engines again."""
+        facts = self.facts
+        target = f" --target {facts.target}" if facts.target else ""
+        bundle = self.path.parent.parent
+        return f"tbps build {bundle} --backend {facts.flavour} --precision {facts.precision}{target} --rebuild"
+
+    def check_plan(self, plan: PlanFacts) -> Path:
+        """The path of a plan whose bytes are those that were written; raises BackendError on any others."""
+        file = self.path / plan.file
+        if not file.is_file():
+            raise BackendError(f"{self.path} has no {plan.file}.", f"Make it again: {self.rebuild_command}")
+        if file.stat().st_size != plan.bytes or file_sha256(file) != plan.sha256:
+            raise BackendError(
+                f"{file} is not the engine that was built (its sha256 differs).",
+                f"Make it again: {self.rebuild_command}",
+            )
+        return file
+
+    def refuse_elsewhere(self, version: str, gpu: GpuFacts) -> None:
+        """Refuse another TensorRT or GPU than those that the engines were built with.
+
+        Raises:
+            BackendError: With the command that builds them again.
+        """
+        facts = self.facts
+        again = f"Build them on this machine: {self.rebuild_command}"
+        if facts.version != version:
+            raise BackendError(
+                f"The engines in {self.path} were built by {facts.flavour} {facts.version}, and {version} is here.",
+                again,
+            )
+        if facts.flavour == "tensorrt-rtx":
+            fits = int(gpu.sm[2:]) >= 80 if facts.target is None else facts.target == gpu.sm
+            built_for = facts.target or PORTABLE_TARGET
+        else:
+            fits = facts.gpu is not None and facts.gpu.same_kind(gpu)
+            built_for = facts.gpu.label if facts.gpu else "an unknown GPU"
+        if not fits:
+            raise BackendError(
+                f"The engines in {self.path} were built for {built_for}, and here is {gpu.label}.", again
+            )
+
+
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """sha256 of a build spec: equal hashes mean that the engines need not be built again."""
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def engines_of(bundle: Path) -> list[EngineFolder]:
+    """Every folder of engines in a bundle, sorted by name. Raises BackendError when one cannot be read."""
+    folder = bundle / ENGINES
+    if not folder.is_dir():
+        return []
+    return [EngineFolder.open(path) for path in sorted(folder.iterdir()) if (path / ENGINE_JSON).is_file()]

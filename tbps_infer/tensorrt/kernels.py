@@ -1,0 +1,151 @@
+"""What an engine was really built of: its kernels, read back from the engine itself.
+
+TensorRT tells it through the engine inspector, which needs a GPU. TensorRT for RTX keeps its compiled program as text
+in the plan: every kernel with its operands, their types, and the ONNX nodes that went into it. That text is not
+documented by NVIDIA; when it is not as known, reading it is an error and not a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tbps_infer.errors import BackendError
+
+__all__ = ["Kernel", "RtxProgram", "inspected_kernels", "rtx_program"]
+
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch, or one layer where several ways of launching it are left open.
+
+    Attributes:
+        name: As the engine calls it.
+        nodes: The ONNX nodes that went into it.
+        dtypes: The types of what it reads and writes, in the engine's words in lower case: ``half``, ``float``.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    dtypes: frozenset[str]
+
+    @property
+    def fp16(self) -> bool:
+        """Whether it reads or writes FP16."""
+        return "half" in self.dtypes
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether it computes scores, softmax and weighted values in one."""
+        return "_mha" in self.name or "fmha" in self.name
+
+
+@dataclass(frozen=True)
+class RtxProgram:
+    """The program inside a plan of TensorRT for RTX.
+
+    Attributes:
+        target: What it was compiled for: ``sm86``.
+        forward_compatible: Whether later GPUs run it too.
+        tf32: Whether FP32 products may be rounded to TF32.
+        activation_bytes: Device memory of its intermediate results at the profile's greatest shapes.
+        kernels: In order.
+    """
+
+    target: str
+    forward_compatible: bool
+    tf32: bool
+    activation_bytes: int
+    kernels: tuple[Kernel, ...]
+
+
+_PROGRAM = re.compile(rb"header \{\n  version = 5\n[^\0]*")
+_TARGET = re.compile(r"\n  accelerators=\{(sm\d+) \}")
+_REGION = re.compile(r"\n  region = \{ name=\w+ size=(\d+) alignment=\d+ instance=\d+ type=user place=accelerator ")
+_TENSOR = re.compile(r'\n  (?:sub_)?tensor=\{[^\n]* name="([^"]+)"[^\n]* type=(\w+) \}')
+_STATEMENT = re.compile(r'\n  (\w+)=\{([^\n]*) layers="([^"\n]*)"')
+_NAME = re.compile(r'\bname="?([^\s"]+)')
+_OPERANDS = re.compile(r"\b(?:in|out)put(?:_args)?=\{([^}]*)\}")
+_NO_KERNELS = frozenset({"shape_call", "signal", "wait"})
+
+
+def rtx_program(plan: bytes | memoryview) -> RtxProgram:
+    """Read the program of a plan of TensorRT for RTX.
+
+    Raises:
+        BackendError: The plan does not hold it as this version of TensorRT for RTX (1.7) is known to.
+    """
+    for match in _PROGRAM.finditer(plan):
+        text = match[0].decode("latin-1")
+        target = _TARGET.search(text)
+        # Programs for any accelerator ({*}) are the insides of single kernels.
+        if target is None or "\nmain {" not in text:
+            continue
+        head, body = text.split("\nmain {", 1)
+        types = dict(_TENSOR.findall(head))
+        kernels = tuple(_statements(body.split("\nshape_main {", 1)[0], types))
+        if types and kernels:
+            return RtxProgram(
+                target=target[1],
+                forward_compatible="\n  hardware_forward_compatibility=1\n" in head,
+                tf32="\n  tf32=0\n" not in head,
+                activation_bytes=sum(map(int, _REGION.findall(head))),
+                kernels=kernels,
+            )
+    raise BackendError(
+        "The plan does not show its kernels as TensorRT for RTX 1.7 does, so its precision is not proven.",
+        "Build with TensorRT for RTX 1.7: pip install tensorrt-rtx==1.7.*",
+    )
+
+
+def _statements(body: str, types: dict[str, str]) -> Iterator[Kernel]:
+    for kind, values, layers in _STATEMENT.findall(body):
+        if kind in _NO_KERNELS:
+            continue
+        name = _NAME.search(values)
+        operands = re.findall(r'"([^"]+)"', " ".join(_OPERANDS.findall(values)))
+        yield Kernel(
+            name=name[1] if name else kind,
+            nodes=tuple(_ONNX_NODE.findall(layers)),
+            dtypes=frozenset(types[operand] for operand in operands if operand in types),
+        )
+
+
+def inspected_kernels(information: str) -> tuple[Kernel, ...]:
+    """Read what the engine inspector says as JSON, with detailed verbosity.
+
+    Raises:
+        BackendError: It is not such JSON, for one because the engine was built without detailed verbosity.
+    """
+    try:
+        layers = json.loads(information)["Layers"]
+        return tuple(_inspected(layer) for layer in layers)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BackendError(
+            f"The engine inspector gives no layers with their types ({error!r}), so the precision cannot be proven.",
+            "Build the engine with tbps build, which keeps the details in it.",
+        ) from error
+
+
+_HALF = re.compile(r"\b(?:half|fp16|float16)\b", re.IGNORECASE)
+_SINGLE = re.compile(r"\b(?:float|fp32|float32)\b", re.IGNORECASE)
+
+
+def _inspected(layer: dict[str, Any]) -> Kernel:
+    words = " ".join(
+        str(value)
+        for tensor in (*layer["Inputs"], *layer["Outputs"])
+        for key, value in tensor.items()
+        if "type" in key.lower()  # "Format/Datatype" in 10; its second half says what the first one is made of
+    )
+    dtypes = {name for name, pattern in (("half", _HALF), ("float", _SINGLE)) if pattern.search(words)}
+    return Kernel(
+        name=f"{layer['Name']} {layer.get('TacticName', '')}".strip(),
+        nodes=tuple(_ONNX_NODE.findall(str(layer.get("Metadata", "")))),
+        dtypes=frozenset(dtypes),
+    )

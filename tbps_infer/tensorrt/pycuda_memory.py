@@ -1,0 +1,168 @@
+"""Device memory over `pycuda`, which has no CUDA graphs: every run is enqueued call by call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import BackendError
+from tbps_infer.tensorrt.gpus import GpuFacts, version_text
+
+__all__ = ["PycudaMemory"]
+
+
+class PycudaMemory:
+    """See `tbps_infer.tensorrt.device_memory.DeviceMemory`; on the device's primary context.
+
+    Raises:
+        BackendError: There is no driver, or no device of this index.
+    """
+
+    has_graphs = False
+
+    def __init__(self, index: int) -> None:
+        try:
+            cuda = importlib.import_module("pycuda.driver")
+        except ImportError as error:
+            raise BackendError(
+                f"pycuda cannot be imported: {error}.", "Install it where CUDA's headers are, or use cuda-bindings."
+            ) from error
+        self._cuda: Any = cuda
+        try:
+            cuda.init()
+            count = cuda.Device.count()
+        except cuda.Error as error:
+            raise self._failed("start", error) from error
+        if not 0 <= index < count:
+            raise BackendError(
+                f"There is no device cuda:{index}; this machine has {count}.", "nvidia-smi lists the devices."
+            )
+        self._device = cuda.Device(index)
+        # The primary context is the one that the CUDA runtime inside TensorRT uses.
+        self._context = self._device.retain_primary_context()
+        self._depth = 0
+        self.make_current()
+        self._allocations: dict[int, Any] = {}
+        self._pinned: dict[int, Any] = {}
+        self._streams: dict[int, Any] = {}
+
+    def make_current(self) -> None:
+        """Push the context on the calling thread's stack, unless it is on its top."""
+        if self._cuda.Context.get_current() != self._context:
+            self._context.push()
+            self._depth += 1
+
+    def gpu(self) -> GpuFacts:
+        """Name, capability and memory, and the versions of driver and runtime."""
+        major, minor = self._device.compute_capability()
+        free, total = self._cuda.mem_get_info()
+        return GpuFacts(
+            name=self._device.name(),
+            sm=f"sm{major}{minor}",
+            memory_bytes=int(total),
+            free_bytes=int(free),
+            driver=version_text(self._cuda.get_driver_version()),
+            runtime=".".join(map(str, self._cuda.get_version()[:2])),
+        )
+
+    def allocate(self, size: int) -> int:
+        """Allocate on the device."""
+        try:
+            allocation = self._cuda.mem_alloc(max(size, 1))
+        except self._cuda.Error as error:
+            raise self._failed(f"allocate {size} bytes", error) from error
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        """Free on the device."""
+        self._allocations.pop(address).free()
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """Allocate page-locked memory."""
+        array: NDArray[np.uint8] = self._cuda.pagelocked_empty(max(size, 1), np.uint8)[:size]
+        self._pinned[array.ctypes.data] = array.base if array.base is not None else array
+        return array
+
+    def free_pinned(self, array: NDArray[np.uint8]) -> None:
+        """Let page-locked memory go with the last array that looks at it."""
+        self._pinned.pop(array.ctypes.data)
+
+    def make_stream(self) -> int:
+        """Make a non-blocking stream."""
+        stream = self._cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
+        self._streams[int(stream.handle)] = stream
+        return int(stream.handle)
+
+    def free_stream(self, stream: int) -> None:
+        """Let a stream go."""
+        self._streams.pop(stream)
+
+    def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
+        """Copy asynchronously."""
+        self._cuda.memcpy_htod_async(address, array, self._streams[stream])
+
+    def copy_to_host(self, array: NDArray[Any], address: int, stream: int) -> None:
+        """Copy asynchronously."""
+        self._cuda.memcpy_dtoh_async(array, address, self._streams[stream])
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for a stream."""
+        try:
+            self._streams[stream].synchronize()
+        except self._cuda.Error as error:
+            raise self._failed("run", error) from error
+
+    def make_event(self) -> Any:
+        """Make an event without times."""
+        return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+
+    def free_event(self, event: Any) -> None:
+        """Let an event go with its last name."""
+
+    def record(self, event: Any, stream: int) -> None:
+        """Record an event."""
+        event.record(self._streams[stream])
+
+    def wait_event(self, event: Any, stream: int) -> None:
+        """Let a stream wait."""
+        self._streams[stream].wait_for_event(event)
+
+    def wait_host(self, event: Any) -> None:
+        """Wait for an event."""
+        try:
+            event.synchronize()
+        except self._cuda.Error as error:
+            raise self._failed("run", error) from error
+
+    def capture(self, stream: int, enqueue: Callable[[], bool]) -> Any | None:
+        """Never captures; `has_graphs` says so."""
+        del stream, enqueue
+        return None
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Never called, since nothing is captured."""
+        del graph, stream
+        raise BackendError("pycuda has no CUDA graphs.", "Use cuda-bindings.")
+
+    def free_graph(self, graph: Any) -> None:
+        """Never called, since nothing is captured."""
+
+    def close(self) -> None:
+        """Free what is left and take the context off the stack."""
+        for address in list(self._allocations):
+            self.free(address)
+        self._pinned.clear()
+        self._streams.clear()
+        while self._depth:
+            self._context.pop()
+            self._depth -= 1
+
+    def _failed(self, what: str, error: Exception) -> BackendError:
+        return BackendError(
+            f"CUDA could not {what}: {error}.", "Check with nvidia-smi that the device is there and has free memory."
+        )

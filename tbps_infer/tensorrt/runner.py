@@ -1,0 +1,271 @@
+"""Runs one branch's engines; see `tbps_infer.runners.protocol.Runner`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.runners.protocol import Feeds, Precision, TensorSpec, branch_specs, check_feeds
+from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
+from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, open_memory
+from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
+from tbps_infer.tensorrt.flavours import FlavourName
+from tbps_infer.tensorrt.gpus import GpuFacts
+from tbps_infer.tensorrt.library import Library, open_library
+from tbps_infer.tensorrt.session import EngineSession, Slot
+
+__all__ = ["TensorRTRunner", "find_engines", "open_engines", "run_folder"]
+
+_IN_FLIGHT = 2
+
+
+class TensorRTRunner:
+    """One branch on one device, over one engine for images or one for each text length.
+
+    Engines are loaded at their first use. A batch is filled up to a bucket and only its own rows are returned; one
+    above the engine's greatest is cut. Calls from several threads wait for each other.
+
+    Args:
+        specs: The branch's inputs and outputs.
+        loaders: What loads the engine of each length; the one key for images is None.
+        memory: Of the device; closed with the runner.
+        pad_id: What fills captions up.
+        description: What is in use.
+        release: Called at the end of `close`, for what the loaders hold.
+    """
+
+    def __init__(
+        self,
+        specs: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
+        loaders: Mapping[int | None, Callable[[], EngineSession]],
+        memory: DeviceMemory,
+        *,
+        pad_id: int = 0,
+        description: str = "",
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._inputs, self._outputs = tuple(specs[0]), tuple(specs[1])
+        self._loaders = dict(loaders)
+        self._lengths = sorted(length for length in loaders if length is not None)
+        self._memory = memory
+        self._pad_id = pad_id
+        self._description = description
+        self._release = release
+        self._sessions: dict[int | None, EngineSession] = {}
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` wants."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` gives."""
+        return self._outputs
+
+    @property
+    def description(self) -> str:
+        """Flavour, version, precision, GPU, and how many CUDA graphs are in use."""
+        graphs = sum(session.captured for session in self._sessions.values())
+        return f"{self._description}, {graphs} CUDA graphs"
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Run the branch once, on any number of items.
+
+        Raises:
+            FeedError: The arrays do not fit, a caption is longer than any engine takes, or the runner is closed.
+            BackendError: The engine does not load or run.
+        """
+        (outputs,) = self.run_stream([feeds])
+        return outputs
+
+    def run_stream(self, batches: Iterable[Feeds]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Run batch after batch, the next one's numbers travelling while one computes.
+
+        The runner is taken for as long as this is iterated; other threads wait.
+
+        Yields:
+            The outputs of each batch, in order. Raises as `run`.
+        """
+        with self._lock:
+            if self._closed:
+                raise FeedError("the runner is closed")
+            self._memory.make_current()
+            under_way: deque[tuple[EngineSession, Slot]] = deque()
+            parts: deque[int] = deque()
+            finished: list[dict[str, NDArray[Any]]] = []
+            try:
+                for feeds in batches:
+                    check_feeds(self._inputs, feeds)
+                    session, fitting = self._fitting(feeds)
+                    parts.append(-(-rows_of(feeds) // session.maximum))
+                    for piece in batches_of(fitting, session.maximum):
+                        if len(under_way) == _IN_FLIGHT:
+                            finished.append(_collected(under_way))
+                        under_way.append((session, session.submit(piece)))
+                    while parts and len(finished) >= parts[0]:
+                        yield _joined(finished, parts.popleft())
+                while parts:
+                    while len(finished) < parts[0]:
+                        finished.append(_collected(under_way))
+                    yield _joined(finished, parts.popleft())
+            finally:
+                while under_way:  # an error, or an iteration given up
+                    session, slot = under_way.popleft()
+                    session.collect(slot)
+
+    def close(self) -> None:
+        """Free engines and memory; running afterwards raises FeedError; closing twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._memory.make_current()
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
+            self._loaders.clear()
+            self._release()
+            self._memory.close()
+
+    def _fitting(self, feeds: Feeds) -> tuple[EngineSession, Feeds]:
+        """The engine for these arrays, and the arrays filled up to its length."""
+        length: int | None = None
+        if self._lengths:
+            given = next(iter(feeds.values())).shape[1]
+            if given > self._lengths[-1]:
+                raise FeedError(
+                    f"want captions of at most {self._lengths[-1]} tokens, got {given}",
+                    "Build engines for longer ones: tbps build BUNDLE --text-lengths.",
+                )
+            length = bucket_for(given, self._lengths)
+            feeds = fill_text(feeds, length, self._pad_id)
+        if length not in self._sessions:
+            self._sessions[length] = self._loaders[length]()
+        return self._sessions[length], feeds
+
+
+def open_engines(
+    bundle: Bundle,
+    branch: Branch,
+    flavour: FlavourName,
+    precision: Precision,
+    *,
+    device: int = 0,
+    memory_kind: MemoryKind | None = None,
+) -> TensorRTRunner:
+    """Open a bundle's engines of one branch on this machine.
+
+    Args:
+        device: Index of the GPU: 1 for ``cuda:1``.
+        memory_kind: The package that calls CUDA; the first one installed when not given.
+
+    Raises:
+        BackendError: TensorRT or CUDA is not to be had, or the bundle has no engines that fit: of this precision,
+            version, GPU, and made from its graphs.
+    """
+    library = open_library(flavour)
+    memory = open_memory(device, memory_kind)
+    try:
+        gpu = memory.gpu()
+        folder = find_engines(bundle, library, precision, gpu)
+        return run_folder(folder, bundle, branch, library, memory, where=f"cuda:{device} {gpu.name}")
+    except BaseException:
+        memory.close()
+        raise
+
+
+def find_engines(bundle: Bundle, library: Library, precision: Precision, gpu: GpuFacts) -> EngineFolder:
+    """The bundle's engines that fit this library, precision and GPU. Raises BackendError when there are none."""
+    flavour = library.flavour.name
+    folders = [
+        folder
+        for folder in engines_of(bundle.path)
+        if folder.facts.flavour == flavour and folder.facts.precision == precision
+    ]
+    if not folders:
+        raise BackendError(
+            f"{bundle.path} has no engines of {flavour} in {precision}.",
+            f"Build them on this machine: tbps build {bundle.path} --backend {flavour} --precision {precision}",
+        )
+    refusals = []
+    for folder in folders:
+        try:
+            folder.refuse_elsewhere(library.version, gpu)
+        except BackendError as refusal:
+            refusals.append(refusal)
+            continue
+        refuse_other_graphs(folder, bundle)
+        return folder
+    raise refusals[0]
+
+
+def refuse_other_graphs(folder: EngineFolder, bundle: Bundle) -> None:
+    """Refuse engines made from other graphs than the bundle's own. Raises BackendError."""
+    for name, sha256 in folder.facts.spec["graphs"].items():
+        fact = bundle.files.get(name)
+        if fact is None or fact.sha256 != sha256:
+            raise BackendError(
+                f"The engines in {folder.path} were made from another {name} than the bundle's.",
+                f"Build them again: {folder.rebuild_command}",
+            )
+
+
+def run_folder(
+    folder: EngineFolder, bundle: Bundle, branch: Branch, library: Library, memory: DeviceMemory, *, where: str
+) -> TensorRTRunner:
+    """A runner over a folder's engines of one branch, whether or not they fit this machine.
+
+    Raises:
+        BackendError: The folder has none of this branch. A plan whose bytes were altered, or that does not load,
+            shows at its first use.
+    """
+    specs = branch_specs(bundle.model, branch)
+    plans = {plan.length: plan for plan in folder.facts.plans if plan.branch == branch}
+    if not plans:
+        raise BackendError(f"{folder.path} has no engine of the {branch} branch.", f"Build: {folder.rebuild_command}")
+    runtimes: list[Any] = []
+
+    def loader(plan: PlanFacts) -> Callable[[], EngineSession]:
+        def load() -> EngineSession:
+            path = folder.check_plan(plan)
+            if not runtimes:
+                runtimes.append(library.create_runtime())
+            content = np.fromfile(path, np.uint8)
+            engine = library.deserialize(runtimes[0], content.data, str(path))
+            return EngineSession(library, engine, memory, specs)
+
+        return load
+
+    facts = folder.facts
+    checked = "" if facts.self_check.get("passed") else ", self-check not executed"
+    return TensorRTRunner(
+        specs,
+        {length: loader(plan) for length, plan in plans.items()},
+        memory,
+        pad_id=bundle.model.pad_id,
+        description=f"{facts.flavour} {facts.version}, {facts.precision} on {where}{checked}",
+        release=runtimes.clear,
+    )
+
+
+def _collected(under_way: deque[tuple[EngineSession, Slot]]) -> dict[str, NDArray[Any]]:
+    session, slot = under_way.popleft()
+    return session.collect(slot)
+
+
+def _joined(finished: list[dict[str, NDArray[Any]]], count: int) -> dict[str, NDArray[Any]]:
+    """Take the first pieces and put them together."""
+    pieces, finished[:] = finished[:count], finished[count:]
+    if count == 1:
+        return pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
