@@ -1,1 +1,1 @@
-""""""
+"""Benchmarks: pure measuring cores and thin drivers."""

@@ -29,7 +29,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
-    "auto_envvar_prefix": "TBPS",
     "show_default": True,
     "max_content_width": 100,
 }
@@ -48,6 +47,7 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), name)
+        _name_variables(command, f"TBPS_{cmd_name}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -79,10 +79,39 @@ class LazyGroup(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Give every option its environment variable, by the name that a user types: ``--top-k`` is ``…_TOP_K``."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            typed = next(name for name in parameter.opts if name.startswith("--"))
+            parameter.envvar = f"{prefix}{typed[1:]}".replace("-", "_").upper()
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            _name_variables(child, f"{prefix}_{name}")
+
+
+EXTRAS: Mapping[str, str] = {
+    "torch": "export",
+    "transformers": "export",
+    "safetensors": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "lightning_fabric": "train",
+    "onnxruntime": "cpu",
+}
+"""Which extra brings a package that only some commands need."""
+
+
 def _report(error: Exception) -> int:
     """Print what a user can act on; a bug keeps its traceback."""
-    from tbps_infer.errors import TbpsError, UsageError
+    from tbps_infer.errors import BackendError, TbpsError, UsageError
 
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        extra = EXTRAS[error.name]
+        error = BackendError(
+            f"This command needs the package {error.name}, which is not installed.",
+            f'Install it: pip install "tbps-infer[{extra}]".',
+        )
     if not isinstance(error, TbpsError):
         raise error
     click.echo(f"Error: {error.message}", err=True)

@@ -1,1 +1,1 @@
-""""""
+"""Judging a model by the field's numbers: exact retrieval metrics and the protocol."""

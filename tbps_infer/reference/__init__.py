@@ -1,1 +1,1 @@
-""""""
+"""The reference model in PyTorch, its configuration, its checkpoints."""

@@ -1,1 +1,1 @@
-""""""
+"""Training of the reference model: losses, batches, the resumable loop."""
