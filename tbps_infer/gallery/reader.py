@@ -85,8 +85,9 @@ class Gallery:
         self._records, self._rows = flat[0::2].copy(), flat[1::2].copy()
 
     @classmethod
-    def open(cls, path: Path) -> Gallery:
+    def open(cls, path: Path | str) -> Gallery:
         """Open a gallery; raises GalleryError when the folder is none, or is damaged."""
+        path = Path(path)
         facts = GalleryFacts.read(path)
         for attempt in range(_OPEN_ATTEMPTS):
             with sqlite_errors(path):
