@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from tbps_infer.errors import UsageError
+from tbps_infer.queries import PersonQuery
 
 __all__ = ["Query", "read_queries"]
 
@@ -25,12 +26,23 @@ class Query:
         text: The sentence; None for a picture.
         image: The picture; None for a sentence.
         person: The ``id`` in the metadata of the right hits, where it is known: hits are marked right or wrong.
+        composed: What is embedded, where that is more than the sentence or the picture.
     """
 
     id: str
     text: str | None = None
     image: Path | None = None
     person: str | None = None
+    composed: PersonQuery | None = None
+
+    @property
+    def parts(self) -> PersonQuery:
+        """What is embedded."""
+        if self.composed is not None:
+            return self.composed
+        return PersonQuery(
+            texts=() if self.text is None else (self.text,), images=() if self.image is None else (self.image,)
+        )
 
     @property
     def label(self) -> str:
@@ -38,7 +50,22 @@ class Query:
         return self.text if self.text is not None else str(self.image)
 
 
-def read_queries(texts: Sequence[str], files: Sequence[str], images: Sequence[Path]) -> Iterator[Query]:
+def one_person(texts: Sequence[str], images: Sequence[Path], exclude: Sequence[str], image_weight: float) -> Query:
+    """One query of all sentences and pictures."""
+    parts = PersonQuery(tuple(texts), tuple(images), tuple(exclude), image_weight)
+    label = " + ".join((*texts, *map(str, images), *(f"not {text}" for text in exclude)))
+    return Query("1", label, composed=parts)
+
+
+def read_queries(
+    texts: Sequence[str], files: Sequence[str], images: Sequence[Path], exclude: Sequence[str] = ()
+) -> Iterator[Query]:
+    """All queries, each with what is excluded; see `_read` for their order."""
+    for query in _read(texts, files, images):
+        yield replace(query, composed=replace(query.parts, exclude=tuple(exclude))) if exclude else query
+
+
+def _read(texts: Sequence[str], files: Sequence[str], images: Sequence[Path]) -> Iterator[Query]:
     """All queries, in the order: arguments, files, pictures; files are read as far as the results are.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,18 +12,22 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.cli.filters import filter_options
 from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
 from tbps_infer.cli.output import FORMATS, write_results
 from tbps_infer.cli.progress import say
-from tbps_infer.cli.queries import Query, read_queries
+from tbps_infer.cli.queries import Query, one_person, read_queries
 
 if TYPE_CHECKING:
     from tbps_infer.encoder import Encoder
-    from tbps_infer.gallery import Filter, Gallery, Hit
+    from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
     from tbps_infer.runners.options import RunOptions
 
 __all__ = ["find", "search"]
 
+log = logging.getLogger(__name__)
+
+_QUERIES_COMPARED = 16
 _QUERIES_AT_ONCE = 256
 """Queries encoded and searched together: enough to share a pass over the vectors, few enough to stream."""
 
@@ -37,10 +42,22 @@ _QUERIES_AT_ONCE = 256
 @click.option("-k", "--top-k", type=click.IntRange(1), default=10, help="Hits per query.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to print hits.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write a page with thumbnails.")
-@click.option("--camera", multiple=True, help="Only this camera; again for more.")
-@click.option("--after", help="Only from this time on: ISO 8601, a year, or Unix seconds.")
-@click.option("--before", help="Only before this time.")
-@click.option("--where", metavar="SQL", help='Only where this holds, as in "shelf = 3 and id is not null".')
+@click.option(
+    "--not", "exclude", multiple=True, metavar="TEXT", help="What the person does not have; again for more."
+)
+@click.option("--together", is_flag=True, help="All TEXTs and pictures are of one person: one query.")
+@click.option(
+    "--image-weight",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Share of the pictures beside TEXTs, with --together.",
+)
+@click.option("--per-id", is_flag=True, help="The best hit of each identity.")
+@click.option("--min-score", type=float, help="Leave out hits below this score.")
+@click.option(
+    "--approx", is_flag=True, help="Ask the graph that tbps gallery index --approx built; it may miss some."
+)
+@filter_options
 @click.option("--bundle", type=EXISTING, help="The model.  [default: the one that embedded the gallery]")
 @batch_size_option(32)
 @run_options
@@ -53,10 +70,13 @@ def search(
     top_k: int,
     form: str,
     html: Path | None,
-    camera: tuple[str, ...],
-    after: str | None,
-    before: str | None,
-    where: str | None,
+    exclude: tuple[str, ...],
+    together: bool,
+    image_weight: float,
+    per_id: bool,
+    min_score: float | None,
+    approx: bool,
+    where: Filter,
     bundle: Path | None,
     batch_size: int,
     run: RunOptions,
@@ -65,20 +85,27 @@ def search(
 
     \b
     tbps search gallery "a woman in a red coat with a grey backpack"
+    tbps search gallery "a man in a black suit" --not "a backpack" --camera cam_a --per-id
     tbps search gallery --queries queries.jsonl --format jsonl > hits.jsonl
     """
     from tbps_infer.encoder import Encoder
-    from tbps_infer.gallery import Filter, Gallery
+    from tbps_infer.gallery import Gallery, SearchOptions
 
     if not (texts or queries or images):
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
+    options = SearchOptions("approx" if approx else "auto", min_score, per_id, run.threads)
     with Gallery.open(gallery) as opened:
         model = bundle or _remembered(opened, gallery)
         with Encoder.open(model, run, batch_size=batch_size) as encoder:
             opened.require_model(encoder.facts)
-            filters = Filter(camera=camera, after=after, before=before, where=where)
+            if together:
+                if queries:
+                    raise click.UsageError("--together takes TEXTs and pictures, not --queries.")
+                asked = iter([one_person(texts, images, exclude, image_weight)])
+            else:
+                asked = read_queries(texts, queries, images, exclude)
             results: Iterator[tuple[Query, Sequence[Hit]]]
-            results = find(encoder, opened, read_queries(texts, queries, images), top_k, filters)
+            results = find(encoder, opened, asked, top_k, where, options)
             if html is not None:
                 from tbps_infer.render.html import write_page
 
@@ -89,23 +116,49 @@ def search(
 
 
 def find(
-    encoder: Encoder, gallery: Gallery, queries: Iterator[Query], k: int, where: Filter
+    encoder: Encoder,
+    gallery: Gallery,
+    queries: Iterator[Query],
+    k: int,
+    where: Filter | None = None,
+    options: SearchOptions | None = None,
 ) -> Iterator[tuple[Query, Sequence[Hit]]]:
     """Search for queries in groups, in bounded memory; results come in the queries' order."""
+    from tbps_infer.queries import encode_queries
+
+    first = True
     while group := list(islice(queries, _QUERIES_AT_ONCE)):
-        vectors = _encode(encoder, group)
-        yield from zip(group, gallery.search(vectors, k, where), strict=True)
+        vectors = encode_queries(encoder, [query.parts for query in group])
+        result = gallery.search_with_report(vectors, k, where, options)
+        report = result.report
+        if report.share_read is not None:
+            log.info("%s of %d records read %.1f %%", report.method, report.searched, 100 * report.share_read)
+        if first and report.method == "approx":
+            _say_recall(gallery, vectors[:_QUERIES_COMPARED], k, options, result.hits)
+        first = False
+        yield from zip(group, result.hits, strict=True)
 
 
-def _encode(encoder: Encoder, group: Sequence[Query]) -> NDArray[np.float32]:
-    vectors = np.empty((len(group), encoder.facts.layout.dim), np.float32)
-    texts = [i for i, query in enumerate(group) if query.text is not None]
-    images = [i for i, query in enumerate(group) if query.image is not None]
-    if texts:
-        vectors[texts] = encoder.encode_texts([query.text for query in group if query.text is not None])
-    if images:
-        vectors[images] = encoder.encode_images([query.image for query in group if query.image is not None])
-    return vectors
+def _say_recall(
+    gallery: Gallery,
+    vectors: NDArray[np.float32],
+    k: int,
+    options: SearchOptions | None,
+    hits: Sequence[Sequence[Hit]],
+) -> None:
+    """Compare the first queries with an exact search: an approximate one never knows what it misses."""
+    from dataclasses import replace
+
+    from tbps_infer.gallery import SearchOptions
+
+    exact = gallery.search(vectors, k, options=replace(options or SearchOptions(), method="auto"))
+    wanted = sum(map(len, exact))
+    found = sum(
+        len({hit.record for hit in some} & {hit.record for hit in best})
+        for some, best in zip(hits, exact, strict=False)
+    )
+    if wanted:
+        say(f"Approximate: {found} of {wanted} hits of an exact search ({len(exact)} queries compared)")
 
 
 def _remembered(gallery: Gallery, path: Path) -> Path:

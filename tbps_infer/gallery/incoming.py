@@ -38,6 +38,8 @@ def checked_rows(vectors: NDArray[np.float32] | None, count: int, facts: Gallery
             f"Vector {wrong[0]} given to the gallery has the squared norm {squared[wrong[0]]:g}, {want}.", hint
         )
     raw = raw_rows(vectors, facts)
+    if facts.dtype_name != "int8":
+        return raw  # rounding changes a length by less than a thousandth
     stored = np.linalg.norm(stored_rows(raw, facts).exact(slice(None)), axis=1)
     wrong = np.flatnonzero(stored > NORM_MARGIN * math.sqrt(layout.squared_norm))
     if len(wrong):

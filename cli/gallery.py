@@ -1,0 +1,133 @@
+"""`tbps gallery`: what is done to whole galleries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tbps_infer.cli.filters import filter_options
+from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery import Filter
+
+__all__ = ["gallery"]
+
+
+@click.group()
+def gallery() -> None:
+    """Index, compact, merge, verify and export galleries.
+
+    \b
+    tbps gallery index gallery
+    """
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.option("--approx", is_flag=True, help="The graph of approximate searches, not the exact cascade's sketch.")
+@verbosity_options
+def index(path: Path, approx: bool) -> None:
+    """Build GALLERY's index, so that searches read less.
+
+    \b
+    tbps gallery index gallery
+    """
+    from tbps_infer.gallery import index_gallery
+
+    with progress_bar("Indexing", "rows") as bar:
+        rows = index_gallery(path, approx=approx, on_progress=bar)
+    click.echo(f"{path}: {rows} rows indexed for {'approximate' if approx else 'exact'} searches")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@filter_options
+@click.option("--dry-run", is_flag=True, help="Only say how many records would go.")
+@verbosity_options
+def rm(path: Path, where: Filter, dry_run: bool) -> None:
+    """Remove the records of GALLERY that pass a filter.
+
+    \b
+    tbps gallery rm gallery --camera cam_a --before 2024-06
+    """
+    from tbps_infer.gallery import Gallery, remove_records
+
+    if dry_run:
+        with Gallery.open(path) as opened:
+            click.echo(f"{path}: {len(opened.selected(where)[0])} of {opened.count} records would be removed")
+        return
+    gone = remove_records(path, where)
+    click.echo(f"{path}: {gone} records removed")
+    if gone:
+        say(f"Their rows stay on disk until: tbps gallery compact {path}")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@verbosity_options
+def compact(path: Path) -> None:
+    """Give back the disk space of removed and replaced pictures.
+
+    \b
+    tbps gallery compact gallery
+    """
+    from tbps_infer.gallery import compact_gallery
+
+    report = compact_gallery(path)
+    click.echo(f"{path}: {report.kept} rows kept, {report.dropped} dropped")
+    if any(name.startswith("graph") for name in report.dropped_indexes):
+        say(f"The graph belonged to the old rows; build it again: tbps gallery index --approx {path}")
+
+
+@gallery.command()
+@click.argument("sources", nargs=-1, required=True, type=EXISTING, metavar="GALLERY...")
+@output_option("The gallery that takes the records; made when it is not there.")
+@verbosity_options
+def merge(sources: tuple[Path, ...], output: Path) -> None:
+    """Add the records of each GALLERY to another one.
+
+    \b
+    tbps gallery merge monday tuesday -o week
+    """
+    from tbps_infer.gallery import merge_galleries
+
+    with progress_bar("Merging", "records") as bar:
+        report = merge_galleries(sources, output, bar)
+    click.echo(f"{output}: {report.added} records added, {report.known} known already")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@verbosity_options
+def verify(path: Path) -> None:
+    """Read all of GALLERY and compare it with its checksums.
+
+    \b
+    tbps gallery verify gallery
+    """
+    from tbps_infer.gallery import Gallery
+
+    with Gallery.open(path) as opened:
+        segments = opened.verify()
+        click.echo(f"{path}: {opened.count} records, {segments} segments, all as written")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@output_option("A folder that does not exist.")
+@filter_options
+@verbosity_options
+def export(path: Path, output: Path, where: Filter) -> None:
+    """Write GALLERY as vectors.npy and records.parquet.
+
+    \b
+    tbps gallery export gallery -o exported
+    """
+    from tbps_infer.gallery import export_gallery
+
+    count = export_gallery(path, output, where)
+    click.echo(f"{output}: {count} records in vectors.npy and records.parquet")
