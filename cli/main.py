@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("tbps_infer.cli.export:export", "Turn a checkpoint into a verified bundle."),
     "embed": ("tbps_infer.cli.embed:embed", "Embed pictures into a gallery."),
     "search": ("tbps_infer.cli.search:search", "Find people in a gallery by description."),
+    "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
     "info": ("tbps_infer.cli.info:info", "Tell what a checkpoint, a bundle or a gallery is."),
     "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP on a data set."),
     "train": ("tbps_infer.cli.train:train", "Train the reference model."),
