@@ -27,6 +27,9 @@ def data() -> None:
 @click.option("--height", type=int, default=256, help="Of a picture, in pixels; its width is about a third.")
 @click.option("--seed", type=int, default=0, help="Everything follows from it.")
 @click.option("--workers", type=click.IntRange(1), help="Processes that draw.  [default: one per core]")
+@click.option(
+    "--only", multiple=True, type=click.Choice(("train", "val", "test")), help="Only this split; again for more."
+)
 @verbosity_options
 def synth(
     output: Path,
@@ -38,15 +41,20 @@ def synth(
     height: int,
     seed: int,
     workers: int | None,
+    only: tuple[str, ...],
 ) -> None:
     """Draw synthetic pedestrians with captions, in the layout of CUHK-PEDES.
 
     \b
     tbps data synth -o people --train 2000 --seed 0
     """
+    from dataclasses import replace
+
     from tbps_infer.data.synth import SynthOptions, write_dataset
 
     options = SynthOptions(train, val, test, pictures, captions, seed, height, workers)
+    if only:
+        options = replace(options, only=only)
     with progress_bar("Drawing", "pictures") as bar:
         report = write_dataset(output, options, bar)
     click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,17 @@ def test_sample_crops_are_the_same_every_time() -> None:
 def test_sample_captions_are_the_same_every_time() -> None:
     assert list(sample_captions(20, 1)) == list(sample_captions(30, 1))[:20]
     assert list(sample_captions(20, 1)) != list(sample_captions(20, 2))
+
+
+def test_one_split_alone_is_the_same_as_beside_the_others(tmp_path: Path) -> None:
+    options = SynthOptions(train=3, val=1, test=2, pictures=2, workers=1)
+    write_dataset(tmp_path / "all", options)
+    report = write_dataset(tmp_path / "some", dataclasses.replace(options, only=("test",)))
+    assert (report.identities, report.pictures) == (2, 4)
+    whole, some = (json.loads((tmp_path / name / "reid_raw.json").read_text()) for name in ("all", "some"))
+    assert some == [entry for entry in whole if entry["split"] == "test"]
+    for entry in some:
+        left, right = (tmp_path / name / "imgs" / entry["file_path"] for name in ("all", "some"))
+        assert left.read_bytes() == right.read_bytes()
+    with pytest.raises(UsageError, match="leaves nothing to write"):
+        dataclasses.replace(options, test=0, only=("test",))

@@ -28,6 +28,9 @@ SCHEMA = 1
 _LEAST_HEIGHT = 48
 
 
+SPLITS = ("train", "val", "test")
+
+
 @dataclass(frozen=True)
 class SynthOptions:
     """What to draw. Identities are numbered from 1, training first, then validation, then test.
@@ -41,6 +44,7 @@ class SynthOptions:
         seed: Everything follows from it; picture i of identity j depends on (seed, j, i) alone.
         height: Of a crop in pixels; its width is about a third and varies.
         workers: Processes that draw; None takes one per usable CPU core. No influence on the files.
+        only: Write these splits alone; the people in them are the same as beside the others.
     """
 
     train: int = 2000
@@ -51,12 +55,15 @@ class SynthOptions:
     seed: int = 0
     height: int = DEFAULT_HEIGHT
     workers: int | None = None
+    only: tuple[str, ...] = SPLITS
 
     def __post_init__(self) -> None:
         if min(self.train, self.val, self.test) < 0 or self.identities < 1:
             raise UsageError(
                 f"the splits have {self.train}, {self.val} and {self.test} identities, want one or more in all"
             )
+        if not self.only or set(self.only) - set(SPLITS) or not any(getattr(self, name) for name in self.only):
+            raise UsageError(f"only {self.only!r} leaves nothing to write; want some of {', '.join(SPLITS)}")
         for name in ("pictures", "captions"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, want at least 1")
@@ -219,8 +226,9 @@ def _write(
     jobs = [
         _Job(identity, person, options.split_of(identity), folder / "imgs", options)
         for identity, person in enumerate(people, start=1)
+        if options.split_of(identity) in options.only
     ]
-    total = options.identities * options.pictures
+    total = len(jobs) * options.pictures
     records: list[dict[str, Any]] = []
     with closing(_run(jobs, min(options.workers or usable_cores(), len(jobs)))) as batches:
         for drawn in batches:
@@ -231,7 +239,7 @@ def _write(
     (folder / "reid_raw.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     _write_facts(folder / "synth.json", options, people, oracle)
     words = [len(text.split()) for record in records for text in record["captions"]]
-    return SynthReport(out, options.identities, total, len(words), sum(words) / len(words), oracle)
+    return SynthReport(out, len(jobs), total, len(words), sum(words) / len(words), oracle)
 
 
 def _write_facts(file: Path, options: SynthOptions, people: list[Person], oracle: float | None) -> None:

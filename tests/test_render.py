@@ -1,0 +1,129 @@
+"""The page of hits: complete, escaped, self-contained, and never left half-written."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tbps_infer.errors import UsageError
+from tbps_infer.gallery import Hit
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.render.html import THUMBNAIL, write_page
+
+LAYOUT = VectorLayout((Segment("global", 4), Segment("fine.0", 2, 0.5), Segment("fine.1", 2, 0.5)))
+
+
+@dataclass(frozen=True)
+class _Query:
+    label: str
+    person: str | None = None
+
+
+def _hit(path: Path, record: int = 1, **metadata: str | int) -> Hit:
+    return Hit(record, path, 1.25, {"global": 0.75, "fine.0": 0.5, "fine.1": 0.0}, metadata)
+
+
+def _write(file: Path, results: Sequence[tuple[_Query, Sequence[Hit]]]) -> str:
+    assert list(write_page(file, iter(results), LAYOUT)) == list(results)
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (200, 600), (200, 30, 40)).save(file)
+    return file
+
+
+class _Tags(HTMLParser):
+    """Fails on a tag that is closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_page_is_well_formed_and_needs_nothing_else(tmp_path: Path, picture: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(picture), _hit(picture, 2)]), (_Query("x"), [])])
+    tags = _Tags()
+    tags.feed(page)
+    assert not tags.open
+    assert not re.search(r"(src|href)=.(?!data:)|url\(|@import|<script", page)
+    assert "No picture passes the filter." in page
+    assert [tag for tag, _ in tags.seen].count("img") == 2
+
+
+def test_thumbnails_are_the_pictures(tmp_path: Path, picture: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(picture)])])
+    (data,) = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert image.size[1] <= 2 * THUMBNAIL[0]
+    assert image.size[0] * 3 == image.size[1]
+    pixel = image.convert("RGB").getpixel((10, 10))
+    assert isinstance(pixel, tuple)
+    assert all(abs(have - want) < 8 for have, want in zip(pixel, (200, 30, 40), strict=True))
+
+
+def test_bars_are_shares_of_what_a_segment_can_give(tmp_path: Path, picture: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(picture)])])
+    bars = re.findall(r"<dt>([^<]+)</dt><dd title=\"[^\"]+\"><i style=\"width:(\d+)%\">", page)
+    assert bars == [("global", "75"), ("part 0", "100"), ("part 1", "0")]
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b"])
+def test_whatever_comes_from_outside_is_text(tmp_path: Path, picture: Path, evil: str) -> None:
+    page = _write(tmp_path / "page.html", [(_Query(evil), [_hit(picture, note=evil)])])
+    tags = _Tags()
+    tags.feed(page)
+    assert "<script>" not in page
+    assert not any("onerror" in attrs for _, attrs in tags.seen)
+    (card,) = [attrs for tag, attrs in tags.seen if tag == "li"]
+    assert card["title"] is not None
+    assert card["title"].endswith(f"note: {evil}")
+
+
+def test_right_and_wrong_differ_by_mark_and_not_only_by_colour(tmp_path: Path, picture: Path) -> None:
+    hits = [_hit(picture, 1, id=7), _hit(picture, 2, id=8)]
+    page = _write(tmp_path / "page.html", [(_Query("a man", person="7"), hits)])
+    assert re.findall(r'<li class="(\w+)"', page) == ["right", "wrong"]
+    assert re.findall(r'class="mark" aria-label="(\w+)">(.)<', page) == [("right", "✓"), ("wrong", "✕")]
+    assert 'class="mark"' not in _write(tmp_path / "other.html", [(_Query("a man"), hits)])
+
+
+def test_a_picture_that_is_gone_leaves_a_frame(tmp_path: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(tmp_path / "gone.jpg")])])
+    assert "picture not there any more" in page
+
+
+def test_results_stream_and_a_failure_leaves_nothing(tmp_path: Path, picture: Path) -> None:
+    def broken() -> Iterator[tuple[_Query, Sequence[Hit]]]:
+        yield _Query("a man"), [_hit(picture)]
+        raise RuntimeError("the search failed")
+
+    pages = write_page(tmp_path / "page.html", broken(), LAYOUT)
+    assert next(pages)[0].label == "a man"
+    with pytest.raises(RuntimeError, match="the search failed"):
+        next(pages)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        _write(tmp_path / "missing" / "page.html", [])
