@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Two noisy cores: how long an example takes says nothing about the code.
+settings.register_profile("tbps", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tbps")
 
 
 @pytest.fixture(scope="session")
