@@ -107,11 +107,11 @@ def _report(error: Exception) -> int:
     """Print what a user can act on; a bug keeps its traceback."""
     from tbps_infer.errors import BackendError, TbpsError, UsageError
 
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        extra = EXTRAS[error.name]
+    missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    if missing in EXTRAS:
         error = BackendError(
-            f"This command needs the package {error.name}, which is not installed.",
-            f'Install it: pip install "tbps-infer[{extra}]".',
+            f"This command needs the package {missing}, which is not installed.",
+            f'Install it: pip install "tbps-infer[{EXTRAS[missing]}]".',
         )
     if not isinstance(error, TbpsError):
         raise error

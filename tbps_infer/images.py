@@ -116,8 +116,9 @@ def load_crop(source: Path | bytes, facts: Preprocessing) -> NDArray[np.uint8]:
 
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
-    # Pillow loads most format plugins at the first miss. In the older versions that we support (seen in 10.1's source)
-    # a second thread that misses meanwhile is told that the file is no picture, so they are loaded before: 30 ms once.
+    # Pillow loads most format plugins at the first miss. In the older versions that we support (seen in 10.1's
+    # source) a second thread that misses meanwhile is told that the file is no picture, so they are loaded before:
+    # 30 ms once.
     Image.init()
     try:
         with Image.open(file) as image:

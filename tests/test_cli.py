@@ -353,7 +353,18 @@ def test_init_train_and_carry_on(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_dataset(data, SynthOptions(train=8, val=3, test=2, pictures=2, seed=1, workers=1))
     assert run("init", "--size", "tiny", "--dataset", data, "-o", tmp_path / "start").exit_code == 0
-    recipe = ["--init", tmp_path / "start", "-b", "8", "--milestones", "1", "--pad", "2", "--warmup-epochs", "0"]
+    recipe: list[str | Path] = [
+        "--init",
+        tmp_path / "start",
+        "-b",
+        "8",
+        "--milestones",
+        "1",
+        "--pad",
+        "2",
+        "--warmup-epochs",
+        "0",
+    ]
     done = run("train", data, "-o", tmp_path / "run", "--epochs", "2", *recipe)
     assert done.exit_code == 0, done.output
     assert "epoch   2/2" in done.stderr

@@ -19,8 +19,6 @@ def test_every_public_name_loads() -> None:
 
 
 def test_importing_the_package_loads_none_of_them() -> None:
-    code = (
-        "import sys, tbps_infer; print([m for m in sys.modules if m.startswith(('tbps_infer.', 'numpy'))])"
-    )
+    code = "import sys, tbps_infer; print([m for m in sys.modules if m.startswith(('tbps_infer.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

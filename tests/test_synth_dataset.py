@@ -142,7 +142,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
         ({"workers": 0}, "workers is 0"),
     ],
 )
-def test_senseless_options_are_refused(changes: dict[str, int], message: str) -> None:
+def test_senseless_options_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         SynthOptions(**changes)
 
