@@ -69,7 +69,7 @@ class PersonQuery:
                 "What is excluded only takes away from what is looked for; describe the person as well.",
             )
         if any(not text.strip() for text in (*self.texts, *self.exclude)):
-            raise UsageError("A sentence of the query is empty.")
+            raise UsageError("A sentence of the query has no words.")
         if not 0 <= self.image_weight <= 1:
             raise UsageError(f"image_weight is {self.image_weight}, want 0 to 1.")
         if not (0 <= self.exclude_weight < math.inf):

@@ -120,7 +120,7 @@ def test_parts_are_embedded_once_and_together() -> None:
         ({"exclude": ("hat",)}, "needs a sentence or a picture"),
         ({"texts": "a man"}, "want a tuple"),
         ({"images": Path("a.jpg")}, "want a tuple"),
-        ({"texts": ("a man", " ")}, "is empty"),
+        ({"texts": ("a man", " ")}, "has no words"),
         ({"texts": ("a man",), "image_weight": 1.5}, "image_weight is 1.5"),
         ({"texts": ("a man",), "exclude_weight": -1.0}, "exclude_weight is -1"),
         ({"texts": ("a man",), "exclude_weight": float("nan")}, "exclude_weight is nan"),

@@ -35,7 +35,7 @@ _HEADER_BYTES = 256
 _NUMBERS = 3  # per row after c: s, |Rᵀe|, |e|, float32
 # The share of the variance that the directions are to keep; measured with a trained model, see docs/search.md.
 _KEEP = 0.98
-_SIZES = (8, 16, 32, 64, 128, 256)
+_SIZES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 _SAMPLE_BYTES = 128 << 20
 _ROUND_UP = 1 + 1e-6
 
@@ -48,7 +48,7 @@ class Sketch:
         mean: float32 ``[dim]``.
         directions: float32 ``[p, dim]``.
         codes: int8 ``[count, p]``.
-        numbers: float32 ``[count, 3]``: s, |Rᵀe| and |e|.
+        numbers: float32 ``[3, count]``: s, |Rᵀe| and |e|.
         largest: A bound on ``s |c|`` of every row.
     """
 
@@ -77,7 +77,7 @@ class Sketch:
         max_norm: float,
         options: ScanOptions,
     ) -> None:
-        """Add ``rows[positions]`` to the pool, with the bounds on their scores."""
+        """Add rows to the pool, where they are known by their positions, with the bounds on their scores."""
         exact = queries.astype(np.float64)
         directions = self.directions.astype(np.float64)
         inside = exact @ directions.T
@@ -98,13 +98,13 @@ class Sketch:
         slack += 64 * ROUNDOFF * (max_norm + self.largest + float(np.linalg.norm(self.mean))) * norms
 
         def scan(multiply: Multiplier, start: int, stop: int) -> None:
-            chosen = slice_or_rows(rows[positions[start:stop]])
-            numbers = self.numbers[chosen]
+            chosen = slice_or_rows(rows[start:stop])
+            scales, inner, outer = self.numbers[:, chosen, None]
             estimates = multiply(self.codes[chosen])
-            estimates *= numbers[:, :1]
+            estimates *= scales
             estimates += offsets
-            radii = numbers[:, 1:2] * weights[0]
-            radii += numbers[:, 2:] * weights[1]
+            radii = inner * weights[0]
+            radii += outer * weights[1]
             pool.add(positions[start:stop], estimates, slack, radii)
 
         size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
@@ -132,7 +132,9 @@ class Sketch:
             header = json.loads(bytes(raw[:_HEADER_BYTES]).decode("ascii"))
             count, p = int(header["count"]), int(header["directions"])
             learnt = raw[_HEADER_BYTES : _HEADER_BYTES + 4 * (p + 1) * dim].view("<f4").reshape(p + 1, dim)
-            table = raw[_HEADER_BYTES + learnt.nbytes :].reshape(count, p + 4 * _NUMBERS)
+            table = raw[_HEADER_BYTES + learnt.nbytes :]
+            if len(table) != count * (p + 4 * _NUMBERS):
+                raise ValueError("it was cut short")
             if header["format"] != _MAGIC:
                 raise ValueError(f"its format is {header['format']!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -142,8 +144,9 @@ class Sketch:
         return cls(
             np.array(learnt[0]),
             np.array(learnt[1:]),
-            table[:, :p].view(np.int8),
-            table[:, p:].view("<f4"),
+            table[: count * p].view(np.int8).reshape(count, p),
+            # A copy, for they need not be aligned in the file.
+            np.frombuffer(table[count * p :].tobytes(), dtype="<f4").reshape(_NUMBERS, count),
             float(header["largest"]),
         )
 
@@ -171,6 +174,7 @@ def build_sketch(
     temporary = file.with_name(f"{file.name}.tmp")
     step = max(16, (16 << 20) // (8 * vectors.dim))
     largest = 0.0
+    numbers = np.empty((_NUMBERS, len(vectors)), dtype="<f4")
     try:
         with temporary.open("wb") as out:
             digest = hashlib.sha256()
@@ -184,11 +188,12 @@ def build_sketch(
             put(learnt.astype("<f4").tobytes())
             for start in range(0, len(vectors), step):
                 stop = min(start + step, len(vectors))
-                table, longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
+                codes, numbers[:, start:stop], longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
                 largest = max(largest, longest)
-                put(table.tobytes())
+                put(codes.tobytes())
                 if on_progress is not None:
                     on_progress(stop, len(vectors))
+            put(numbers.tobytes())
             header = {
                 "format": _MAGIC,
                 "count": len(vectors),
@@ -208,18 +213,18 @@ def build_sketch(
 
 def _sketch_rows(
     exact: NDArray[np.float64], mean: NDArray[np.float32], directions: NDArray[np.float32]
-) -> tuple[NDArray[np.uint8], float]:
-    """Rows of the table uint8 ``[n, p + 12]``, and the largest ``s |c|``."""
+) -> tuple[NDArray[np.int8], NDArray[np.float32], float]:
+    """Codes int8 ``[n, p]``, numbers float32 ``[3, n]``, and the largest ``s |c|``."""
     basis = directions.astype(np.float64)
     centred = exact - mean
     codes, scales = quantise(centred @ basis.T)
     rebuilt = codes * scales.astype(np.float64)[:, None]
     left = centred - rebuilt @ basis
     numbers = np.stack(
-        (scales, np.linalg.norm(left @ basis.T, axis=1) * _ROUND_UP, np.linalg.norm(left, axis=1) * _ROUND_UP), axis=1
+        (scales, np.linalg.norm(left @ basis.T, axis=1) * _ROUND_UP, np.linalg.norm(left, axis=1) * _ROUND_UP)
     ).astype("<f4")
     longest = float(np.linalg.norm(rebuilt, axis=1).max(initial=0)) * _ROUND_UP
-    return np.concatenate((codes.view(np.uint8), numbers.view(np.uint8)), axis=1), longest
+    return codes, numbers, longest
 
 
 def principal_directions(

@@ -61,6 +61,7 @@ class _Task:
         layout = self.gallery.model.layout
         starts = [piece.start for piece in layout.slices.values()]
         shares = split_products(self.gallery.stored, self.rows[found], query, starts)
+        self.gallery.release(0, len(self.gallery.stored))
         details = self.gallery.details(self.records[found])
         hits = []
         for number, score, share in zip(self.records[found].tolist(), scores.tolist(), shares, strict=True):
