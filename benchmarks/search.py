@@ -112,19 +112,19 @@ def kernel(arguments: argparse.Namespace) -> None:
         pool = ThreadPoolExecutor(threads)
         return lambda: list(pool.map(np.sum, parts))
 
-    threads = usable_cores()
+    threads = arguments.threads or usable_cores()
     ways = [("numpy", False)] + ([("numkong", True)] if numkong_usable() else [])
     for count in (64, 1):
         arms: dict[str, Callable[[], object]] = {}
         for dtype in stored:
             for way, numkong in ways:
                 if not (dtype == "float32" and numkong):
-                    arms[f"{dtype} {way}"] = search(dtype, count, ScanOptions(numkong=numkong))
+                    arms[f"{dtype} {way}"] = search(dtype, count, ScanOptions(arguments.threads, numkong=numkong))
         arms |= _faiss_arms(full, queries[:count], threads)
         arms |= _torch_arm(full, queries[:count])
         if count == 1:
             arms |= {f"read float16, {n} threads": read(n) for n in sorted({1, threads})}
-        samples = interleaved(arms, arguments.rounds)
+        samples = interleaved(arms, arguments.rounds, time.process_time if arguments.cpu_time else time.perf_counter)
         _write(f"{count} queries x {rows} rows x {dim}", samples)
 
 
@@ -282,6 +282,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--dim", type=int, default=6656 if run is memory else 512)
         command.add_argument("--rounds", type=int, default=7)
         command.add_argument("--folder", default=".", help="where galleries are written; memory removes its own")
+        if run is kernel:
+            command.add_argument(
+                "--cpu-time",
+                action="store_true",
+                help="processor time of all threads, for a machine that is not idle",
+            )
+            command.add_argument("--threads", type=int, help="threads of the search's own; default: the usable cores")
         if run is cascade:
             command.add_argument("--gallery", required=True, help="npy file of embeddings [n, dim]")
             command.add_argument("--queries", required=True, help="npy file of embeddings [m, dim]")
