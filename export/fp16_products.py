@@ -21,9 +21,11 @@ def graph_precision(path: Path, precision: Precision) -> GraphPrecision:
     half = onnx.TensorProto.FLOAT16
     nodes = model.graph.node
     readers: dict[str, set[str]] = {}
-    for node in nodes:
+    for node in reversed(nodes):
+        # A cast stands for what reads its result.
+        kinds = readers.get(node.output[0], set()) if node.op_type == "Cast" else {node.op_type}
         for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
+            readers.setdefault(name, set()).update(kinds)
     return GraphPrecision(
         precision=precision,
         fp16_products=frozenset(

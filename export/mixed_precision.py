@@ -17,6 +17,7 @@ from typing import Any
 from tbps_infer.errors import BackendError, UsageError, VerificationError
 from tbps_infer.export.fp16_assignment import assign_fp16
 from tbps_infer.export.fp16_graph import GraphView
+from tbps_infer.export.fp16_operators import PRODUCTS
 from tbps_infer.export.fp16_ranges import measure_ranges, risky_nodes
 from tbps_infer.export.fp16_rewrite import rewrite
 from tbps_infer.runners.protocol import Feeds
@@ -30,7 +31,7 @@ class MixedPrecisionOptions:
 
     Attributes:
         keep_fp32: Patterns as in a shell (``*``, ``?``, ``[abc]``), matched with case against a node's name and
-            operator, the values it gives and the stored tensors it reads; a parameter keeps its name from the model.
+            operator, the values it gives and the stored tensors it reads. A bias's name stands for its linear layer.
         auto_islands: Measure the activations and keep what comes near FP16's limit.
         threads: Of ONNX Runtime while measuring; 0 for its own choice.
     """
@@ -142,27 +143,34 @@ def _matching(view: GraphView, patterns: tuple[str, ...]) -> dict[int, str]:
     """The nodes that patterns name, by number, with the pattern as the reason."""
     found: dict[int, str] = {}
     for pattern in patterns:
-        matched = [
-            number
-            for number, node in enumerate(view.nodes)
-            if any(
-                fnmatchcase(name, pattern)
-                for name in (
-                    node.name,
-                    node.op_type,
-                    *node.output,
-                    *(name for name in node.input if name in view.initializers),
-                )
-            )
-        ]
+        matched = [number for number in range(len(view.nodes)) if _named(view, number, pattern)]
         if not matched:
             raise UsageError(
                 f"The pattern {pattern!r} matches no node of the graph.",
                 "Give an operator (Softmax), a parameter (*decoder*), or a node's name as Netron shows it.",
             )
         for number in matched:
-            found.setdefault(number, f"named by the pattern {pattern}")
+            for member in (number, *_layer_of(view, number, pattern)):
+                found.setdefault(member, f"named by the pattern {pattern}")
     return found
+
+
+def _named(view: GraphView, number: int, pattern: str) -> bool:
+    node = view.nodes[number]
+    stored = (name for name in node.input if name in view.initializers)
+    return any(fnmatchcase(name, pattern) for name in (node.name, node.op_type, *node.output, *stored))
+
+
+def _layer_of(view: GraphView, number: int, pattern: str) -> list[int]:
+    """The product to which a node adds a bias of a matching name.
+
+    Exporting transposes a linear layer's weight, which loses its name; the bias keeps the layer's.
+    """
+    node = view.nodes[number]
+    if node.op_type != "Add" or not any(fnmatchcase(n, pattern) for n in node.input if n in view.initializers):
+        return []
+    producers = (view.producers.get(name) for name in view.computed_inputs(number))
+    return [producer for producer in producers if producer is not None and view.nodes[producer].op_type in PRODUCTS]
 
 
 def _check(path: Path) -> None:

@@ -259,6 +259,20 @@ def test_a_pattern_keeps_what_it_names_in_fp32(pattern: str) -> None:
     assert (precisions(graph)["n_y"] == "fp32") == (pattern == "MatMul")
 
 
+def test_a_biass_name_stands_for_its_whole_layer() -> None:
+    """Exporters transpose a linear layer's weight, and the copy has no name that a user would know."""
+    nodes = [
+        node("MatMul", "x val_1", "a"),
+        node("Add", "a decoder.query.bias", "b"),
+        node("MatMul", "b val_2", "c"),
+        node("Add", "c encoder.query.bias", "y"),
+    ]
+    bias = np.ones(4, np.float32)
+    stored = {"val_1": eye(), "val_2": eye(), "decoder.query.bias": bias, "encoder.query.bias": 2 * bias}
+    graph, _ = convert_model(model(nodes, stored), MixedPrecisionOptions(keep_fp32=("decoder*",)))
+    assert precisions(graph) == {"n_a": "fp32", "n_b": "fp32", "n_c": "fp16", "n_y": "fp16"}
+
+
 def test_a_pattern_that_names_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="'decoder"):
         convert_model(overflowing_model(), MixedPrecisionOptions(keep_fp32=("decoder*",)))

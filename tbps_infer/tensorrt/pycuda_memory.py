@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -44,17 +45,17 @@ class PycudaMemory:
         self._device = cuda.Device(index)
         # The primary context is the one that the CUDA runtime inside TensorRT uses.
         self._context = self._device.retain_primary_context()
-        self._depth = 0
+        self._thread = threading.local()
         self.make_current()
         self._allocations: dict[int, Any] = {}
         self._pinned: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
     def make_current(self) -> None:
-        """Push the context on the calling thread's stack, unless it is on its top."""
-        if self._cuda.Context.get_current() != self._context:
+        """Push the context on the calling thread's stack, once in each thread."""
+        if not getattr(self._thread, "pushed", False):
             self._context.push()
-            self._depth += 1
+            self._thread.pushed = True
 
     def gpu(self) -> GpuFacts:
         """Name, capability and memory, and the versions of driver and runtime."""
@@ -158,9 +159,9 @@ class PycudaMemory:
             self.free(address)
         self._pinned.clear()
         self._streams.clear()
-        while self._depth:
+        if getattr(self._thread, "pushed", False):
             self._context.pop()
-            self._depth -= 1
+            self._thread.pushed = False
 
     def _failed(self, what: str, error: Exception) -> BackendError:
         return BackendError(

@@ -1,0 +1,145 @@
+"""The self-check after a build: do the engines do, on this GPU, what the bundle's reference does?
+
+Engines have given wrong numbers in silence: FP16 transformers on 10.3 (NVIDIA/TensorRT#4723), CLIP in FP16 (#2709),
+equal rows that came out different on 11.1 (#4813), batches above 1 (#4853), fused attention on sm_120 (#4837). Hence
+no engine is installed that was not tried, where there is a GPU to try it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.errors import BackendError, TbpsError, VerificationError
+from tbps_infer.export.engine_options import EngineOptions
+from tbps_infer.export.limits import VerificationLimits
+from tbps_infer.export.real_inputs import bundle_samples
+from tbps_infer.export.verify import Embed, Shapes, verify_graphs
+from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+from tbps_infer.runners.options import RunOptions
+from tbps_infer.runners.protocol import Feeds, Runner
+from tbps_infer.tensorrt.device_memory import open_memory
+from tbps_infer.tensorrt.engine_folder import EngineFolder
+from tbps_infer.tensorrt.library import Library
+from tbps_infer.tensorrt.runner import run_folder
+
+__all__ = ["FP16_LIMITS", "FP32_LIMITS", "check_engines", "compare_with_reference", "golden_report"]
+
+FP32_LIMITS = VerificationLimits(cosine=0.999999, difference=1e-4, norm=1e-4, drift=1e-4, tie=1e-4)
+"""FP32 on a GPU sums in other orders than a CPU; products rounded to TF32 would differ by 1.5e-4."""
+
+FP16_LIMITS = VerificationLimits(cosine=0.9999, difference=1e-2, norm=1e-4, drift=1e-2, tie=1e-2)
+"""FP16. Emulated on a CPU, the trained tiny model differs by 3.4e-4 in a number and 1.9e-3 in a similarity, at
+cosines from 0.9999994 on; a GPU may add up in FP16 too. Norms are made in FP32 from whatever comes in."""
+
+_BRANCHES: tuple[Branch, ...] = ("image", "text")
+
+
+def limits_for(precision: str) -> VerificationLimits:
+    """How far engines of a precision may be from the reference."""
+    return FP16_LIMITS if precision == "fp16" else FP32_LIMITS
+
+
+def check_engines(
+    folder: EngineFolder,
+    bundle: Bundle,
+    library: Library,
+    options: EngineOptions,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> dict[str, Any]:
+    """Try engines on this machine's GPU, if they run on it.
+
+    Returns:
+        ``{"executed": false, "reason": ...}`` where they cannot run, else the reports with ``"passed": true``.
+
+    Raises:
+        VerificationError: They do not do what the reference does.
+        BackendError: They do not run.
+    """
+    facts = folder.facts
+    if facts.gpu is None:
+        on_step("No GPU here: the engines were not executed, and engine.json says so")
+        return {"executed": False, "passed": False, "reason": "there was no GPU on the machine that built them"}
+    try:
+        folder.refuse_elsewhere(library.version, facts.gpu)
+    except BackendError as error:
+        on_step("The engines are for another GPU: they were not executed, and engine.json says so")
+        return {"executed": False, "passed": False, "reason": error.message}
+    on_step(f"Checking the engines on {facts.gpu.name}")
+    with contextlib.ExitStack() as stack:
+        runners: dict[Branch, Runner] = {}
+        for branch in _BRANCHES:
+            memory = open_memory(options.device)
+            runners[branch] = run_folder(folder, bundle, branch, library, memory, where=facts.gpu.name)
+            stack.callback(runners[branch].close)
+        lengths = tuple(plan.length for plan in facts.plans if plan.length is not None)
+        return compare_with_reference(bundle, runners, Shapes(facts.batch, lengths), limits_for(facts.precision))
+
+
+def compare_with_reference(
+    bundle: Bundle, runners: Mapping[Branch, Runner], shapes: Shapes, limits: VerificationLimits
+) -> dict[str, Any]:
+    """Golden vectors against PyTorch's numbers, and real people against the FP32 graphs on the CPU.
+
+    Raises:
+        VerificationError: A limit is not kept; all of them are named.
+        BackendError: ONNX Runtime, which runs the reference, is not installed.
+    """
+    golden = golden_report(bundle, runners)
+    with contextlib.ExitStack() as stack:
+        reference: dict[Branch, Embed] = {}
+        for branch in _BRANCHES:
+            runner = OnnxRuntimeRunner(bundle.check_graph(branch), RunOptions())
+            stack.callback(runner.close)
+            reference[branch] = _embed(runner, branch)
+        report = verify_graphs(reference, runners, bundle.model.layout, bundle_samples(bundle), shapes, limits)
+    failures = [
+        *(
+            f"The golden {branch} vectors have a cosine of {cosine:.7f}, and the limit is {limits.cosine}."
+            for branch, cosine in golden.items()
+            if not cosine >= limits.cosine
+        ),
+        *report.failures,
+    ]
+    if failures:
+        raise VerificationError(
+            " ".join(failures),
+            "The engines were not installed. Keep more in FP32 (--auto-islands, --keep-fp32), or build in fp32.",
+        )
+    return {"executed": True, "golden_cosine": golden, **report.to_json(), "passed": True}
+
+
+def golden_report(bundle: Bundle, runners: Mapping[Branch, Runner]) -> dict[str, float]:
+    """The least cosine of each branch's embeddings of the golden inputs with the reference's."""
+    golden = bundle.golden()
+    feeds: dict[Branch, Feeds] = {
+        "image": {"pixels": golden.pixels},
+        "text": {"input_ids": golden.input_ids, "attention_mask": golden.attention_mask},
+    }
+    wanted = {"image": golden.image_embeddings, "text": golden.text_embeddings}
+    found: dict[str, float] = {}
+    for branch, runner in runners.items():
+        try:
+            embeddings = _embed(runner, branch)(feeds[branch])
+        except TbpsError as error:
+            raise VerificationError(f"The {branch} branch does not run: {error.message}", error.hint) from error
+        found[branch] = _least_cosine(embeddings, wanted[branch])
+    return found
+
+
+def _embed(runner: Runner, branch: Branch) -> Embed:
+    def embed(feeds: Feeds) -> NDArray[np.float32]:
+        return runner.run(feeds)[f"{branch}_embedding"]
+
+    return embed
+
+
+def _least_cosine(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector has no cosine, and NaN keeps no limit
+        return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())

@@ -1,0 +1,319 @@
+"""Engines from a bundle's graphs, on the machine that will run them: no torch, no transformers.
+
+All is made in a folder beside its place, proven, checked on the GPU where there is one, and only then moved there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.errors import BackendError, BundleError
+from tbps_infer.export.activation_memory import predicted_activation_bytes
+from tbps_infer.export.engine_check import check_engines
+from tbps_infer.export.engine_options import EngineOptions
+from tbps_infer.export.fp16_products import graph_precision
+from tbps_infer.export.mixed_precision import convert_file
+from tbps_infer.export.real_inputs import real_batches
+from tbps_infer.runners.protocol import branch_specs
+from tbps_infer.tensorrt.device_memory import find_gpu
+from tbps_infer.tensorrt.engine_folder import (
+    ENGINE_JSON,
+    ENGINES,
+    PORTABLE_TARGET,
+    EngineFacts,
+    EngineFolder,
+    PlanFacts,
+    spec_hash,
+)
+from tbps_infer.tensorrt.gpus import GpuFacts
+from tbps_infer.tensorrt.kernels import Kernel, inspected_kernels, rtx_program
+from tbps_infer.tensorrt.library import Library, open_library
+from tbps_infer.tensorrt.plan_builder import build_plan
+from tbps_infer.tensorrt.plan_spec import BuildSettings, plan_spec
+from tbps_infer.tensorrt.precision_proof import PrecisionProof, prove_precision
+
+__all__ = ["BuiltEngines", "OnPlanProgress", "build_engines"]
+
+OnPlanProgress = Callable[[str, str, int, int], None]
+"""A plan's name, a phase of its build, the steps done, the steps in all. It may raise, which cancels."""
+
+_BRANCHES: tuple[Branch, ...] = ("image", "text")
+_MB = 1e6
+# Of the free memory: weights, activations and what else runs on the device need the rest.
+_WORKSPACE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class BuiltEngines:
+    """What a build came to.
+
+    Attributes:
+        folder: The engines, in their place.
+        built: False when they were there already, made from the same graphs in the same way.
+    """
+
+    folder: EngineFolder
+    built: bool
+
+
+def build_engines(
+    bundle_path: Path,
+    options: EngineOptions,
+    on_step: Callable[[str], None] = lambda _step: None,
+    on_progress: OnPlanProgress = lambda _plan, _phase, _done, _steps: None,
+) -> BuiltEngines:
+    """Build the engines of both branches, one after the other, into the bundle's ``engines`` folder.
+
+    On any error, and on an interruption, what was there before is there still and nothing else is.
+
+    Args:
+        bundle_path: The bundle.
+        options: How.
+        on_step: Called with a sentence when something begins; the memory that an engine will need is among them.
+        on_progress: Called by the builder as it goes.
+
+    Raises:
+        UsageError: An option does not fit the flavour or the model.
+        BundleError: The bundle is damaged, or cannot be written to.
+        BackendError: TensorRT or a GPU is missing, the build fails, or the precision is not what was asked for.
+        VerificationError: The graph does not fit FP16, or the engines do not do what the bundle's reference does;
+            they are not installed.
+    """
+    bundle = Bundle.open(bundle_path)
+    library = open_library(options.backend)
+    library.flavour.refuse_ignored({**options.settings.to_json(), "timing_cache": options.timing_cache})
+    gpu = find_gpu(options.device)
+    if gpu is None and library.flavour.needs_gpu_to_build:
+        raise BackendError(
+            f"{library} builds for the GPU of this machine, and there is none that CUDA finds.",
+            "Run tbps build on the device itself; tbps doctor says what is missing.",
+        )
+    for branch in _BRANCHES:
+        bundle.check_graph(branch)
+    spec = _spec(bundle, options, library, gpu)
+    place = bundle.path / ENGINES / _folder_name(options, library, gpu)
+    there = None if options.rebuild else _up_to_date(place, spec)
+    if there is not None:
+        return BuiltEngines(there, built=False)
+    with _beside(place) as folder:
+        facts = _Build(bundle, options, library, gpu, spec, folder, on_step, on_progress).run()
+        _write_json(folder / ENGINE_JSON, facts.to_json())
+        _install(folder, place)
+    return BuiltEngines(EngineFolder.open(place), built=True)
+
+
+@dataclass(frozen=True)
+class _Build:
+    bundle: Bundle
+    options: EngineOptions
+    library: Library
+    gpu: GpuFacts | None
+    spec: Mapping[str, Any]
+    folder: Path
+    on_step: Callable[[str], None]
+    on_progress: OnPlanProgress
+
+    def run(self) -> EngineFacts:
+        """Convert, build, prove and check; the plans are in the folder afterwards."""
+        plans: list[PlanFacts] = []
+        mixed: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory(dir=self.folder.parent, prefix="graphs-") as scratch:
+            for branch in _BRANCHES:
+                graph = self._graph(branch, Path(scratch), mixed)
+                lengths = self.options.lengths_for(self.bundle.model) if branch == "text" else (None,)
+                plans += [self._plan(graph, branch, length) for length in lengths]
+        facts = EngineFacts(
+            flavour=self.options.backend,
+            version=self.library.version,
+            precision=self.options.precision,
+            target=self.options.settings.target,
+            gpu=self.gpu,
+            spec=self.spec,
+            plans=tuple(plans),
+            mixed_precision=mixed,
+            self_check={},
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        checked = check_engines(
+            EngineFolder(self.folder, facts), self.bundle, self.library, self.options, self.on_step
+        )
+        return EngineFacts(**{**vars(facts), "self_check": checked})
+
+    def _graph(self, branch: Branch, scratch: Path, mixed: dict[str, Any]) -> Path:
+        """The graph to build from: the bundle's own, or its mixed-precision form in a file of the scratch folder."""
+        source = self.bundle.graph_path(branch)
+        if self.options.precision == "fp32":
+            return source
+        self.on_step(f"Converting the {branch} branch to mixed precision")
+        target = scratch / f"{branch}.onnx"
+        batches = real_batches(self.bundle, branch) if self.options.mixed.auto_islands else ()
+        mixed[branch] = convert_file(source, target, self.options.mixed, batches).to_json()
+        return target
+
+    def _plan(self, graph: Path, branch: Branch, length: int | None) -> PlanFacts:
+        name = "image.plan" if length is None else f"text-{length}.plan"
+        spec = plan_spec(branch_specs(self.bundle.model, branch), branch, self.options.batch, length)
+        predicted = predicted_activation_bytes(graph, {n: ranges.maximum for n, ranges in spec.shapes.items()})
+        self.on_step(
+            f"Building {name}: about {predicted / _MB:.0f} MB of activations at batch {self.options.batch.maximum}"
+        )
+        started = time.monotonic()
+        plan = build_plan(
+            self.library,
+            graph,
+            spec,
+            self._settings(),
+            timing_cache=self.options.timing_cache,
+            on_progress=lambda phase, done, steps: self.on_progress(name, phase, done, steps),
+        )
+        seconds = time.monotonic() - started
+        path = self.folder / name
+        path.write_bytes(plan)
+        kernels, activation_bytes = self._read_back(plan, name)
+        proof = prove_precision(
+            kernels,
+            graph_precision(graph, self.options.precision),
+            "plan" if self.options.backend == "tensorrt-rtx" else "inspector",
+            name,
+        )
+        self.on_step(_described(name, proof, len(plan), seconds))
+        return PlanFacts(
+            file=name,
+            branch=branch,
+            length=length,
+            bytes=len(plan),
+            sha256=hashlib.sha256(plan).hexdigest(),
+            build_seconds=round(seconds, 3),
+            activation_bytes=activation_bytes,
+            predicted_activation_bytes=predicted,
+            proof=proof,
+        )
+
+    def _settings(self) -> BuildSettings:
+        """The user's, with a workspace that leaves room on the device's memory when none was given."""
+        chosen = self.options.settings
+        if chosen.workspace_bytes is not None or not self.library.flavour.needs_gpu_to_build or self.gpu is None:
+            return chosen
+        workspace = int(self.gpu.free_bytes * _WORKSPACE_SHARE) >> 20 << 20
+        return BuildSettings(max(workspace, 1 << 20), chosen.optimization_level, chosen.target)
+
+    def _read_back(self, plan: memoryview, name: str) -> tuple[tuple[Kernel, ...], int]:
+        """The kernels of a plan, and the device memory that its activations need."""
+        if self.options.backend == "tensorrt-rtx":
+            program = rtx_program(plan)
+            target = self.options.settings.target
+            if program.tf32 or (program.forward_compatible if target else not program.forward_compatible):
+                raise BackendError(f"{name} was not built as asked for: {program.target}, TF32 {program.tf32}.")
+            if target and program.target != target:
+                raise BackendError(f"{name} was built for {program.target}, and {target} was asked for.")
+            return program.kernels, program.activation_bytes
+        runtime = self.library.create_runtime()
+        engine = self.library.deserialize(runtime, plan, name)
+        inspector = self.library.made(engine.create_engine_inspector(), "make an engine inspector")
+        layout = self.library.module.LayerInformationFormat.JSON
+        information = inspector.get_engine_information(layout)
+        return inspected_kernels(information), int(engine.device_memory_size_v2)
+
+
+def _described(name: str, proof: PrecisionProof, size: int, seconds: float) -> str:
+    return (
+        f"Built {name}: {size / _MB:.1f} MB in {seconds:.1f} s, {proof.fp16_kernels} of {proof.kernels} kernels use "
+        f"FP16, {proof.fused_attention} of {proof.attentions} attentions are fused"
+    )
+
+
+def _spec(bundle: Bundle, options: EngineOptions, library: Library, gpu: GpuFacts | None) -> dict[str, Any]:
+    """All that the engines follow from; the GPU only where they are built for it."""
+    graphs = {name: fact.sha256 for name, fact in bundle.files.items() if name.split(".onnx")[0] in _BRANCHES}
+    built_for: dict[str, Any] = {"target": options.settings.target or PORTABLE_TARGET}
+    if library.flavour.needs_gpu_to_build and gpu is not None:
+        built_for = {"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver, "runtime": gpu.runtime}
+    return {
+        **options.to_json(bundle.model),
+        "graphs": graphs,
+        "flavour": options.backend,
+        "version": library.version,
+        "built_for": built_for,
+        "tbps_infer": metadata.version("tbps-infer"),
+    }
+
+
+def _folder_name(options: EngineOptions, library: Library, gpu: GpuFacts | None) -> str:
+    if library.flavour.needs_gpu_to_build and gpu is not None:
+        place = gpu.label
+    else:
+        place = options.settings.target or PORTABLE_TARGET
+    return f"{options.backend}-{library.version}-{place}-{options.precision}"
+
+
+def _up_to_date(place: Path, spec: Mapping[str, Any]) -> EngineFolder | None:
+    """The engines that are there, if they are whole and were made from the same things."""
+    try:
+        there = EngineFolder.open(place)
+        for plan in there.facts.plans:
+            there.check_plan(plan)
+    except BackendError:
+        return None
+    return there if spec_hash(there.facts.spec) == spec_hash(spec) else None
+
+
+@contextlib.contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A new folder beside a place, gone at the end unless it was moved."""
+    try:
+        place.parent.mkdir(exist_ok=True)
+        parent = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    except OSError as error:
+        raise BundleError(
+            f"The engines cannot be written into {place.parent}: {error.strerror}.",
+            "Copy the bundle where you may write.",
+        ) from error
+    try:
+        folder = parent / place.name
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise BundleError(f"The engines cannot be written: {error}.", "Make room on the disk.") from error
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def _install(folder: Path, place: Path) -> None:
+    """Give the folder its name; engines that have the name keep it if that fails."""
+    for file in (*folder.iterdir(), folder):
+        _sync(file)
+    before = folder.parent / "replaced"
+    if place.exists():
+        place.rename(before)
+    try:
+        folder.rename(place)
+    except BaseException:
+        if before.exists():
+            before.rename(place)
+        raise
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
