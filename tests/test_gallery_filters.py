@@ -57,6 +57,12 @@ def passing(gallery: Gallery, wanted: Filter) -> list[int]:
         (Filter(camera=("cam_a",)), [0]),
         (Filter(camera=("cam_a", "3")), [0, 2, 3]),
         (Filter(camera=("' OR 1 --",)), []),
+        (Filter(id=("1",)), [0, 1]),
+        (Filter(id=("2", "1"), camera=("3",)), [2]),
+        (Filter(not_id=("1",)), [2, 3, 4, 5]),
+        (Filter(not_id=("2", "1")), [3, 4, 5]),
+        (Filter(id=("1", "2"), not_id=("1",)), [2]),
+        (Filter(id=("1) OR (1",)), []),
         # 08:00Z, 10:00+02:00 and 1717142400 are the same instant: included in after, excluded from before.
         (Filter(after="2024-05-31T08:00Z"), [0, 1, 2]),
         (Filter(after="2024-05-31T08:00:00.001"), []),

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import GalleryError, UsageError
-from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, Hit, Reject
+from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, Hit, Reject, SearchOptions
+from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
 
@@ -44,20 +45,20 @@ def brute_force(
     found = []
     for record in gallery.records():
         if record.metadata["id"] in numbers:
-            products = gallery.vectors[record.row].astype(np.float64) * query.astype(np.float64)
+            products = gallery.stored.exact(np.array([record.row]))[0] * query.astype(np.float64)
             found.append((-float(np.float32(math.fsum(products))), record.record))
     return sorted(found)[:k]
 
 
 @settings(max_examples=50, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float16", "float32"]))
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float16", "float32", "int8"]))
 def test_search_is_brute_force(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, seed: int, dtype: str
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, seed: int, dtype: DtypeName
 ) -> None:
     rng = np.random.default_rng(seed)
     pool = embeddings(rng, data.draw(st.integers(1, 12)))  # few vectors for many pictures: ties
     path = tmp_path_factory.mktemp("search") / "gallery"
-    with GalleryWriter.open(path, MODEL, dtype="float16" if dtype == "float16" else "float32") as writer:
+    with GalleryWriter.open(path, MODEL, dtype=dtype) as writer:
         for _ in range(data.draw(st.integers(0, 4))):
             # Numbers that come again are embedded again: their rows lie behind those of later records.
             numbers = data.draw(st.lists(st.integers(0, 25), unique=True, max_size=20))
@@ -90,7 +91,7 @@ def check_details(gallery: Gallery, query: NDArray[np.float32], found: list[Hit]
         record = records[hit.record]
         assert (hit.path, hit.metadata) == (record.path, record.metadata)
         assert tuple(hit.split) == LAYOUT.names
-        stored = gallery.vectors[record.row].astype(np.float64)
+        stored = gallery.stored.exact(np.array([record.row]))[0]
         for name, share in hit.split.items():
             piece = LAYOUT.slices[name]
             assert share == np.float32(math.fsum(stored[piece] * query[piece].astype(np.float64)))
@@ -102,6 +103,32 @@ def gallery_path(tmp_path: Path) -> Path:
     with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit([entry(number) for number in range(50)], embeddings(np.random.default_rng(0), 50))
     return tmp_path
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 12), identities=st.integers(1, 15), quantile=st.floats(0, 1))
+def test_identities_are_grouped_and_low_scores_left_out(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, k: int, identities: int, quantile: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path_factory.mktemp("grouped") / "gallery"
+    people = [None if number == 0 else int(number) for number in rng.integers(0, identities + 1, 40)]
+    with GalleryWriter.open(path, MODEL) as writer:
+        entries = [Entry(Path(f"/{n}"), FileStamp(1, 2, "x"), {"id": person}) for n, person in enumerate(people)]
+        writer.commit(entries, embeddings(rng, 40))
+    queries = embeddings(rng, 3)
+    with Gallery.open(path) as gallery:
+        all_hits = gallery.search(queries, 40)
+        smallest = float(np.quantile([hit.score for hit in all_hits[0]], quantile))
+        for grouped, limit in ((False, smallest), (True, None), (True, smallest)):
+            found = gallery.search(queries, k, options=SearchOptions(min_score=limit, per_id=grouped))
+            for hits, everything in zip(found, all_hits, strict=True):
+                want: dict[object, Hit] = {}
+                for hit in everything:
+                    person = hit.metadata.get("id") if grouped else None
+                    if limit is None or hit.score >= limit:
+                        want.setdefault(f"record {hit.record}" if person is None else person, hit)
+                assert hits == list(want.values())[:k]
 
 
 def test_an_empty_gallery_gives_no_hits(tmp_path: Path) -> None:
