@@ -8,24 +8,19 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-import tbps_infer
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
+from tbps_infer.gallery.creation import make_folder, open_facts, system_errors
 from tbps_infer.gallery.folder import (
-    LOCK_FILE,
     DtypeName,
     GalleryFacts,
     belongs_to_other_generation,
-    is_gallery,
-    is_leftover,
     sync_folder,
     writer_lock,
 )
@@ -37,7 +32,6 @@ from tbps_infer.gallery.records import (
     add_column,
     committed_rows,
     connect_writer,
-    create_records,
     current_generation,
     metadata_columns,
     sqlite_errors,
@@ -88,10 +82,10 @@ class GalleryWriter:
             ModelMismatchError: The gallery was embedded by another model.
             GalleryError: The folder is something else, is damaged, or cannot be written.
         """
-        with ExitStack() as resources, _system_errors(path):
-            _make_folder(path)
+        with ExitStack() as resources, system_errors(path):
+            make_folder(path)
             resources.enter_context(writer_lock(path))
-            facts = _open_facts(path, model, dtype, bundle_path)
+            facts = open_facts(path, model, dtype, bundle_path)
             with sqlite_errors(path):
                 connection = connect_writer(path)
                 resources.callback(connection.close)
@@ -326,7 +320,7 @@ class GalleryWriter:
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         try:
-            with _system_errors(self.path), sqlite_errors(self.path):
+            with system_errors(self.path), sqlite_errors(self.path):
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
         except BaseException:
@@ -353,65 +347,3 @@ class GalleryWriter:
             )
         if length > wanted:
             os.ftruncate(self._handle, wanted)
-
-
-def _make_folder(path: Path) -> None:
-    """Create the folder, or make sure that an existing one is a gallery or can become one."""
-    path.mkdir(parents=True, exist_ok=True)
-    if is_gallery(path):
-        return
-    strangers = sorted(file.name for file in path.iterdir() if not is_leftover(file.name))
-    if strangers:
-        raise GalleryError(
-            f"{path} is not a gallery and not empty: it holds {', '.join(strangers[:3])}.",
-            "Name a folder that does not exist yet, or an existing gallery.",
-        )
-
-
-def _open_facts(folder: Path, model: ModelFacts, dtype: DtypeName | None, bundle_path: Path | None) -> GalleryFacts:
-    bundle_path = None if bundle_path is None else bundle_path.absolute()
-    if not is_gallery(folder):
-        return _create(folder, model, dtype or "float16", bundle_path)
-    facts = GalleryFacts.read(folder)
-    facts.require_model(model, folder)
-    if dtype not in (None, facts.dtype_name):
-        raise GalleryError(
-            f"The gallery {folder} stores {facts.dtype_name}, and {dtype} was asked for.",
-            "Leave the type out, or embed the pictures into a new gallery.",
-        )
-    if bundle_path not in (None, facts.bundle_path):
-        facts = replace(facts, bundle_path=bundle_path)
-        facts.write(folder)
-    return facts
-
-
-def _create(folder: Path, model: ModelFacts, dtype: DtypeName, bundle_path: Path | None) -> GalleryFacts:
-    """Write an empty gallery; ``gallery.json`` comes last, and what came before it does not count."""
-    for file in folder.iterdir():
-        if is_leftover(file.name) and file.name != LOCK_FILE:
-            file.unlink()
-    facts = GalleryFacts(
-        model=model,
-        dtype_name=dtype,
-        bundle_path=bundle_path,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        made_by=f"tbps-infer {tbps_infer.__version__}",
-    )
-    (folder / facts.vectors_file(0)).touch()
-    with sqlite_errors(folder):
-        create_records(folder)
-    sync_folder(folder)
-    facts.write(folder)
-    return facts
-
-
-@contextmanager
-def _system_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise GalleryError(
-            f"The gallery {folder} cannot be written: {error.strerror or error}.",
-            "Check the folder's permissions and the free disk space, and run the same command again; "
-            "what was committed before is kept.",
-        ) from error
