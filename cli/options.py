@@ -78,9 +78,9 @@ def run_options(command: Command) -> Command:
 
     @click.option(
         "--backend",
-        type=click.Choice(("onnxruntime", "torch")),
+        type=click.Choice(("onnxruntime", "tensorrt", "tensorrt-rtx", "torch")),
         default="onnxruntime",
-        help="onnxruntime runs a bundle, torch a checkpoint.",
+        help="onnxruntime runs a bundle, tensorrt and tensorrt-rtx its engines, torch a checkpoint.",
     )
     @click.option("--device", default="cpu", help="cpu, cuda or cuda:N. Had or refused, never replaced.")
     @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from tbps_infer.errors import BundleError, VerificationError
 from tbps_infer.export.families import SourceModel, load_source
 from tbps_infer.export.golden import write_golden
 from tbps_infer.export.graphs import export_graph
+from tbps_infer.export.half_graphs import write_half_graphs
 from tbps_infer.export.options import ExportOptions
-from tbps_infer.export.report import VerificationReport
 from tbps_infer.export.samples import prepare_samples, synthetic_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
@@ -83,7 +84,7 @@ def export_bundle(
                 external_data=options.external_data,
             )
         shutil.copyfile(source.tokenizer_path, folder / "tokenizer.json")
-        report = _check(source, folder, options, on_step)
+        verification = _check(source, folder, options, on_step)
         on_step("Hashing the files")
         Bundle(
             path=folder,
@@ -93,7 +94,7 @@ def export_bundle(
             versions=_versions(),
             source={"name": source.name, "sha256": source.sha256},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            verification=report.to_json(),
+            verification=verification,
         ).write_facts()
         _move(folder, out)
     return Bundle.open(out)
@@ -113,8 +114,8 @@ def torch_reference(module: nn.Module) -> Embed:
 
 def _check(
     source: SourceModel, folder: Path, options: ExportOptions, on_step: Callable[[str], None]
-) -> VerificationReport:
-    """Write the golden vectors and verify the graphs. Raises VerificationError."""
+) -> dict[str, Any]:
+    """Write the golden vectors and what derives from the graphs, and verify it all. Raises VerificationError."""
     facts = source.facts
     tokenizer = Tokenizer.from_facts(source.tokenizer_path, facts)
     reference = {branch: torch_reference(source.branch(branch)) for branch in _BRANCHES}
@@ -136,7 +137,11 @@ def _check(
             "Nothing was written. The graphs do not compute what the checkpoint does: please report it, with the "
             "versions of torch, onnxscript and onnxruntime.",
         )
-    return report
+    if options.precision == "fp32":
+        return report.to_json()
+    on_step("Converting the graphs to FP16, and verifying them")
+    halves = write_half_graphs(folder, reference, facts.layout, samples, facts.max_length, options.mixed)
+    return {**report.to_json(), "fp16": halves}
 
 
 def _check_place(out: Path, overwrite: bool) -> None:

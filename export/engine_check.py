@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.bundle import Branch, Bundle
-from tbps_infer.errors import BackendError, TbpsError, VerificationError
+from tbps_infer.errors import BackendError, FeedError, VerificationError
 from tbps_infer.export.engine_options import EngineOptions
-from tbps_infer.export.limits import VerificationLimits
+from tbps_infer.export.limits import VerificationLimits, limits_for
 from tbps_infer.export.real_inputs import bundle_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
+from tbps_infer.golden_replay import golden_cosine
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, Runner
@@ -28,21 +29,9 @@ from tbps_infer.tensorrt.engine_folder import EngineFolder
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.runner import run_folder
 
-__all__ = ["FP16_LIMITS", "FP32_LIMITS", "check_engines", "compare_with_reference", "golden_report"]
-
-FP32_LIMITS = VerificationLimits(cosine=0.999999, difference=1e-4, norm=1e-4, drift=1e-4, tie=1e-4)
-"""FP32 on a GPU sums in other orders than a CPU; products rounded to TF32 would differ by 1.5e-4."""
-
-FP16_LIMITS = VerificationLimits(cosine=0.9999, difference=1e-2, norm=1e-4, drift=1e-2, tie=1e-2)
-"""FP16. Emulated on a CPU, the trained tiny model differs by 3.4e-4 in a number and 1.9e-3 in a similarity, at
-cosines from 0.9999994 on; a GPU may add up in FP16 too. Norms are made in FP32 from whatever comes in."""
+__all__ = ["check_engines", "compare_with_reference"]
 
 _BRANCHES: tuple[Branch, ...] = ("image", "text")
-
-
-def limits_for(precision: str) -> VerificationLimits:
-    """How far engines of a precision may be from the reference."""
-    return FP16_LIMITS if precision == "fp16" else FP32_LIMITS
 
 
 def check_engines(
@@ -90,7 +79,7 @@ def compare_with_reference(
         VerificationError: A limit is not kept; all of them are named.
         BackendError: ONNX Runtime, which runs the reference, is not installed.
     """
-    golden = golden_report(bundle, runners)
+    golden = {branch: _golden(bundle, branch, runner) for branch, runner in runners.items()}
     with contextlib.ExitStack() as stack:
         reference: dict[Branch, Embed] = {}
         for branch in _BRANCHES:
@@ -114,22 +103,11 @@ def compare_with_reference(
     return {"executed": True, "golden_cosine": golden, **report.to_json(), "passed": True}
 
 
-def golden_report(bundle: Bundle, runners: Mapping[Branch, Runner]) -> dict[str, float]:
-    """The least cosine of each branch's embeddings of the golden inputs with the reference's."""
-    golden = bundle.golden()
-    feeds: dict[Branch, Feeds] = {
-        "image": {"pixels": golden.pixels},
-        "text": {"input_ids": golden.input_ids, "attention_mask": golden.attention_mask},
-    }
-    wanted = {"image": golden.image_embeddings, "text": golden.text_embeddings}
-    found: dict[str, float] = {}
-    for branch, runner in runners.items():
-        try:
-            embeddings = _embed(runner, branch)(feeds[branch])
-        except TbpsError as error:
-            raise VerificationError(f"The {branch} branch does not run: {error.message}", error.hint) from error
-        found[branch] = _least_cosine(embeddings, wanted[branch])
-    return found
+def _golden(bundle: Bundle, branch: Branch, runner: Runner) -> float:
+    try:
+        return golden_cosine(bundle.golden(), branch, runner)
+    except (BackendError, FeedError) as error:
+        raise VerificationError(f"The {branch} branch does not run: {error.message}", error.hint) from error
 
 
 def _embed(runner: Runner, branch: Branch) -> Embed:
@@ -137,9 +115,3 @@ def _embed(runner: Runner, branch: Branch) -> Embed:
         return runner.run(feeds)[f"{branch}_embedding"]
 
     return embed
-
-
-def _least_cosine(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    a, b = found.astype(np.float64), wanted.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector has no cosine, and NaN keeps no limit
-        return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())

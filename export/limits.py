@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["VerificationLimits"]
+from tbps_infer.runners.protocol import Precision
+
+__all__ = ["FP16_LIMITS", "GPU_FP32_LIMITS", "VerificationLimits", "limits_for"]
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,16 @@ class VerificationLimits:
     top_k: int = 5
     overlap: float = 1.0
     tie: float = 1e-5
+
+
+GPU_FP32_LIMITS = VerificationLimits(cosine=0.999999, difference=1e-4, norm=1e-4, drift=1e-4, tie=1e-4)
+"""FP32 on a GPU sums in other orders than a CPU; products rounded to TF32 would differ by 1.5e-4."""
+
+FP16_LIMITS = VerificationLimits(cosine=0.9999, difference=1e-2, norm=1e-4, drift=1e-2, tie=1e-2)
+"""FP16. Emulated on a CPU, the trained tiny model differs by 3.4e-4 in a number and 1.9e-3 in a similarity, at
+cosines from 0.9999994 on; a GPU may add up in FP16 too. Norms are made in FP32 from whatever comes in."""
+
+
+def limits_for(precision: Precision) -> VerificationLimits:
+    """How far engines of a precision may be from the reference."""
+    return FP16_LIMITS if precision == "fp16" else GPU_FP32_LIMITS

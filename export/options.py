@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from tbps_infer.errors import UsageError
 from tbps_infer.export.limits import VerificationLimits
+from tbps_infer.export.mixed_precision import MixedPrecisionOptions
+from tbps_infer.runners.protocol import Precision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,11 +34,13 @@ class ExportOptions:
         external_data: Keep the weights in files beside the graphs; graphs too large for one file do so anyway.
         overwrite: Replace a bundle that is already there.
         limits: How far the graphs may be from PyTorch.
+        precision: ``fp16`` adds FP16 graphs to the FP32 ones, which every other precision derives from.
+        mixed: What stays in FP32 in them.
         samples: Crops with captions to verify on; synthetic ones when not given. They are not copied into the
             bundle, whose golden vectors are always of synthetic people.
 
     Raises:
-        UsageError: The opset is not one of these, or samples are given and have no picture or no caption.
+        UsageError: The opset or precision is not one of these, or samples are given and have no picture or caption.
     """
 
     family: str = "part"
@@ -44,6 +48,8 @@ class ExportOptions:
     external_data: bool = False
     overwrite: bool = False
     limits: VerificationLimits = field(default_factory=VerificationLimits)
+    precision: Precision = "fp32"
+    mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
     samples: Sequence[tuple[Image.Image, Sequence[str]]] | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +58,8 @@ class ExportOptions:
                 f"The opset is {self.opset}, want {MIN_OPSET} to {MAX_OPSET}.",
                 f"Keep {DEFAULT_OPSET}: it is read by every TensorRT from 10.3 on.",
             )
+        if self.precision not in ("fp32", "fp16"):
+            raise UsageError(f"Graphs are exported in fp32 or fp16, and {self.precision} was asked for.")
         if self.samples is not None and not any(captions for _, captions in self.samples):
             raise UsageError(
                 "The samples to verify on have no caption.",

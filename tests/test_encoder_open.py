@@ -126,7 +126,7 @@ def test_an_altered_graph_or_tokenizer_is_refused_before_it_is_used(bundle: Bund
 def test_a_precision_that_the_bundle_does_not_hold_is_refused(bundle: Bundle) -> None:
     with (
         Encoder.open(bundle.path, RunOptions(precision="fp16")) as encoder,
-        pytest.raises(BackendError, match="holds no fp16 graph of the text branch, only fp32"),
+        pytest.raises(BackendError, match="holds no fp16 graph of the text branch"),
     ):
         encoder.encode_texts(["a man"])
 

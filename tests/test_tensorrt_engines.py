@@ -20,6 +20,7 @@ from tbps_infer.export import engine_check, engines
 from tbps_infer.export.engine_options import EngineOptions
 from tbps_infer.export.engines import BuiltEngines, build_engines
 from tbps_infer.export.fp16_emulation import emulated
+from tbps_infer.export.limits import FP16_LIMITS
 from tbps_infer.export.mixed_precision import MixedPrecisionOptions, convert_model
 from tbps_infer.export.verify import Shapes
 from tbps_infer.runners.fake import FakeRunner
@@ -435,9 +436,7 @@ def test_every_way_of_being_wrong_is_found(tiny_bundle: Path, fault: Callable[[A
     branches: tuple[Branch, ...] = ("image", "text")
     runners = {branch: Distorted(run_graph(tiny_bundle, branch), fault) for branch in branches}
     with pytest.raises(VerificationError, match=said):
-        engine_check.compare_with_reference(
-            Bundle.open(tiny_bundle), runners, Shapes((1, 4), (32,)), engine_check.FP16_LIMITS
-        )
+        engine_check.compare_with_reference(Bundle.open(tiny_bundle), runners, Shapes((1, 4), (32,)), FP16_LIMITS)
 
 
 @pytest.mark.usefixtures("ready_plans")

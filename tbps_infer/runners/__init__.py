@@ -61,9 +61,14 @@ def open_runner(model: Bundle | Checkpoint | Path, branch: Branch, options: RunO
         model = open_model(model, options)
     if isinstance(model, Bundle):
         _refuse_other_kind(model.path, "bundle", options)
+        if options.backend in ("tensorrt", "tensorrt-rtx"):
+            from tbps_infer.tensorrt.runner import open_engines
+
+            device = Device.parse(options.device).index
+            return open_engines(model, branch, options.backend, options.precision, device=device)
         from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(_graph(model, branch, options.precision), options)
+        return OnnxRuntimeRunner(_graph(model, branch, options), options)
     _refuse_other_kind(model.path, "checkpoint", options)
     from tbps_infer.runners.torch_runner import TorchRunner
 
@@ -111,9 +116,9 @@ def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], option
             f"{path} is a bundle, and the backend torch runs checkpoints.",
             "Choose the backend onnxruntime, or give the checkpoint that the bundle was exported from.",
         )
-    if kind == "checkpoint" and options.backend == "onnxruntime":
+    if kind == "checkpoint" and options.backend != "torch":
         raise UsageError(
-            f"{path} is a checkpoint, and the backend onnxruntime runs bundles.",
+            f"{path} is a checkpoint, and the backend {options.backend} runs bundles.",
             "Export it first (tbps export CHECKPOINT -o BUNDLE), or choose the backend torch.",
         )
 
@@ -124,11 +129,28 @@ def _holds_tensors(path: Path) -> bool:
     return path.is_file() and path.suffix in _TENSOR_SUFFIXES
 
 
-def _graph(bundle: Bundle, branch: Branch, precision: Precision) -> Path:
-    """The checked graph of a branch in one precision; a bundle holds FP32 alone."""
-    if precision != "fp32":
+def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:
+    """The checked graph of a branch in one precision: FP32 is always there, FP16 if it was exported.
+
+    Raises:
+        BackendError: There is no such graph, or ONNX Runtime would compute it in FP32.
+    """
+    if options.precision == "fp32":
+        return bundle.check_graph(branch)
+    name = f"{branch}.{options.precision}.onnx"
+    if name not in bundle.files:
         raise BackendError(
-            f"{bundle.path} holds no {precision} graph of the {branch} branch, only fp32.",
-            "Choose the precision fp32.",
+            f"{bundle.path} holds no {options.precision} graph of the {branch} branch.",
+            "Choose the precision fp32, or export the bundle again with --precision fp16."
+            if options.precision == "fp16"
+            else "Choose the precision fp32.",
         )
-    return bundle.check_graph(branch)
+    if Device.parse(options.device).kind == "cpu":
+        raise BackendError(
+            "ONNX Runtime has no FP16 kernels for the CPU: it would compute the graph in FP32 without a word.",
+            "Choose the precision fp32, or a GPU: --device cuda.",
+        )
+    for file in bundle.files:
+        if file.startswith(f"{name}."):
+            bundle.check_file(file)
+    return bundle.check_file(name)

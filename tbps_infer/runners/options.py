@@ -40,14 +40,15 @@ class RunOptions:
     """How to run a model; each choice is kept or refused, never replaced by another.
 
     Attributes:
-        backend: ``onnxruntime`` runs a bundle's graphs, ``torch`` a checkpoint.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        backend: ``onnxruntime`` runs a bundle's graphs, ``tensorrt`` and ``tensorrt-rtx`` the engines built from
+            them, ``torch`` a checkpoint.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; engines run on ``cuda`` alone.
         precision: What the weights and most of the arithmetic are.
         threads: Of one operator on the CPU; when not given, `tbps_infer.runners.cores.usable_cores` for
             ONNX Runtime, and PyTorch's own choice for torch.
 
     Raises:
-        UsageError: A value is not one of these.
+        UsageError: A value is not one of these, or engines are to run on the CPU.
     """
 
     backend: BackendName = "onnxruntime"
@@ -64,4 +65,9 @@ class RunOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"The number of threads is {self.threads}, want 1 or more.")
+        if self.backend in ("tensorrt", "tensorrt-rtx") and Device.parse(self.device).kind == "cpu":
+            raise UsageError(
+                f"The backend {self.backend} does not run on the CPU.",
+                "Give the GPU: --device cuda, or cuda:1 for the second.",
+            )
         Device.parse(self.device)

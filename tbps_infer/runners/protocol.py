@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from tbps_infer.errors import FeedError
 __all__ = ["BACKENDS", "BackendName", "Feeds", "Precision", "Runner", "TensorSpec", "branch_specs", "check_feeds"]
 
 Precision = Literal["fp32", "fp16", "int8"]
-BackendName = Literal["onnxruntime", "torch"]
-BACKENDS: tuple[BackendName, ...] = ("onnxruntime", "torch")
+BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "torch"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 Feeds = Mapping[str, NDArray[Any]]
 
