@@ -107,9 +107,22 @@ def test_right_and_wrong_differ_by_mark_and_not_only_by_colour(tmp_path: Path, p
     assert 'class="mark"' not in _write(tmp_path / "other.html", [(_Query("a man"), hits)])
 
 
-def test_a_picture_that_is_gone_leaves_a_frame(tmp_path: Path) -> None:
-    page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(tmp_path / "gone.jpg")])])
-    assert "picture not there any more" in page
+def test_a_picture_of_nobody_known_is_neither_right_nor_wrong(tmp_path: Path, picture: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("a man", person="7"), [_hit(picture), _hit(picture, 2, id=0)])])
+    assert re.findall(r'<li class="(\w+)"', page) == ["unknown", "wrong"]
+    assert re.findall(r'class="mark" aria-label="(\w+)">(.)<', page) == [("unknown", "?"), ("wrong", "✕")]
+
+
+def test_a_picture_that_cannot_be_shown_leaves_a_frame_that_says_why(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"\xff\xd8\xff\xe0junk")
+    page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(tmp_path / "gone.jpg"), _hit(damaged, 2)])])
+    assert re.findall(r'class="gone">([^<]+)<', page) == ["picture not there any more", "picture cannot be read"]
+
+
+def test_a_query_named_by_bytes_that_are_no_text_is_shown_escaped(tmp_path: Path, picture: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("caf\udce9.jpg"), [_hit(picture)])])
+    assert r"<h2>caf\udce9.jpg</h2>" in page
 
 
 def test_results_stream_and_a_failure_leaves_nothing(tmp_path: Path, picture: Path) -> None:

@@ -58,7 +58,7 @@ def write_page(
     """
     temporary = file.with_name(f".{file.name}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as page:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as page:
             page.write(_HEAD)
             for result in results:
                 query, hits = result
@@ -79,10 +79,7 @@ def _section(label: str, hits: Sequence[Hit], layout: VectorLayout, wanted: str 
 
 
 def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
-    kind, mark = "unknown", ""
-    if wanted is not None:
-        right = str(hit.metadata.get("id")) == wanted
-        kind, mark = ("right", "✓") if right else ("wrong", "✕")
+    kind, mark = _verdict(hit, wanted)
     title = escape("\n".join([str(hit.path), *(f"{name}: {value}" for name, value in hit.metadata.items())]))
     bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
     sign = f'<span class="mark" aria-label="{kind}">{mark}</span>' if mark else ""
@@ -91,6 +88,14 @@ def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
         f'<dl>{bars}</dl><p class="name">{escape(hit.path.name)}</p></li>'
     )
+
+
+def _verdict(hit: Hit, wanted: str | None) -> tuple[str, str]:
+    """Whether a hit is the person wanted, and its mark; a picture of nobody known is neither right nor wrong."""
+    person = hit.metadata.get("id")
+    if wanted is None or person is None:
+        return "unknown", "" if wanted is None else "?"
+    return ("right", "✓") if str(person) == wanted else ("wrong", "✕")
 
 
 def _bar(name: str, share: float, weight: float) -> str:
@@ -108,7 +113,8 @@ def _picture(path: Path) -> str:
     try:
         image = load_rgb(path)
     except (ImageError, OSError):
-        return '<div class="gone">picture not there any more</div>'
+        reason = "picture cannot be read" if path.exists() else "picture not there any more"
+        return f'<div class="gone">{reason}</div>'
     height, width = THUMBNAIL
     image.thumbnail((2 * width, 2 * height))  # twice the size on the page, for sharp screens and print
     data = io.BytesIO()
@@ -123,9 +129,9 @@ _HEAD = """<!doctype html>
 <title>Search results</title>
 <style>
 :root{--ground:#f6f7f9;--card:#fff;--ink:#16191d;--soft:#5d6570;--line:#d9dde3;--bar:#3b6ea8;--rest:#e4e8ee;
---right:#0a7d4b;--wrong:#c23b22}
+--right:#0a7d4b;--wrong:#c23b22;--mark:#fff}
 @media(prefers-color-scheme:dark){:root{--ground:#14171b;--card:#1d2127;--ink:#e8ebef;--soft:#9aa3ae;--line:#323943;
---bar:#7fb0e8;--rest:#2b323b;--right:#4cc38a;--wrong:#ff8a70}}
+--bar:#7fb0e8;--rest:#2b323b;--right:#4cc38a;--wrong:#ff8a70;--mark:#14171b}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:1280px;margin:0 auto;padding:24px 16px 48px}
@@ -140,9 +146,9 @@ figure{margin:0;position:relative;text-align:center}
 img,.gone{display:block;margin:0 auto;width:96px;height:288px;border-radius:6px;
 background:var(--rest);object-fit:contain}
 .gone{display:flex;align-items:center;padding:8px;color:var(--soft);font-size:12px}
-.mark{position:absolute;top:6px;right:calc(50% - 44px);width:24px;height:24px;border-radius:50%;color:#fff;
+.mark{position:absolute;top:6px;right:calc(50% - 44px);width:24px;height:24px;border-radius:50%;color:var(--mark);
 font-weight:700;line-height:24px;background:var(--right)}
-.wrong .mark{background:var(--wrong);border-radius:4px}
+.unknown .mark{background:var(--soft)}.wrong .mark{background:var(--wrong);border-radius:4px}
 figcaption{display:flex;justify-content:space-between;margin:8px 2px 4px;font-variant-numeric:tabular-nums}
 figcaption span{color:var(--soft)}
 dl{display:grid;grid-template-columns:auto 1fr;gap:3px 6px;margin:0;font-size:11px;align-items:center;
