@@ -71,7 +71,7 @@ def export_bundle(
     options = options or ExportOptions()
     _check_place(out, options.overwrite)
     on_step(f"Loading {checkpoint}")
-    source = load_source(options.family, checkpoint)
+    source = load_source(options.family, checkpoint, options.load)
     with _beside(out) as folder:
         for branch in _BRANCHES:
             on_step(f"Exporting the {branch} branch")

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from tbps_infer.bundle import Branch, ModelFacts
-from tbps_infer.errors import UsageError
-from tbps_infer.reference.checkpoint import load_checkpoint
+from tbps_infer.bundle import Branch, ModelFacts, file_sha256, model_fingerprint
+from tbps_infer.errors import CheckpointError, UsageError
+from tbps_infer.families.family import DualEncoder, Family, Plan
+from tbps_infer.families.files import CheckpointFile, read_checkpoint_file
+from tbps_infer.families.irra import IRRA
+from tbps_infer.families.loading import Coverage, copy_tensors, cover
+from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.plip import PLIP
+from tbps_infer.families.rde import RDE
+from tbps_infer.families.tbps_clip import TBPS_CLIP
+from tbps_infer.families.vocabulary import find_tokenizer
+from tbps_infer.reference.checkpoint import CONFIG_JSON, FAMILY, load_checkpoint, tensors_sha256
 from tbps_infer.reference.model import PartModel
 
-__all__ = ["FAMILIES", "SourceModel", "load_source"]
+__all__ = ["FAMILIES", "PUBLISHED", "Found", "SourceModel", "inspect_checkpoint", "load_source"]
+
+PUBLISHED: tuple[Family, ...] = (RDE, IRRA, TBPS_CLIP, PLIP)
+"""Families of published checkpoints; RDE stands before IRRA, whose tensors it has and more."""
+
+FAMILIES: tuple[str, ...] = (FAMILY, *(family.name for family in PUBLISHED))
+"""Every name that ``--family`` takes: this project's own part model first."""
+
+_PAD_ID = 0
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,7 @@ class SourceModel:
         facts: What defines its embedding space.
         image: ``pixels``, uint8 ``[batch, height, width, 3]``, to z, float32 ``[batch, dim]``.
         text: ``input_ids`` and ``attention_mask``, int32 ``[batch, length]``, to z, float32 ``[batch, dim]``.
-        tokenizer_path: Its `tokenizers` file.
+        tokenizer_path: Its `tokenizers` file; one made for a published checkpoint is deleted with this object.
         name: Of the checkpoint: its folder and file.
         sha256: Of the checkpoint's tensors' file.
     """
@@ -42,8 +61,22 @@ class SourceModel:
         return self.image if branch == "image" else self.text
 
 
-class _PartImage(nn.Module):
-    def __init__(self, model: PartModel) -> None:
+@dataclass(frozen=True)
+class Found:
+    """A published checkpoint understood: which family, what of it is taken, what is left.
+
+    Attributes:
+        plan: Its network is of the right sizes and does not have the tensors yet.
+    """
+
+    family: Family
+    file: CheckpointFile
+    plan: Plan
+    coverage: Coverage
+
+
+class _ImageBranch(nn.Module):
+    def __init__(self, model: PartModel | DualEncoder) -> None:
         super().__init__()
         self.model = model
 
@@ -51,8 +84,8 @@ class _PartImage(nn.Module):
         return self.model.encode_image(pixels)
 
 
-class _PartText(nn.Module):
-    def __init__(self, model: PartModel) -> None:
+class _TextBranch(nn.Module):
+    def __init__(self, model: PartModel | DualEncoder) -> None:
         super().__init__()
         self.model = model
 
@@ -60,29 +93,113 @@ class _PartText(nn.Module):
         return self.model.encode_text(input_ids, attention_mask)
 
 
+def load_source(family: str | None, path: Path, options: LoadOptions | None = None) -> SourceModel:
+    """Load a checkpoint of any family, strictly, as FP32.
+
+    Args:
+        family: One of `FAMILIES`; recognised from the checkpoint when None.
+        options: What else there is to say about it.
+
+    Raises:
+        UsageError: The family is not in the table, or the tokenizer's file is missing or another model's.
+        CheckpointError: The checkpoint cannot be read, is of no known family, or its tensors do not fit.
+    """
+    options = options or LoadOptions()
+    if family is not None:
+        options = dataclasses.replace(options, family=family)
+    found = inspect_checkpoint(path, options)
+    return _load_part(path) if found is None else _load_published(found, options)
+
+
+def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found | None:
+    """Recognise a published checkpoint and compare its tensors with its family's network, without loading them.
+
+    Returns:
+        None for a checkpoint of the part model, which its own reader checks.
+
+    Raises:
+        UsageError: The family asked for is not in the table.
+        CheckpointError: It cannot be read, is of no known family, or its tensors do not fit.
+    """
+    options = options or LoadOptions()
+    if options.family is not None and options.family not in FAMILIES:
+        raise UsageError(f"The model family {options.family!r} is not known.", f"Give one of {', '.join(FAMILIES)}.")
+    folder = path if path.is_dir() else path.parent
+    if options.family == FAMILY or (options.family is None and (folder / CONFIG_JSON).is_file()):
+        return None
+    file = read_checkpoint_file(path, options.config)
+    family = _recognise(file, options.family)
+    plan = family.plan(file, options)
+    return Found(family, file, plan, cover(file, plan.network, plan.table, (*plan.droppable, *options.drop)))
+
+
+def _recognise(file: CheckpointFile, name: str | None) -> Family:
+    for family in PUBLISHED:
+        if family.name == name or (name is None and all(marker in file.tensors for marker in family.markers)):
+            return family
+    first = next(iter(file.tensors), "none")
+    raise CheckpointError(
+        f"{file.path} holds the tensors of no known family ({len(file.tensors)} of them, the first {first}), and has "
+        f"no {CONFIG_JSON} beside it.",
+        f"If it is of one of these, name it: --family {'|'.join(FAMILIES)}.",
+    )
+
+
 def _load_part(path: Path) -> SourceModel:
     checkpoint = load_checkpoint(path)
     return SourceModel(
         facts=checkpoint.facts,
-        image=_PartImage(checkpoint.model).eval(),
-        text=_PartText(checkpoint.model).eval(),
+        image=_ImageBranch(checkpoint.model).eval(),
+        text=_TextBranch(checkpoint.model).eval(),
         tokenizer_path=checkpoint.tokenizer_path,
-        name=f"{checkpoint.path.resolve().parent.name}/{checkpoint.path.name}",
+        name=_name(checkpoint.path),
         sha256=checkpoint.sha256,
     )
 
 
-FAMILIES: Mapping[str, Callable[[Path], SourceModel]] = MappingProxyType({"part": _load_part})
+def _load_published(found: Found, options: LoadOptions) -> SourceModel:
+    plan, file = found.plan, found.file
+    tokenizer = find_tokenizer(plan.tokenizer, options.tokenizer, file.path.parent, plan.vocab)
+    copy_tensors(file, plan.network, plan.table)
+    network = plan.network.eval().requires_grad_(False)
+    folder = Path(tempfile.mkdtemp(prefix="tbps-tokenizer."))
+    tokenizer_path = folder / "tokenizer.json"
+    tokenizer.save(str(tokenizer_path))
+    facts = _facts(found, file_sha256(tokenizer_path))
+    source = SourceModel(
+        facts=facts,
+        image=_ImageBranch(network).eval(),
+        text=_TextBranch(network).eval(),
+        tokenizer_path=tokenizer_path,
+        name=_name(file.path),
+        sha256=file_sha256(file.path),
+    )
+    weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+    return source
 
 
-def load_source(family: str, path: Path) -> SourceModel:
-    """Load a checkpoint of one family.
+def _facts(found: Found, tokenizer_sha256: str) -> ModelFacts:
+    plan = found.plan
+    fingerprint = model_fingerprint(
+        family=found.family.name,
+        config=plan.config,
+        preprocessing=plan.preprocessing,
+        caption_rule=plan.caption_rule,
+        max_length=plan.max_length,
+        weights_sha256=tensors_sha256({own: found.file.tensors[name] for name, own in plan.table.items()}),
+        tokenizer_sha256=tokenizer_sha256,
+    )
+    return ModelFacts(
+        family=found.family.name,
+        config=plan.config,
+        preprocessing=plan.preprocessing,
+        caption_rule=plan.caption_rule,
+        max_length=plan.max_length,
+        pad_id=_PAD_ID,
+        layout=plan.layout,
+        fingerprint=fingerprint,
+    )
 
-    Raises:
-        UsageError: The family is not in the table.
-        CheckpointError: The checkpoint cannot be read.
-    """
-    loader = FAMILIES.get(family)
-    if loader is None:
-        raise UsageError(f"The model family {family!r} is not known.", f"Give one of {', '.join(FAMILIES)}.")
-    return loader(path)
+
+def _name(file: Path) -> str:
+    return f"{file.resolve().parent.name}/{file.name}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tbps_infer.errors import UsageError
 from tbps_infer.export.limits import VerificationLimits
+from tbps_infer.families.options import LoadOptions
 from tbps_infer.export.mixed_precision import MixedPrecisionOptions
 from tbps_infer.runners.protocol import Precision
 
@@ -29,7 +30,8 @@ class ExportOptions:
     """How to make a bundle.
 
     Attributes:
-        family: The kind of checkpoint, a key of `tbps_infer.export.families.FAMILIES`.
+        family: The kind of checkpoint, one of `tbps_infer.export.families.FAMILIES`; recognised when None.
+        load: What else there is to say about the checkpoint.
         opset: The ONNX opset of both graphs, 18 to 22.
         external_data: Keep the weights in files beside the graphs; graphs too large for one file do so anyway.
         overwrite: Replace a bundle that is already there.
@@ -43,7 +45,8 @@ class ExportOptions:
         UsageError: The opset or precision is not one of these, or samples are given and have no picture or caption.
     """
 
-    family: str = "part"
+    family: str | None = None
+    load: LoadOptions = field(default_factory=LoadOptions)
     opset: int = DEFAULT_OPSET
     external_data: bool = False
     overwrite: bool = False
@@ -60,6 +63,8 @@ class ExportOptions:
             )
         if self.precision not in ("fp32", "fp16"):
             raise UsageError(f"Graphs are exported in fp32 or fp16, and {self.precision} was asked for.")
+        if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
+            raise UsageError("FP32 islands were asked for in FP32 graphs.", "Choose the precision fp16.")
         if self.samples is not None and not any(captions for _, captions in self.samples):
             raise UsageError(
                 "The samples to verify on have no caption.",

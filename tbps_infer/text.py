@@ -5,7 +5,9 @@ A model's tokenizer is one `tokenizers` file, so the edge device needs no transf
 
 from __future__ import annotations
 
+import gzip
 import heapq
+import html
 import re
 import string
 from collections import Counter, defaultdict
@@ -17,14 +19,26 @@ from types import MappingProxyType
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from tbps_infer.bundle import Bundle, ModelFacts
 from tbps_infer.errors import BundleError, UsageError
 
-__all__ = ["CAPTION_RULES", "SPECIAL_TOKENS", "Tokenizer", "pad_ids", "train_wordpiece", "wordpiece_tokenizer"]
+__all__ = [
+    "CAPTION_RULES",
+    "CLIP_SPECIAL_TOKENS",
+    "SPECIAL_TOKENS",
+    "Tokenizer",
+    "clip_tokenizer",
+    "pad_ids",
+    "train_wordpiece",
+    "wordpiece_tokenizer",
+]
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+CLIP_SPECIAL_TOKENS = ("<|mask|>", "<|startoftext|>", "<|endoftext|>")
+"""The last three of a vocabulary, in order: the field's CLIP models give a merge up for the first."""
 
 # BERT's own limit: WordPiece gives up on a longer word and calls it [UNK].
 _LONGEST_WORD = 100
@@ -42,7 +56,26 @@ def _tbps_clip(caption: str) -> str:
     return " ".join(words[:77])
 
 
-CAPTION_RULES: Mapping[str, Callable[[str], str]] = MappingProxyType({"none": _as_written, "pre_caption": _tbps_clip})
+def _clip(caption: str) -> str:
+    """CLIP's: mended Unicode, HTML's entities read twice, spaces collapsed, lower case."""
+    try:
+        import ftfy
+    except ImportError as error:
+        raise UsageError(
+            "This model's captions are mended with ftfy, which is not installed.", "Install it: pip install ftfy"
+        ) from error
+    mended = html.unescape(html.unescape(ftfy.fix_text(caption)))
+    return re.sub(r"\s+", " ", mended).strip().lower()
+
+
+def _tbps_clip_bpe(caption: str) -> str:
+    """TBPS-CLIP's, then CLIP's own."""
+    return _clip(_tbps_clip(caption))
+
+
+CAPTION_RULES: Mapping[str, Callable[[str], str]] = MappingProxyType(
+    {"none": _as_written, "pre_caption": _tbps_clip, "clip": _clip, "pre_caption_clip": _tbps_clip_bpe}
+)
 """What is done to a caption before the tokenizer, by the name a bundle gives it."""
 
 
@@ -192,6 +225,69 @@ def wordpiece_tokenizer(
     if max_length is not None:
         tokenizer.enable_truncation(max_length)
     return tokenizer
+
+
+def clip_tokenizer(merges: Path, vocab_size: int) -> tokenizers.Tokenizer:
+    """Build the byte-pair tokenizer of the field's CLIP models from CLIP's merges.
+
+    Against CLIP's own it lacks the last merge, whose id (49405 of 49408) is ``<|mask|>``'s.
+
+    Args:
+        merges: A header line, then a pair of pieces a line, the most frequent first; also gzipped.
+        vocab_size: Rows of the model's token embedding: two alphabets of 256 bytes, the merges used, three special
+            tokens.
+
+    Raises:
+        UsageError: The file cannot be read, or has too few merges.
+    """
+    wanted = vocab_size - 2 * 256 - len(CLIP_SPECIAL_TOKENS)
+    pairs = _read_merges(merges, wanted)
+    letters = _byte_letters()
+    pieces = [*letters, *(f"{letter}{_ENDS_WORD}" for letter in letters), *map("".join, pairs), *CLIP_SPECIAL_TOKENS]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs, end_of_word_suffix=_ENDS_WORD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORD), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    _, start, end = CLIP_SPECIAL_TOKENS
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(token, ids[token]) for token in (start, end)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(CLIP_SPECIAL_TOKENS))
+    return tokenizer
+
+
+_ENDS_WORD = "</w>"
+_CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in CLIP's files (GPT-2's convention), in the order of their ids."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = 256 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(others)]
+
+
+def _read_merges(path: Path, count: int) -> list[tuple[str, str]]:
+    hint = "Give CLIP's own merges file: bpe_simple_vocab_16e6.txt.gz, or a merges.txt made from it."
+    try:
+        data = path.read_bytes()
+        lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8").split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not a readable merges file: {error}.", hint) from error
+    pairs = [tuple(line.split()) for line in lines[1 : count + 1]]
+    if count < 0 or len(pairs) < count:
+        raise UsageError(f"{path} has {len(pairs)} merges, and the model's vocabulary needs {max(count, 0)}.", hint)
+    merges = []
+    for number, pair in enumerate(pairs, 2):
+        if len(pair) != 2:
+            raise UsageError(f"{path}, line {number}: want two pieces with a space between.", hint)
+        merges.append((pair[0], pair[1]))
+    return merges
 
 
 def train_wordpiece(captions: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:

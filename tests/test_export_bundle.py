@@ -170,7 +170,7 @@ def test_a_place_that_cannot_be_written_is_the_users_error(tiny_checkpoint: Path
 def test_a_family_or_checkpoint_that_is_not_there_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="family 'clip' is not known") as caught:
         export_bundle(tiny_checkpoint, tmp_path / "bundle", ExportOptions(family="clip"))
-    assert caught.value.hint == "Give one of part."
+    assert caught.value.hint == "Give one of part, rde, irra, tbps-clip, plip."
     with pytest.raises(CheckpointError, match="does not exist"):
         export_bundle(tmp_path / "nowhere", tmp_path / "bundle")
     assert everything_below(tmp_path) == []

@@ -18,9 +18,11 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -34,12 +36,16 @@ from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
 
 __all__ = [
+    "CONFIG_JSON",
     "FAMILY",
     "IGNORED_SUFFIX",
     "Checkpoint",
+    "find_tensors",
     "load_checkpoint",
+    "read_pickled",
     "read_tensors",
     "save_checkpoint",
+    "tensors_sha256",
     "weights_sha256",
 ]
 
@@ -49,6 +55,7 @@ PAD_ID = 0
 CONFIG_JSON = "config.json"
 TOKENIZER_JSON = "tokenizer.json"
 TENSORS = "model.safetensors"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
 
 # Counters of BatchNorm updates: not used by any forward pass, and absent from some published files.
 IGNORED_SUFFIX = ".num_batches_tracked"
@@ -158,15 +165,11 @@ def find_tensors(path: Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist.", "Give a checkpoint's folder or its .safetensors file.")
     preferred = path / TENSORS
-    found = (
-        [preferred]
-        if preferred.is_file()
-        else sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".pt", ".pth"))
-    )
+    found = [preferred] if preferred.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
     if len(found) != 1:
         names = ", ".join(f.name for f in found) or "none"
         raise CheckpointError(
-            f"{path} should hold one file of tensors (.safetensors, .pt or .pth), and holds {names}.",
+            f"{path} should hold one file of tensors (.safetensors, .pt, .pth or .pth.tar), and holds {names}.",
             "Name the file itself.",
         )
     return found[0]
@@ -189,7 +192,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
-    values = _load_pickled(path)
+    values = read_pickled(path)
     for key in ("model", "state_dict"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]
@@ -200,11 +203,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in values.items()}
 
 
-def _load_pickled(path: Path) -> Any:
+def read_pickled(path: Path, stand_ins: Mapping[str, type] = MappingProxyType({})) -> Any:
+    """Read what torch.save wrote, without executing anything in it; tensors are mapped into memory where possible.
+
+    Args:
+        stand_ins: Which class of ours to make instead of a class of the file, by the latter's full name.
+
+    Raises:
+        CheckpointError: The file is damaged, or carries code, or objects that nothing stands in for.
+    """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(c, n) for n, c in stand_ins.items()]):
             warnings.simplefilter("ignore")  # of pickle protocols that it goes on to read
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # on a damaged file anything from a KeyError to a RuntimeError
@@ -278,8 +289,13 @@ def model_facts(model: PartModel, tokenizer_sha256: str) -> ModelFacts:
 
 def weights_sha256(model: PartModel) -> str:
     """A hash of a model's tensors: names, shapes and FP32 values, whatever file carried them."""
+    return tensors_sha256(_own_tensors(model))
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors by name: names, shapes and FP32 values."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_own_tensors(model).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
     return digest.hexdigest()

@@ -1,0 +1,138 @@
+"""What every family says about itself and about one of its checkpoints: the row of a table, and a plan to load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from tbps_infer.errors import CheckpointError
+from tbps_infer.families.files import CheckpointFile
+from tbps_infer.families.options import LoadOptions
+from tbps_infer.layout import VectorLayout
+from tbps_infer.preprocessing import Preprocessing
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "DualEncoder", "Family", "Plan", "image_grid", "prefixed", "text_length"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class DualEncoder(nn.Module):
+    """Two branches from their inputs to z."""
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """RGB crops, uint8 ``[batch, height, width, 3]``, to z, float32 ``[batch, dim]``."""
+        raise NotImplementedError
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask, int32 ``[batch, length]``, to z, float32 ``[batch, dim]``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One checkpoint understood: its network, still without its tensors, and how inputs are made for it.
+
+    Attributes:
+        network: Of the sizes that the tensors have.
+        table: The name of each of the network's tensors, by its name in the checkpoint.
+        droppable: Tensors that served the training alone, as `tbps_infer.families.loading.cover` takes them.
+        config: The sizes, as JSON values.
+        tokenizer: Which kind; its vocabulary has ``vocab`` entries.
+    """
+
+    network: DualEncoder
+    table: Mapping[str, str]
+    droppable: tuple[str, ...]
+    config: Mapping[str, Any]
+    preprocessing: Preprocessing
+    caption_rule: str
+    max_length: int
+    layout: VectorLayout
+    tokenizer: Literal["clip", "bert"]
+    vocab: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table of families.
+
+    Attributes:
+        name: What users call it.
+        markers: Tensors that every checkpoint of it has; the first row of the table with all of them is taken.
+        plan: Understands a checkpoint of it.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    plan: Callable[[CheckpointFile, LoadOptions], Plan]
+
+
+def prefixed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
+    """A table for networks whose tensors are named as in the file, but for a prefix.
+
+    Args:
+        prefixes: What the file puts before the names of a submodule, by the submodule's name.
+    """
+    return {
+        f"{prefix}{name}": f"{part}.{name}"
+        for part, prefix in prefixes.items()
+        for name in network.get_submodule(part).state_dict()
+        if not name.endswith(".num_batches_tracked")
+    }
+
+
+def image_grid(
+    file: CheckpointFile,
+    positions: int,
+    size: tuple[int, int] | None,
+    patch: tuple[int, int],
+    aspects: tuple[int, ...],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The image size in pixels and the grid of patches behind a count of positions.
+
+    Args:
+        positions: Of the grid's cells and the one token besides.
+        size: (height, width) where somebody said it.
+        patch: Pixels along a patch's side, and from one patch to the next.
+        aspects: Height over width to try where nobody did; no two of them can fit the same count.
+
+    Raises:
+        CheckpointError: The size and the count contradict each other, or no aspect fits.
+    """
+    side, stride = patch
+    cells = positions - 1
+    if size is not None:
+        grid = (size[0] - side) // stride + 1, (size[1] - side) // stride + 1
+        if min(grid) < 1 or grid[0] * grid[1] != cells:
+            raise CheckpointError(
+                f"{file.path} has {positions} positions, and pictures of {size[0]}x{size[1]} (height x width) with "
+                f"patches of {side} every {stride} pixels make {max(grid[0] * grid[1], 0) + 1}.",
+                "Give the size that it was trained with: --image-size HEIGHTxWIDTH, or its configs.yaml by --config.",
+            )
+        return size, grid
+    for aspect in aspects:
+        columns = round((cells / aspect) ** 0.5)
+        if cells and aspect * columns * columns == cells:
+            grid = aspect * columns, columns
+            return ((grid[0] - 1) * stride + side, (grid[1] - 1) * stride + side), grid
+    raise CheckpointError(
+        f"{file.path} has {positions} positions, which can be grids of several shapes.",
+        "Give the size that it was trained with: --image-size HEIGHTxWIDTH, or its configs.yaml by --config.",
+    )
+
+
+def text_length(file: CheckpointFile, name: str, positions: int) -> int:
+    """Tokens per caption as its settings say, at most its positions. Raises CheckpointError when they say more."""
+    length = file.settings.number(name)
+    if length is None:
+        return positions
+    if not 3 <= length <= positions:
+        raise CheckpointError(
+            f"{file.settings.source}: {name} is {length}, and {file.path.name} has {positions} positions for text.",
+            "Use the settings that the checkpoint was trained with.",
+        )
+    return int(length)

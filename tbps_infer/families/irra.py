@@ -1,0 +1,114 @@
+"""The IRRA format (Jiang and Ye, arXiv 2303.12501): CLIP fine-tuned at 384x128, its two tokens compared.
+
+NAM, HAM, GA-DMS, FMFA and VFE-TPS save the same tensors, beside others that serve their trainings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from tbps_infer.errors import CheckpointError
+from tbps_infer.families.clip import ClipImage, ClipText, ImageSizes, PixelScale, TextSizes, image_sizes, text_sizes
+from tbps_infer.families.family import (
+    CLIP_MEAN,
+    CLIP_STD,
+    DualEncoder,
+    Family,
+    Plan,
+    image_grid,
+    prefixed,
+    text_length,
+)
+from tbps_infer.families.files import CheckpointFile
+from tbps_infer.families.options import LoadOptions
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.reference.attention import l2_normalize
+
+__all__ = ["DROPPABLE", "IRRA", "ClipPair", "IrraSizes", "check_widths", "irra_sizes"]
+
+DROPPABLE = (
+    *("classifier.", "cross_attn.", "cross_modal_transformer.", "mlm_head.", "logit_scale", "base_model.logit_scale"),
+    *("ln_pre_t.", "ln_pre_i.", "ln_post."),
+)
+
+
+class ClipPair(DualEncoder):
+    """CLIP's two transformers, one embedding each."""
+
+    def __init__(self, image: ImageSizes, text: TextSizes, facts: Preprocessing) -> None:
+        super().__init__()
+        self.pixels = PixelScale(facts)
+        self.image = ClipImage(image)
+        self.text = ClipText(text)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return l2_normalize(self.image(self.pixels(pixels)))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return l2_normalize(self.text(input_ids, attention_mask))
+
+
+@dataclass(frozen=True)
+class IrraSizes:
+    """All that a checkpoint of this format says about its backbone."""
+
+    image: ImageSizes
+    text: TextSizes
+    preprocessing: Preprocessing
+    max_length: int
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON values."""
+        return {"image": {**asdict(self.image), "grid": list(self.image.grid)}, "text": asdict(self.text)}
+
+
+def irra_sizes(file: CheckpointFile, options: LoadOptions) -> IrraSizes:
+    """Read the sizes from the tensors, and what these leave open from the settings. Raises CheckpointError."""
+    patch = file.shape("base_model.visual.conv1.weight", 4)[2]
+    stride = int(file.settings.number("stride_size") or patch)
+    positions = file.shape("base_model.visual.positional_embedding", 2)[0]
+    size = options.image_size or file.settings.size("img_size")
+    size, grid = image_grid(file, positions, size, (patch, stride), aspects=(3, 1))
+    text = text_sizes(file, "base_model.")
+    image = image_sizes(file, "base_model.visual.", stride, grid)
+    check_widths(file, image, text)
+    return IrraSizes(
+        image=image,
+        text=text,
+        preprocessing=Preprocessing(size, "bilinear", mean=CLIP_MEAN, std=CLIP_STD),
+        max_length=text_length(file, "text_length", text.positions),
+    )
+
+
+def check_widths(file: CheckpointFile, image: ImageSizes, text: TextSizes) -> None:
+    """CLIP's heads are 64 wide, and its two embeddings of one length. Raises CheckpointError."""
+    for what, width in (("image", image.width), ("text", text.width)):
+        if width % 64:
+            raise CheckpointError(f"{file.path}: the {what} transformer is {width} wide, want a multiple of 64.")
+    if image.dim != text.dim:
+        raise CheckpointError(
+            f"{file.path} embeds pictures in {image.dim} numbers and sentences in {text.dim}, want the same."
+        )
+
+
+def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
+    sizes = irra_sizes(file, options)
+    network = ClipPair(sizes.image, sizes.text, sizes.preprocessing)
+    return Plan(
+        network=network,
+        table=prefixed(network, {"image": "base_model.visual.", "text": "base_model."}),
+        droppable=DROPPABLE,
+        config=sizes.to_json(),
+        preprocessing=sizes.preprocessing,
+        caption_rule="clip",
+        max_length=sizes.max_length,
+        layout=VectorLayout((Segment("global", sizes.image.dim),)),
+        tokenizer="clip",
+        vocab=sizes.text.vocab,
+    )
+
+
+IRRA = Family("irra", ("base_model.visual.class_embedding", "base_model.text_projection"), _plan)

@@ -1,0 +1,139 @@
+"""RDE (Qin et al., arXiv 2308.09911): the IRRA format with a second embedding made of the most attended tokens.
+
+Its similarity is the mean of two cosines, here one inner product. The published evaluation runs each backbone once
+per embedding; one run gives both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tbps_infer.errors import CheckpointError
+from tbps_infer.families.clip import ClipImage, ClipText, PixelScale, end_positions
+from tbps_infer.families.family import DualEncoder, Family, Plan, prefixed
+from tbps_infer.families.files import CheckpointFile
+from tbps_infer.families.irra import DROPPABLE, IrraSizes, irra_sizes
+from tbps_infer.families.options import LoadOptions
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.reference.attention import l2_normalize
+from tbps_infer.reference.backbones import MASK_FLOOR
+
+__all__ = ["RDE"]
+
+_RATIO = 0.3
+_NEVER = -1.0  # below every attention weight
+# Made by the published code and not used by it.
+_UNUSED = ("visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.", "texual_emb_layer.mlp.bns.1.")
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList((nn.Linear(width, hidden), nn.Linear(hidden, dim)))
+        self.bns = nn.ModuleList((nn.BatchNorm1d(hidden),))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inner = self.layers[0](tokens)
+        norm = self.bns[0]
+        assert isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None and norm.running_mean is not None
+        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        refined: Tensor = self.layers[1](torch.relu((inner - norm.running_mean) * gain + norm.bias))
+        return refined
+
+
+class _Head(nn.Module):
+    """Selected tokens ``[batch, k, width]``, each to ``dim`` numbers, the largest of each number kept."""
+
+    def __init__(self, width: int, hidden: int, dim: int, linear: str) -> None:
+        super().__init__()
+        self.linear_name = linear
+        self.add_module(linear, nn.Linear(width, dim))
+        self.mlp = _Mlp(width, hidden, dim)
+
+    def forward(self, tokens: Tensor, absent: Tensor | None = None) -> Tensor:
+        normed = l2_normalize(tokens)
+        scores = self.get_submodule(self.linear_name)(normed) + self.mlp(normed)
+        pooled: Tensor = (scores if absent is None else scores.masked_fill(absent, MASK_FLOOR)).amax(dim=1)
+        return pooled
+
+
+class _Rde(DualEncoder):
+    def __init__(self, sizes: IrraSizes, head: tuple[int, int], ratio: float) -> None:
+        super().__init__()
+        self.pixels = PixelScale(sizes.preprocessing)
+        self.image = ClipImage(sizes.image)
+        self.text = ClipText(sizes.text)
+        self.image_head = _Head(sizes.image.dim, *head, "fc")
+        self.text_head = _Head(sizes.text.dim, *head, "linear")
+        # Of all positions the network has, also where a batch is shorter: the count is part of the model.
+        self.image_tokens = int(sizes.image.grid[0] * sizes.image.grid[1] * ratio)
+        self.text_tokens = int((sizes.text.positions - 2) * ratio)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        tokens = self.image.tokens(self.pixels(pixels))
+        last = self.image.transformer.last
+        first = torch.zeros_like(tokens[:, :1, 0], dtype=torch.int64)
+        attention = last.attention_of(tokens, first)[:, 0, 1:]
+        chosen = attention.topk(self.image_tokens, dim=1).indices + 1
+        # Neither embedding needs the tokens that were not chosen: the last layer is computed for these alone.
+        projected = self.image.project(last(tokens, None, torch.cat((first, chosen), dim=1)))
+        return _join(projected[:, 0], self.image_head(projected[:, 1:]))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        tokens, mask = self.text.tokens(input_ids)
+        last = self.text.transformer.last
+        ends = end_positions(input_ids, attention_mask, self.text.end_id)
+        attention = last.attention_of(tokens, ends, mask[ends][:, None])[:, 0]
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # Id 0 is both padding and the exclamation mark, and the published code takes neither.
+        eligible = (places > 0) & (places < ends) & (input_ids != 0)
+        scores = torch.where(eligible, attention, _NEVER)
+        # Filled up, so that a batch shorter than the count has as many.
+        filler = torch.full_like(scores[:, :1], _NEVER).expand(-1, self.text_tokens)
+        best = torch.cat((scores, filler), dim=1).topk(self.text_tokens, dim=1)
+        absent = best.values < 0
+        rows = torch.cat((ends, best.indices.masked_fill(absent, 0)), dim=1)
+        projected = self.text.project(last(tokens, mask[rows][:, None], rows))
+        return _join(projected[:, 0], self.text_head(projected[:, 1:], absent[:, :, None]))
+
+
+def _join(whole: Tensor, selected: Tensor) -> Tensor:
+    """(cos a + cos b)/2 is the inner product of two vectors [â ; b̂]/√2."""
+    return torch.cat((l2_normalize(whole), l2_normalize(selected)), dim=1) * 0.5**0.5
+
+
+def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
+    sizes = irra_sizes(file, options)
+    hidden, _ = file.shape("visul_emb_layer.mlp.layers.0.weight", 2)
+    dim, _ = file.shape("visul_emb_layer.fc.weight", 2)
+    ratio = file.settings.number("select_ratio")
+    network = _Rde(sizes, (hidden, dim), _RATIO if ratio is None else ratio)
+    cells = sizes.image.grid[0] * sizes.image.grid[1]
+    if not 0 < network.image_tokens <= cells or not 0 < network.text_tokens <= sizes.text.positions:
+        raise CheckpointError(
+            f"{file.settings.source or file.path}: a select_ratio of {ratio or _RATIO} chooses "
+            f"{network.image_tokens} of {cells} patches and {network.text_tokens} of {sizes.text.positions} tokens.",
+            "Use the settings that the checkpoint was trained with.",
+        )
+    prefixes = {
+        "image": "base_model.visual.",
+        "text": "base_model.",
+        "image_head": "visul_emb_layer.",
+        "text_head": "texual_emb_layer.",
+    }
+    return Plan(
+        network=network,
+        table=prefixed(network, prefixes),
+        droppable=(*DROPPABLE, *_UNUSED),
+        config={**sizes.to_json(), "image_tokens": network.image_tokens, "text_tokens": network.text_tokens},
+        preprocessing=sizes.preprocessing,
+        caption_rule="clip",
+        max_length=sizes.max_length,
+        layout=VectorLayout((Segment("global", sizes.image.dim, 0.5), Segment("tse", dim, 0.5))),
+        tokenizer="clip",
+        vocab=sizes.text.vocab,
+    )
+
+
+RDE = Family("rde", ("base_model.visual.class_embedding", "visul_emb_layer.fc.weight"), _plan)

@@ -1,0 +1,57 @@
+"""The tokenizer of a checkpoint, from the file that the user has: CLIP's merges, BERT's vocabulary, or one made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tokenizers
+
+from tbps_infer.errors import UsageError
+from tbps_infer.text import clip_tokenizer, wordpiece_tokenizer
+
+__all__ = ["find_tokenizer"]
+
+_MADE = "tokenizer.json"
+_FILES = {"clip": ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt"), "bert": ("vocab.txt",)}
+_WANTED = {
+    "clip": "Give CLIP's merges file: --merges bpe_simple_vocab_16e6.txt.gz.",
+    "bert": "Give the vocab.txt of its BERT: --vocab vocab.txt.",
+}
+
+
+def find_tokenizer(
+    kind: Literal["clip", "bert"], given: Path | None, beside: Path, vocab_size: int
+) -> tokenizers.Tokenizer:
+    """Make the tokenizer of a model.
+
+    Args:
+        kind: Whose rules.
+        given: A file, or a folder to look in; ``beside`` is looked in when not given.
+        vocab_size: Rows of the model's token embedding.
+
+    Raises:
+        UsageError: There is no such file, it cannot be read, or its vocabulary is not the model's.
+    """
+    place = given or beside
+    names = (_MADE, *_FILES[kind])
+    file = place if place.is_file() else next((place / n for n in names if (place / n).is_file()), None)
+    if file is None:
+        raise UsageError(f"{place} has no {', '.join(names[:-1])} or {names[-1]} to read captions by.", _WANTED[kind])
+    tokenizer = _made(file) if file.suffix == ".json" else _build(kind, file, vocab_size)
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise UsageError(
+            f"{file} has {tokenizer.get_vocab_size()} tokens, and the model knows {vocab_size}.", _WANTED[kind]
+        )
+    return tokenizer
+
+
+def _build(kind: Literal["clip", "bert"], file: Path, vocab_size: int) -> tokenizers.Tokenizer:
+    return clip_tokenizer(file, vocab_size) if kind == "clip" else wordpiece_tokenizer(file)
+
+
+def _made(file: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise UsageError(f"{file} is not a readable tokenizers file: {error}.") from error
