@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tbps_infer.cli.families import family_options
 from tbps_infer.cli.options import EXISTING, output_option, overwrite_option, precision_options, verbosity_options
 from tbps_infer.cli.progress import say
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from tbps_infer.families.options import LoadOptions
 
 __all__ = ["export"]
 
@@ -19,6 +22,7 @@ __all__ = ["export"]
 @click.command()
 @click.argument("checkpoint", type=EXISTING)
 @output_option("The bundle's folder.")
+@family_options
 @click.option("--opset", type=int, default=18, help="ONNX opset of both graphs, 18 to 22.")
 @click.option("--external-data", is_flag=True, help="Keep the weights in files beside the graphs.")
 @overwrite_option("Replace a bundle that is already there.")
@@ -33,6 +37,7 @@ __all__ = ["export"]
 def export(
     checkpoint: Path,
     output: Path,
+    load: LoadOptions,
     opset: int,
     external_data: bool,
     overwrite: bool,
@@ -57,6 +62,7 @@ def export(
             "Leave --precision out; every lower precision derives from the fp32 bundle.",
         )
     options = ExportOptions(
+        load=load,
         opset=opset,
         external_data=external_data,
         overwrite=overwrite,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tbps_infer.cli.options import EXISTING, verbosity_options
+
+if TYPE_CHECKING:
+    from tbps_infer.export.families import Found
 
 __all__ = ["describe", "info"]
 
@@ -86,6 +89,31 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    from tbps_infer.export.families import inspect_checkpoint
+
+    found = inspect_checkpoint(path)
+    return _part(path) if found is None else _published(found)
+
+
+def _published(found: Found) -> dict[str, Any]:
+    height, width = found.plan.preprocessing.image_size
+    return {
+        "kind": "checkpoint",
+        "path": str(found.file.path),
+        "family": found.family.name,
+        "bytes": found.file.path.stat().st_size,
+        "coverage": str(found.coverage),
+        "dropped": found.coverage.dropped_groups(),
+        "image_size": f"{height}x{width} (height x width), {found.plan.preprocessing.interpolation}",
+        "max_length": found.plan.max_length,
+        "dim": found.plan.layout.dim,
+        "layout": ", ".join(f"{s.name} {s.size}" for s in found.plan.layout.segments),
+        "settings": found.file.settings.source or "none",
+        "sizes": dict(found.plan.config),
+    }
+
+
+def _part(path: Path) -> dict[str, Any]:
     from tbps_infer.reference.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)

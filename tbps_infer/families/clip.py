@@ -105,7 +105,8 @@ class PixelScale(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The cast comes first: TensorRT takes uint8 as a network's input and nothing but a cast may follow."""
-        return pixels.to(self.scale.dtype).permute(0, 3, 1, 2) * self.scale + self.shift
+        scaled: Tensor = pixels.to(self.scale.dtype).permute(0, 3, 1, 2) * self.scale + self.shift
+        return scaled
 
 
 class _Attention(nn.Module):

@@ -100,7 +100,8 @@ class _Rde(DualEncoder):
 
 def _join(whole: Tensor, selected: Tensor) -> Tensor:
     """(cos a + cos b)/2 is the inner product of two vectors [â ; b̂]/√2."""
-    return torch.cat((l2_normalize(whole), l2_normalize(selected)), dim=1) * 0.5**0.5
+    joined: Tensor = torch.cat((l2_normalize(whole), l2_normalize(selected)), dim=1) * 0.5**0.5
+    return joined
 
 
 def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:

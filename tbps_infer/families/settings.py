@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from tbps_infer.errors import CheckpointError
 
@@ -80,7 +80,7 @@ class _Unread:
         return f"the Python object {self.tag} of line {self.line}"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML's safe types and Python's plain ones; for any other object of Python a note of its place."""
 
 
