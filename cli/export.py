@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tbps_infer.cli.build import ENGINE_BACKENDS, build_and_report
 from tbps_infer.cli.families import family_options
-from tbps_infer.cli.options import EXISTING, output_option, overwrite_option, precision_options, verbosity_options
+from tbps_infer.cli.options import (
+    EXISTING,
+    mixed_precision_options,
+    output_option,
+    overwrite_option,
+    precision_options,
+    verbosity_options,
+)
 from tbps_infer.cli.progress import say
 
 if TYPE_CHECKING:
@@ -32,6 +40,13 @@ __all__ = ["export"]
     help="Verify on the test split of this data set instead of on synthetic people.",
 )
 @click.option("--samples", type=click.IntRange(2), default=32, help="Pictures of --data to verify on.")
+@click.option(
+    "--backend",
+    type=click.Choice(("onnxruntime", *ENGINE_BACKENDS)),
+    default="onnxruntime",
+    help="tensorrt and tensorrt-rtx also build engines, as tbps build does.",
+)
+@mixed_precision_options
 @precision_options
 @verbosity_options
 def export(
@@ -43,7 +58,9 @@ def export(
     overwrite: bool,
     data: Path | None,
     samples: int,
-    precision: str,
+    backend: Any,
+    mixed: Any,
+    precision: Any,
 ) -> None:
     """Turn CHECKPOINT (a folder, or its file of tensors) into a bundle of two verified ONNX graphs.
 
@@ -52,21 +69,24 @@ def export(
     \b
     tbps export checkpoints/best -o bundle
     """
-    from tbps_infer.errors import BackendError
     from tbps_infer.export.bundle import export_bundle
     from tbps_infer.export.options import ExportOptions
 
-    if precision != "fp32":
-        raise BackendError(
-            f"{precision} graphs were asked for, and this version exports fp32 ones.",
-            "Leave --precision out; every lower precision derives from the fp32 bundle.",
-        )
+    engines = None
+    if backend != "onnxruntime":
+        from tbps_infer.export.engine_options import EngineOptions
+        from tbps_infer.export.engines import check_buildable
+
+        engines = EngineOptions(backend=backend, precision=precision, mixed=mixed)
+        check_buildable(engines)  # before the minutes that exporting takes
     options = ExportOptions(
         load=load,
         opset=opset,
         external_data=external_data,
         overwrite=overwrite,
         samples=None if data is None else _samples(data, samples),
+        # Engines are built from the FP32 graphs; FP16 graphs in the bundle are for ONNX Runtime on a GPU.
+        **({} if engines else {"precision": precision, "mixed": mixed}),
     )
     bundle = export_bundle(checkpoint, output, options, on_step=lambda step: say(f"{step} ..."))
     check = bundle.verification
@@ -75,6 +95,8 @@ def export(
         f"cosine image {check['image']['cosine_min']:.7f}, text {check['text']['cosine_min']:.7f} at least, "
         f"top-{check['ranking']['top_k']} overlap {check['ranking']['overlap']:.1%}"
     )
+    if engines:
+        build_and_report(output, engines)
 
 
 def _samples(data: Path, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:

@@ -16,10 +16,12 @@ __all__ = ["cli", "export_main", "main", "search_main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("tbps_infer.cli.export:export", "Turn a checkpoint into a verified bundle."),
+    "build": ("tbps_infer.cli.build:build", "Build a bundle's TensorRT engines on this machine."),
     "embed": ("tbps_infer.cli.embed:embed", "Embed pictures into a gallery."),
     "search": ("tbps_infer.cli.search:search", "Find people in a gallery by description."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
     "info": ("tbps_infer.cli.info:info", "Tell what a checkpoint, a bundle or a gallery is."),
+    "doctor": ("tbps_infer.cli.doctor:doctor", "Tell what this machine can run, and try a bundle on it."),
     "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP on a data set."),
     "train": ("tbps_infer.cli.train:train", "Train the reference model."),
     "init": ("tbps_infer.cli.init:init", "Write a checkpoint to start training from."),

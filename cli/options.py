@@ -13,6 +13,7 @@ import click
 __all__ = [
     "EXISTING",
     "batch_size_option",
+    "mixed_precision_options",
     "output_option",
     "overwrite_option",
     "precision_options",
@@ -69,6 +70,25 @@ def precision_options(command: Command) -> Command:
         if fp16 and precision not in (None, "fp16"):
             raise click.UsageError(f"--fp16 contradicts --precision {precision}.")
         return command(*args, precision="fp16" if fp16 else precision or "fp32", **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def mixed_precision_options(command: Command) -> Command:
+    """``--keep-fp32`` and ``--auto-islands``; passes ``mixed``, `MixedPrecisionOptions`."""
+
+    @click.option(
+        "--keep-fp32",
+        multiple=True,
+        metavar="PATTERN",
+        help="FP16 only: leave what a name, operator or parameter matches in FP32; may be repeated.",
+    )
+    @click.option("--auto-islands", is_flag=True, help="FP16 only: measure activations, leave large ones in FP32.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, keep_fp32: tuple[str, ...], auto_islands: bool, **kwargs: Any) -> Any:
+        from tbps_infer.export.mixed_precision import MixedPrecisionOptions
+
+        return command(*args, mixed=MixedPrecisionOptions(keep_fp32, auto_islands), **kwargs)
 
     return wrapped  # type: ignore[return-value]
 

@@ -45,7 +45,7 @@ from tbps_infer.tensorrt.plan_builder import build_plan
 from tbps_infer.tensorrt.plan_spec import BuildSettings, plan_spec
 from tbps_infer.tensorrt.precision_proof import PrecisionProof, prove_precision
 
-__all__ = ["BuiltEngines", "OnPlanProgress", "build_engines"]
+__all__ = ["BuiltEngines", "OnPlanProgress", "build_engines", "check_buildable"]
 
 OnPlanProgress = Callable[[str, str, int, int], None]
 """A plan's name, a phase of its build, the steps done, the steps in all. It may raise, which cancels."""
@@ -93,14 +93,7 @@ def build_engines(
             they are not installed.
     """
     bundle = Bundle.open(bundle_path)
-    library = open_library(options.backend)
-    library.flavour.refuse_ignored({**options.settings.to_json(), "timing_cache": options.timing_cache})
-    gpu = find_gpu(options.device)
-    if gpu is None and library.flavour.needs_gpu_to_build:
-        raise BackendError(
-            f"{library} builds for the GPU of this machine, and there is none that CUDA finds.",
-            "Run tbps build on the device itself; tbps doctor says what is missing.",
-        )
+    library, gpu = check_buildable(options)
     for branch in _BRANCHES:
         bundle.check_graph(branch)
     spec = _spec(bundle, options, library, gpu)
@@ -113,6 +106,24 @@ def build_engines(
         _write_json(folder / ENGINE_JSON, facts.to_json())
         _install(folder, place)
     return BuiltEngines(EngineFolder.open(place), built=True)
+
+
+def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
+    """The library that builds and the GPU to build on, if this machine can build as asked for.
+
+    Raises:
+        UsageError: An option means nothing to the flavour.
+        BackendError: TensorRT is missing, or a GPU where one is needed.
+    """
+    library = open_library(options.backend)
+    library.flavour.refuse_ignored({**options.settings.to_json(), "timing_cache": options.timing_cache})
+    gpu = find_gpu(options.device)
+    if gpu is None and library.flavour.needs_gpu_to_build:
+        raise BackendError(
+            f"{library} builds for the GPU of this machine, and there is none that CUDA finds.",
+            "Run tbps build on the device itself; tbps doctor says what is missing.",
+        )
+    return library, gpu
 
 
 @dataclass(frozen=True)
