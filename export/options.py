@@ -65,8 +65,6 @@ class ExportOptions:
             raise UsageError(f"Graphs are exported in fp32 or fp16, and {self.precision} was asked for.")
         if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
             raise UsageError("FP32 islands were asked for in FP32 graphs.", "Choose the precision fp16.")
-        if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
-            raise UsageError("FP32 islands were asked for in FP32 graphs.", "Choose the precision fp16.")
         if self.samples is not None and not any(captions for _, captions in self.samples):
             raise UsageError(
                 "The samples to verify on have no caption.",

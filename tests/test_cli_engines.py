@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +140,23 @@ def test_what_makes_no_sense_is_refused(
     assert (done.exit_code, said in done.stderr) == (code, True), done.output
 
 
+def test_an_interruption_leaves_nothing_half_written(built: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(built, bundle)
+    before = sorted(path.relative_to(bundle) for path in bundle.rglob("*"))
+    command = [sys.executable, "-m", "tbps_infer.cli.main", "build", str(bundle)]
+    command += ["--backend", "tensorrt-rtx", "--fp16", "--target", "sm86", "--rebuild"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Building text-32"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert (process.returncode, rest.strip().splitlines()[-1]) == (130, "Interrupted.")
+    assert sorted(path.relative_to(bundle) for path in bundle.rglob("*")) == before
+
+
 def test_an_engine_of_full_tensorrt_is_not_begun_without_it(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -147,10 +167,8 @@ def test_an_engine_of_full_tensorrt_is_not_begun_without_it(
         pass
     else:
         pytest.skip("TensorRT is installed here")
-    for arguments in (
-        ["build", tiny_bundle],
-        ["export", tiny_checkpoint, "-o", tmp_path / "out", "--backend", "tensorrt"],
-    ):
+    export = ("export", str(tiny_checkpoint), "-o", str(tmp_path / "out"), "--backend", "tensorrt")
+    for arguments in (("build", str(tiny_bundle)), export):
         done = run(*arguments)
         assert done.exit_code == 1
         assert "The backend tensorrt cannot be imported" in done.stderr
@@ -169,7 +187,7 @@ def test_exporting_in_fp16_adds_graphs_that_only_a_gpu_is_given(tiny_checkpoint:
         size = {name: bundle.files[name].bytes for name in (f"{branch}.onnx", f"{branch}.fp16.onnx")}
         assert size[f"{branch}.fp16.onnx"] < 0.62 * size[f"{branch}.onnx"]
         with pytest.raises(BackendError, match="no FP16 kernels for the CPU"):
-            open_runner(bundle, branch, RunOptions(precision="fp16"))  # type: ignore[arg-type]
+            open_runner(bundle, branch, RunOptions(precision="fp16"))
 
 
 def test_sizes_and_lengths_are_read() -> None:
