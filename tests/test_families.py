@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import sys
 from pathlib import Path
@@ -17,13 +16,12 @@ from torch.nn import functional as F
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
-from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.export.bundle import export_bundle
-from tbps_infer.export.families import inspect_checkpoint, load_source
+from tbps_infer.export.families import load_source
 from tbps_infer.export.samples import synthetic_samples
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.images import to_crop
-from tbps_infer.text import SPECIAL_TOKENS, Tokenizer, clip_tokenizer
+from tbps_infer.text import SPECIAL_TOKENS, Tokenizer
 
 MERGES = Path(__file__).parents[2] / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"
 
