@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tbps_infer.errors import UsageError
 from tbps_infer.export.limits import VerificationLimits
-from tbps_infer.families.options import LoadOptions
 from tbps_infer.export.mixed_precision import MixedPrecisionOptions
+from tbps_infer.families.options import LoadOptions
 from tbps_infer.runners.protocol import Precision
 
 if TYPE_CHECKING:
