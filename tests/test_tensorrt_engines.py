@@ -474,7 +474,7 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
     from tbps_infer.tensorrt.precision_proof import prove_precision
     from tbps_infer.text import train_wordpiece
 
-    tokenizer = train_wordpiece(["a person in a coat"], 100)
+    tokenizer = train_wordpiece(["a person in a coat"], 200)
     source = load_source("part", initial_checkpoint(tmp_path / "base", base_config(), tokenizer.to_str(), seed=0))
     library = open_library("tensorrt-rtx")
     # 1 encoder and 2 in the decoder; 12 of BERT, 1 encoder, 2 in the decoder for each set of tokens.
