@@ -101,7 +101,7 @@ def rde_head(tensors: dict[str, Tensor], prefix: str, linear: str, tokens: Tenso
     tokens = tokens / (tokens.norm(dim=1, keepdim=True) + 1e-8)
     y = F.linear(tokens, tensors[f"{prefix}mlp.layers.0.weight"], tensors[f"{prefix}mlp.layers.0.bias"])
     bn = [tensors[f"{prefix}mlp.bns.0.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
-    y = F.batch_norm(y, *bn).relu()
+    y = F.batch_norm(y, *bn).relu()  # type: ignore[arg-type]
     y = F.linear(y, tensors[f"{prefix}mlp.layers.1.weight"], tensors[f"{prefix}mlp.layers.1.bias"])
     return (y + F.linear(tokens, tensors[f"{prefix}{linear}.weight"], tensors[f"{prefix}{linear}.bias"])).amax(dim=0)
 
@@ -215,7 +215,7 @@ def plip_image(t: dict[str, Tensor], x: Tensor) -> Tensor:
 
     def conv_bn(x: Tensor, conv: str, bn: str, **where: int) -> Tensor:
         stats = [t[f"{bn}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
-        return F.batch_norm(F.conv2d(x, t[f"{conv}.weight"], **where), *stats)  # type: ignore[arg-type]
+        return F.batch_norm(F.conv2d(x, t[f"{conv}.weight"], **where), *stats)  # type: ignore[arg-type, call-overload]
 
     x = conv_bn(x, "conv1", "bn1", stride=2, padding=1).relu()
     x = conv_bn(x, "conv2", "bn2", padding=1).relu()

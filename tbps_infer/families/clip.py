@@ -122,7 +122,8 @@ class _Attention(nn.Module):
 
     def query(self, tokens: Tensor) -> Tensor:
         projected = F.linear(tokens, self.in_proj_weight[: self.width], self.in_proj_bias[: self.width])
-        return self._split(projected) * _HEAD**-0.5
+        scale: float = _HEAD**-0.5
+        return self._split(projected) * scale
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         projected = F.linear(tokens, self.in_proj_weight[self.width :], self.in_proj_bias[self.width :])
