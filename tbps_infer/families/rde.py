@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.clip import ClipImage, ClipText, PixelScale, end_positions
@@ -59,6 +60,8 @@ class _Head(nn.Module):
 
 
 class _Rde(DualEncoder):
+    places: Tensor
+
     def __init__(self, sizes: IrraSizes, head: tuple[int, int], ratio: float) -> None:
         super().__init__()
         self.pixels = PixelScale(sizes.preprocessing)
@@ -69,6 +72,7 @@ class _Rde(DualEncoder):
         # Of all positions the network has, also where a batch is shorter: the count is part of the model.
         self.image_tokens = int(sizes.image.grid[0] * sizes.image.grid[1] * ratio)
         self.text_tokens = int((sizes.text.positions - 2) * ratio)
+        self.register_buffer("places", torch.arange(sizes.text.positions), persistent=False)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         tokens = self.image.tokens(self.pixels(pixels))
@@ -85,13 +89,12 @@ class _Rde(DualEncoder):
         last = self.text.transformer.last
         ends = end_positions(input_ids, attention_mask, self.text.end_id)
         attention = last.attention_of(tokens, ends, mask[ends][:, None])[:, 0]
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        places = self.places[: input_ids.shape[1]]
         # Id 0 is both padding and the exclamation mark, and the published code takes neither.
         eligible = (places > 0) & (places < ends) & (input_ids != 0)
-        scores = torch.where(eligible, attention, _NEVER)
         # Filled up, so that a batch shorter than the count has as many.
-        filler = torch.full_like(scores[:, :1], _NEVER).expand(-1, self.text_tokens)
-        best = torch.cat((scores, filler), dim=1).topk(self.text_tokens, dim=1)
+        scores = F.pad(torch.where(eligible, attention, _NEVER), (0, self.text_tokens), value=_NEVER)
+        best = scores.topk(self.text_tokens, dim=1)
         absent = best.values < 0
         rows = torch.cat((ends, best.indices.masked_fill(absent, 0)), dim=1)
         projected = self.text.project(last(tokens, mask[rows][:, None], rows))
