@@ -17,6 +17,13 @@ from tbps_infer.errors import VerificationError
 
 __all__ = ["predicted_activation_bytes"]
 
+_SHAPE_ARITHMETIC = frozenset(
+    {
+        *("Add", "Cast", "Concat", "Div", "Gather", "Max", "Min", "Mul"),
+        *("Range", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze"),
+    }
+)
+_FEW = 1000
 _IN_PLACE = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
@@ -40,7 +47,7 @@ def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    _fold_input_shapes(model.graph, shapes)
+    _fold_shapes(model.graph, shapes)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     sizes: dict[str, int] = {}
     for value in (*graph.value_info, *graph.output):
@@ -52,18 +59,29 @@ def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]
     return _most_alive(graph, sizes)
 
 
-def _fold_input_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Put numbers where the graph asks for the shape of an input, which shape inference leaves open."""
+def _fold_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compute what follows from the inputs' shapes alone, such as a range, which shape inference leaves open."""
     from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
 
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if tensor.data_location != tensor.EXTERNAL and math.prod(tensor.dims) <= _FEW
+    }
     kept = []
     for node in graph.node:
-        if node.op_type != "Shape" or node.input[0] not in shapes:
+        if node.op_type == "Shape" and node.input[0] in shapes:
+            bounds = {attribute.name: attribute.i for attribute in node.attribute}
+            values = [np.array(shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")], np.int64)]
+        elif node.op_type in _SHAPE_ARITHMETIC and all(name in known for name in node.input):
+            values = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+        else:
             kept.append(node)
             continue
-        bounds = {attribute.name: attribute.i for attribute in node.attribute}
-        sizes = np.array(shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")], np.int64)
-        graph.initializer.append(numpy_helper.from_array(sizes, node.output[0]))
+        for name, value in zip(node.output, values, strict=True):
+            known[name] = value
+            graph.initializer.append(numpy_helper.from_array(value, name))
     del graph.node[:]
     graph.node.extend(kept)
 

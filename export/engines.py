@@ -5,14 +5,11 @@ All is made in a folder beside its place, proven, checked on the GPU where there
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -20,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tbps_infer.bundle import Branch, Bundle
-from tbps_infer.errors import BackendError, BundleError
+from tbps_infer.errors import BackendError
 from tbps_infer.export.activation_memory import predicted_activation_bytes
 from tbps_infer.export.engine_check import check_engines
 from tbps_infer.export.engine_options import EngineOptions
+from tbps_infer.export.engine_place import beside, install
 from tbps_infer.export.fp16_products import graph_precision
 from tbps_infer.export.mixed_precision import convert_file
 from tbps_infer.export.real_inputs import real_batches
@@ -101,10 +99,11 @@ def build_engines(
     there = None if options.rebuild else _up_to_date(place, spec)
     if there is not None:
         return BuiltEngines(there, built=False)
-    with _beside(place) as folder:
+    with beside(place) as folder:
         facts = _Build(bundle, options, library, gpu, spec, folder, on_step, on_progress).run()
-        _write_json(folder / ENGINE_JSON, facts.to_json())
-        _install(folder, place)
+        text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (folder / ENGINE_JSON).write_text(text, encoding="utf-8")
+        install(folder, place)
     return BuiltEngines(EngineFolder.open(place), built=True)
 
 
@@ -279,52 +278,3 @@ def _up_to_date(place: Path, spec: Mapping[str, Any]) -> EngineFolder | None:
     except BackendError:
         return None
     return there if spec_hash(there.facts.spec) == spec_hash(spec) else None
-
-
-@contextlib.contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A new folder beside a place, gone at the end unless it was moved."""
-    try:
-        place.parent.mkdir(exist_ok=True)
-        parent = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-    except OSError as error:
-        raise BundleError(
-            f"The engines cannot be written into {place.parent}: {error.strerror}.",
-            "Copy the bundle where you may write.",
-        ) from error
-    try:
-        folder = parent / place.name
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        raise BundleError(f"The engines cannot be written: {error}.", "Make room on the disk.") from error
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
-
-
-def _install(folder: Path, place: Path) -> None:
-    """Give the folder its name; engines that have the name keep it if that fails."""
-    for file in (*folder.iterdir(), folder):
-        _sync(file)
-    before = folder.parent / "replaced"
-    if place.exists():
-        place.rename(before)
-    try:
-        folder.rename(place)
-    except BaseException:
-        if before.exists():
-            before.rename(place)
-        raise
-    _sync(place.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -24,6 +24,7 @@ class CudaMemory:
         BackendError: There is no driver, or no device of this index.
     """
 
+    name = "cuda-bindings"
     has_graphs = True
 
     def __init__(self, index: int) -> None:

@@ -29,9 +29,11 @@ class DeviceMemory(Protocol):
     call; `synchronize` waits for it. What is allocated is freed by its own call, and `close` frees what is left.
 
     Attributes:
+        name: The package that calls CUDA.
         has_graphs: Whether `capture` can be called.
     """
 
+    name: str
     has_graphs: bool
 
     def make_current(self) -> None:

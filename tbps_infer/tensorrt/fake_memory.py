@@ -38,6 +38,8 @@ class FakeMemory:
         closed: Whether `close` was called.
     """
 
+    name = "numpy"
+
     def __init__(self, *, capacity: int = 1 << 32, gpu: GpuFacts = _GPU, has_graphs: bool = True) -> None:
         self.has_graphs = has_graphs
         self.copied_to_device = 0

@@ -23,6 +23,7 @@ class PycudaMemory:
         BackendError: There is no driver, or no device of this index.
     """
 
+    name = "pycuda"
     has_graphs = False
 
     def __init__(self, index: int) -> None:

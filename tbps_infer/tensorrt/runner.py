@@ -253,7 +253,7 @@ def run_folder(
         {length: loader(plan) for length, plan in plans.items()},
         memory,
         pad_id=bundle.model.pad_id,
-        description=f"{facts.flavour} {facts.version}, {facts.precision} on {where}{checked}",
+        description=f"{facts.flavour} {facts.version}, {facts.precision} on {where} over {memory.name}{checked}",
         release=runtimes.clear,
     )
 
