@@ -256,7 +256,7 @@ def test_rejects_are_told_and_strict_makes_them_an_error(tiny_bundle: Path, peop
         (["search", "GALLERY", "x", "--backend", "torch"], 2, "torch"),
         (["search", "GALLERY", "--queries", "none.txt"], 2, "cannot be read"),
         (["info", "."], 1, "Error: "),
-        (["export", "CHECKPOINT", "-o", "b", "--half"], 1, "fp16"),
+        (["export", "CHECKPOINT", "-o", "b", "--precision", "int8"], 2, "int8"),
         (["export", "CHECKPOINT", "-o", "b", "--opset", "9"], 2, "opset is 9"),
         (["embed", "BUNDLE", "nothing-*.jpg", "-o", "g"], 1, "nothing-"),
         (["nonsense"], 2, "No such command"),
