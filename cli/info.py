@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tbps_infer.cli.families import family_options
 from tbps_infer.cli.options import EXISTING, verbosity_options
 
 if TYPE_CHECKING:
     from tbps_infer.export.families import Found
+    from tbps_infer.families.options import LoadOptions
 
 __all__ = ["describe", "info"]
 
@@ -20,18 +22,19 @@ __all__ = ["describe", "info"]
 @click.argument("path", type=EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--check", is_flag=True, help="Hash every file and compare.")
+@family_options
 @verbosity_options
-def info(path: Path, as_json: bool, check: bool) -> None:
+def info(path: Path, as_json: bool, check: bool, load: LoadOptions) -> None:
     """Tell what PATH (a checkpoint, a bundle or a gallery) is, and how it was made.
 
     \b
     tbps info bundle --check
     """
-    facts = describe(path, check)
+    facts = describe(path, check, load)
     click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts))
 
 
-def describe(path: Path, check: bool = False) -> dict[str, Any]:
+def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -> dict[str, Any]:
     """The facts of whatever a path is, as JSON values.
 
     Raises:
@@ -44,7 +47,7 @@ def describe(path: Path, check: bool = False) -> dict[str, Any]:
         return _bundle(path, check)
     if is_gallery(path):
         return _gallery(path, check)
-    return _checkpoint(path)
+    return _checkpoint(path, load)
 
 
 def _bundle(path: Path, check: bool) -> dict[str, Any]:
@@ -88,10 +91,10 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
         }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, load: LoadOptions | None) -> dict[str, Any]:
     from tbps_infer.export.families import inspect_checkpoint
 
-    found = inspect_checkpoint(path)
+    found = inspect_checkpoint(path, load)
     return _part(path) if found is None else _published(found)
 
 

@@ -16,11 +16,12 @@ __all__ = ["beside", "install"]
 
 @contextlib.contextmanager
 def beside(place: Path) -> Iterator[Path]:
-    """A new folder beside a place, gone at the end unless it was moved.
+    """A new folder beside a place, gone at the end unless it was moved; a parent made for it goes if left empty.
 
     Raises:
         BundleError: It cannot be written to.
     """
+    first = not place.parent.exists()
     try:
         place.parent.mkdir(exist_ok=True)
         parent = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
@@ -37,6 +38,9 @@ def beside(place: Path) -> Iterator[Path]:
         raise BundleError(f"The engines cannot be written: {error}.", "Make room on the disk.") from error
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+        if first:
+            with contextlib.suppress(OSError):  # not empty: the engines are there
+                place.parent.rmdir()
 
 
 def install(folder: Path, place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import tempfile
 import weakref
@@ -125,12 +126,23 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
     if options.family is not None and options.family not in FAMILIES:
         raise UsageError(f"The model family {options.family!r} is not known.", f"Give one of {', '.join(FAMILIES)}.")
     folder = path if path.is_dir() else path.parent
-    if options.family == FAMILY or (options.family is None and (folder / CONFIG_JSON).is_file()):
+    if options.family == FAMILY or (options.family is None and _is_parts(folder / CONFIG_JSON)):
         return None
     file = read_checkpoint_file(path, options.config)
     family = _recognise(file, options.family)
     plan = family.plan(file, options)
     return Found(family, file, plan, cover(file, plan.network, plan.table, (*plan.droppable, *options.drop)))
+
+
+def _is_parts(config: Path) -> bool:
+    """Whether a ``config.json`` is the part model's. Hugging Face's, beside a vocabulary, is not."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:  # damaged: the part model's own reader says how
+        return True
+    return not isinstance(values, dict) or "model_type" not in values
 
 
 def _recognise(file: CheckpointFile, name: str | None) -> Family:

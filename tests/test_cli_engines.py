@@ -138,6 +138,7 @@ def test_what_makes_no_sense_is_refused(
     names = {"BUNDLE": str(tiny_bundle), "CHECKPOINT": str(tiny_checkpoint)}
     done = run(*(names.get(word, str(tmp_path / word) if word in ("out", "g") else word) for word in arguments))
     assert (done.exit_code, said in done.stderr) == (code, True), done.output
+    assert not (tiny_bundle / "engines").exists()
 
 
 def test_an_interruption_leaves_nothing_half_written(built: Path, tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ def test_undecodable_bytes_of_a_command_line_are_refused(saved: Path) -> None:
 
 
 def test_senseless_facts_are_refused(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"'clip' is not known; .* none, pre_caption"):
-        opened(saved, caption_rule="clip")
+    with pytest.raises(BundleError, match=r"'lower' is not known; .* none, pre_caption"):
+        opened(saved, caption_rule="lower")
     with pytest.raises(BundleError, match="2 tokens leave no room for a caption beside 2"):
         opened(saved, max_length=2)
     with pytest.raises(BundleError, match="padding id 99999"):

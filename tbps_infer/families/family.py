@@ -14,7 +14,17 @@ from tbps_infer.families.options import LoadOptions
 from tbps_infer.layout import VectorLayout
 from tbps_infer.preprocessing import Preprocessing
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "DualEncoder", "Family", "Plan", "image_grid", "prefixed", "text_length"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "DualEncoder",
+    "Family",
+    "Plan",
+    "check_setting",
+    "image_grid",
+    "prefixed",
+    "text_length",
+]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -123,6 +133,16 @@ def image_grid(
         f"{file.path} has {positions} positions, which can be grids of several shapes.",
         "Give the size that it was trained with: --image-size HEIGHTxWIDTH, or its configs.yaml by --config.",
     )
+
+
+def check_setting(file: CheckpointFile, name: str, tensor: str, size: int) -> None:
+    """Compare a number of the settings, where they have it, with what a tensor says. Raises CheckpointError."""
+    said = file.settings.number(name)
+    if said is not None and said != size:
+        raise CheckpointError(
+            f"{file.settings.source}: {name} is {said}, and {tensor} of {file.path.name} says {size}.",
+            "Use the settings that the checkpoint was trained with.",
+        )
 
 
 def text_length(file: CheckpointFile, name: str, positions: int) -> int:

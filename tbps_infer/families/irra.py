@@ -17,6 +17,7 @@ from tbps_infer.families.family import (
     DualEncoder,
     Family,
     Plan,
+    check_setting,
     image_grid,
     prefixed,
     text_length,
@@ -75,6 +76,7 @@ def irra_sizes(file: CheckpointFile, options: LoadOptions) -> IrraSizes:
     text = text_sizes(file, "base_model.")
     image = image_sizes(file, "base_model.visual.", stride, grid)
     check_widths(file, image, text)
+    check_setting(file, "vocab_size", "base_model.token_embedding.weight", text.vocab)
     return IrraSizes(
         image=image,
         text=text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from tbps_infer.families.clip import image_sizes, text_sizes
-from tbps_infer.families.family import Family, Plan, image_grid, prefixed, text_length
+from tbps_infer.families.family import Family, Plan, check_setting, image_grid, prefixed, text_length
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.irra import ClipPair, check_widths
 from tbps_infer.families.options import LoadOptions
@@ -14,7 +14,10 @@ from tbps_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 __all__ = ["TBPS_CLIP"]
 
-_DROPPABLE = ("simclr_mlp.", "logit_scale", "classifier.", "cross_attn.", "cross_modal_transformer.", "mlm_head.")
+_DROPPABLE = (
+    *("simclr_mlp.", "logit_scale", "classifier.", "cross_attn.", "cross_modal_transformer.", "mlm_head."),
+    *("ln_pre_t.", "ln_pre_i.", "ln_post."),  # of the cross-modal transformer; the backbone's are below its prefix
+)
 
 
 def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
@@ -25,6 +28,8 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
     image = image_sizes(file, "visual.", None, grid)
     text = text_sizes(file, "encode_text.")
     check_widths(file, image, text)
+    check_setting(file, "model.vocab_size", "encode_text.token_embedding.weight", text.vocab)
+    check_setting(file, "model.embed_dim", "visual.proj", image.dim)
     preprocessing = Preprocessing(size, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     network = ClipPair(image, text, preprocessing)
     return Plan(

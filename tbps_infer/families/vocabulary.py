@@ -8,12 +8,13 @@ from typing import Literal
 import tokenizers
 
 from tbps_infer.errors import UsageError
-from tbps_infer.text import clip_tokenizer, wordpiece_tokenizer
+from tbps_infer.text import CLIP_SPECIAL_TOKENS, clip_tokenizer, wordpiece_tokenizer
 
 __all__ = ["find_tokenizer"]
 
 _MADE = "tokenizer.json"
 _FILES = {"clip": ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt"), "bert": ("vocab.txt",)}
+_ENDS = {"clip": CLIP_SPECIAL_TOKENS[1:], "bert": ("[CLS]", "[SEP]")}
 _WANTED = {
     "clip": "Give CLIP's merges file: --merges bpe_simple_vocab_16e6.txt.gz.",
     "bert": "Give the vocab.txt of its BERT: --vocab vocab.txt.",
@@ -34,7 +35,7 @@ def find_tokenizer(
         UsageError: There is no such file, it cannot be read, or its vocabulary is not the model's.
     """
     place = given or beside
-    names = (_MADE, *_FILES[kind])
+    names = (*_FILES[kind], _MADE)
     file = place if place.is_file() else next((place / n for n in names if (place / n).is_file()), None)
     if file is None:
         raise UsageError(f"{place} has no {', '.join(names[:-1])} or {names[-1]} to read captions by.", _WANTED[kind])
@@ -43,6 +44,9 @@ def find_tokenizer(
         raise UsageError(
             f"{file} has {tokenizer.get_vocab_size()} tokens, and the model knows {vocab_size}.", _WANTED[kind]
         )
+    tokens = tokenizer.encode("a").tokens
+    if (*tokens[:1], *tokens[-1:]) != _ENDS[kind]:  # a caption's end is where its embedding is read
+        raise UsageError(f"{file} does not put {' and '.join(_ENDS[kind])} around a caption.", _WANTED[kind])
     return tokenizer
 
 
