@@ -90,6 +90,8 @@ def test_files_by_split(tmp_path: Path) -> None:
     assert len(read_dataset(root, "train").pictures) == 1
     with pytest.raises(DatasetError, match="no annotation file for the split 'test'"):
         read_dataset(root, "test")
+    with pytest.raises(DatasetError, match=r"train_reid\.json is the split 'train', and 'test' was asked for"):
+        read_dataset(root / "train_reid.json", "test")
     other = {"image": "cam_a/1.jpg", "image_id": 4, "caption": ["x", "y", "z"]}
     root = _write(tmp_path / "b", "cuhk_test.json", [other], {"imgs": ["cam_a/1.jpg"]})
     assert read_dataset(root, "test").captions == ("x", "y", "z")
@@ -116,6 +118,31 @@ def test_captions_of_your_own(tmp_path: Path, suffix: str) -> None:
     assert [len(picture.captions) for picture in split.pictures] == [2, 1]
     assert len(set(split.identities.tolist())) == 1
     assert [picture.camera for picture in split.pictures] == ["door", "hall"]
+
+
+def test_a_spreadsheets_file_with_a_picture_nobody_asks_for(tmp_path: Path) -> None:
+    """A byte order mark in front, and a picture without a caption: one more in the gallery."""
+    (tmp_path / "own.csv").write_text("path,id,caption\na.jpg,1,a man\nb.jpg,2,\n", encoding="utf-8-sig")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    split = read_dataset(tmp_path / "own.csv", "test")
+    assert [picture.captions for picture in split.pictures] == [("a man",), ()]
+
+
+def test_one_of_several_data_sets_is_not_picked_for_you(cuhk: Path) -> None:
+    other = cuhk.parent / "RSTPReid"
+    _write(other, "data_captions.json", [])
+    with pytest.raises(DatasetError, match="holds several data sets: CUHK-PEDES, RSTPReid"):
+        read_dataset(cuhk.parent, "test")
+    assert read_dataset(cuhk.parent, "test", kind="CUHK-PEDES").identities.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("folder", ["imgs", "."])
+def test_pictures_that_are_not_looked_for_have_the_paths_they_would_have(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / "own.csv").write_text("path,caption\na.jpg,a man\n")
+    split = read_dataset(tmp_path / "own.csv", "test", check_files=False)
+    assert split.pictures[0].path == tmp_path / folder / "a.jpg"
 
 
 def test_without_ids_every_picture_is_somebody_else(tmp_path: Path) -> None:

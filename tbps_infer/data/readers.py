@@ -126,15 +126,18 @@ def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[P
     if not root.exists():
         raise DatasetError(f"{root} does not exist.", "Give a data set's folder or its annotation file.")
     if root.is_file():
-        return root, _format_of(root, kind)
+        form = _format_of(root, kind)
+        _check_file_of_split(root, form, split)
+        return root, form
     folders = [root, *sorted(child for child in root.iterdir() if child.is_dir())]
-    for name, form in FORMATS.items():
-        if kind in (None, name):
-            for folder in folders:
-                for candidate in form.files.get(split, form.files.get(_ANY, ())):
-                    if (folder / candidate).is_file():
-                        _check_split(folder / candidate, form, split)
-                        return folder / candidate, form
+    found = [_in_folder(folder, split, kind) for folder in folders]
+    if found[0] is None and sum(entry is not None for entry in found) > 1:
+        several = ", ".join(entry[0].parent.name for entry in found if entry is not None)
+        raise DatasetError(f"{root} holds several data sets: {several}.", "Give the folder of one of them.")
+    for entry in found:
+        if entry is not None:
+            _check_split(*entry, split)
+            return entry
     own = sorted(f for f in root.iterdir() if f.suffix in (".jsonl", ".csv"))
     if kind is None and len(own) == 1:
         return own[0], None
@@ -147,6 +150,25 @@ def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[P
         f"{root} has no annotation file for the split {split!r}.",
         f"Want one of {', '.join(known)}, or one .jsonl or .csv of your own captions.",
     )
+
+
+def _in_folder(folder: Path, split: str, kind: str | None) -> tuple[Path, Format] | None:
+    for name, form in FORMATS.items():
+        if kind in (None, name):
+            for candidate in form.files.get(split, form.files.get(_ANY, ())):
+                if (folder / candidate).is_file():
+                    return folder / candidate, form
+    return None
+
+
+def _check_file_of_split(file: Path, form: Format | None, split: str) -> None:
+    """Refuse the file of another split, where each split has a file of its own."""
+    for other, names in form.files.items() if form else ():
+        if file.name in names and other not in (_ANY, split):
+            raise DatasetError(
+                f"{file} is the split {other!r}, and {split!r} was asked for.",
+                "Give the data set's folder, or that split's file.",
+            )
 
 
 def _format_of(file: Path, kind: str | None) -> Format | None:
@@ -175,7 +197,7 @@ def _check_split(file: Path, form: Format, split: str) -> None:
 def _format_rows(file: Path, form: Format, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
     _check_split(file, form, split)
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} is not valid JSON: {error}.", "Get the file again.") from error
     if not isinstance(entries, list):
@@ -201,22 +223,29 @@ def _format_rows(file: Path, form: Format, split: str) -> Iterable[tuple[int, di
 
 
 def _own_rows(file: Path, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    """Captions of your own; without an ``id`` column every picture is an identity of its own."""
+    """Captions of your own; without an ``id`` column every picture is an identity of its own.
+
+    A picture without a caption is in the gallery and asked for by none.
+    """
     numbers: dict[str, int] = {}
     for number, entry in enumerate(_read_own(file), start=1):
         if entry.get("split") not in (None, "", split):
             continue
         path = _field(file, number, entry, "path", str)
-        caption = _field(file, number, entry, "caption", str)
+        bare = "caption" in entry and entry["caption"] in (None, "")
+        caption = None if bare else _field(file, number, entry, "caption", str)
         given = entry.get("id")
         key = f"path {path}" if given in (None, "") else f"id {given}"
         identity = numbers.setdefault(key, len(numbers))
         camera = entry.get("camera")
-        yield number, {"path": Path(path), "id": identity, "captions": [caption], "camera": camera or None}
+        yield (
+            number,
+            {"path": Path(path), "id": identity, "captions": [caption] if caption else [], "camera": camera or None},
+        )
 
 
 def _read_own(file: Path) -> Iterable[dict[str, Any]]:
-    with file.open(encoding="utf-8", newline="") as stream:
+    with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets write a byte order mark
         if file.suffix == ".csv":
             yield from csv.DictReader(stream)
             return
@@ -253,7 +282,7 @@ def _merge(file: Path, rows: Iterable[tuple[int, dict[str, Any]]], check_files: 
         path = row["path"]
         earlier = merged.get(path)
         if earlier is None:
-            found = _locate(file, number, path) if check_files else file.parent / "imgs" / path
+            found = _locate(file, number, path, check_files)
             merged[path] = Picture(found, row["id"], tuple(row["captions"]), row["camera"])
         elif earlier.identity != row["id"]:
             raise DatasetError(
@@ -267,10 +296,13 @@ def _merge(file: Path, rows: Iterable[tuple[int, dict[str, Any]]], check_files: 
     return tuple(merged.values())
 
 
-def _locate(file: Path, number: int, path: Path) -> Path:
-    for folder in (file.parent / "imgs", file.parent, file.parent.parent / "imgs"):
+def _locate(file: Path, number: int, path: Path, check: bool) -> Path:
+    folders = (file.parent / "imgs", file.parent, file.parent.parent / "imgs")
+    for folder in folders:
         if (folder / path).is_file():
             return folder / path
+    if not check:
+        return next((folder for folder in folders if folder.is_dir()), folders[0]) / path
     raise DatasetError(
         f"{file}: entry {number} names the picture {path}, which is neither in {file.parent / 'imgs'} "
         f"nor in {file.parent}.",
