@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import queue
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from tbps_infer.errors import UsageError
 from tbps_infer.queries import PersonQuery
 
-__all__ = ["Query", "read_queries"]
+__all__ = ["Query", "groups_as_they_come", "groups_of", "one_person", "read_queries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,44 @@ def one_person(texts: Sequence[str], images: Sequence[Path], exclude: Sequence[s
     parts = PersonQuery(tuple(texts), tuple(images), tuple(exclude), image_weight)
     label = " + ".join((*texts, *map(str, images), *(f"not {text}" for text in exclude)))
     return Query("1", label, composed=parts)
+
+
+def groups_of(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
+    """Groups of ``most`` queries, the last one smaller."""
+    while group := list(islice(queries, most)):
+        yield group
+
+
+def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
+    """Groups of what has been read by the time that a group is asked for: nobody who types or pipes is kept waiting.
+
+    An error in reading comes after the queries before it.
+    """
+    read: queue.Queue[Query | BaseException | None] = queue.Queue(maxsize=most)
+
+    def fill() -> None:
+        try:
+            for query in queries:
+                read.put(query)
+        except BaseException as error:  # carried over to the thread that waits
+            read.put(error)
+        else:
+            read.put(None)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        item, group = read.get(), []
+        while isinstance(item, Query):
+            group.append(item)
+            if len(group) == most or read.empty():
+                break
+            item = read.get()
+        if group:
+            yield group
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
 
 
 def read_queries(

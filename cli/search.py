@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from tbps_infer.cli.filters import filter_options
 from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
 from tbps_infer.cli.output import FORMATS, write_results
 from tbps_infer.cli.progress import say
-from tbps_infer.cli.queries import Query, one_person, read_queries
+from tbps_infer.cli.queries import Query, groups_as_they_come, groups_of, one_person, read_queries
 
 if TYPE_CHECKING:
     from tbps_infer.encoder import Encoder
@@ -105,7 +104,8 @@ def search(
             else:
                 asked = read_queries(texts, queries, images, exclude)
             results: Iterator[tuple[Query, Sequence[Hit]]]
-            results = find(encoder, opened, asked, top_k, where, options)
+            groups = (groups_as_they_come if "-" in queries else groups_of)(asked, _QUERIES_AT_ONCE)
+            results = find(encoder, opened, groups, top_k, where, options)
             if html is not None:
                 from tbps_infer.render.html import write_page
 
@@ -118,16 +118,16 @@ def search(
 def find(
     encoder: Encoder,
     gallery: Gallery,
-    queries: Iterator[Query],
+    groups: Iterator[list[Query]],
     k: int,
     where: Filter | None = None,
     options: SearchOptions | None = None,
 ) -> Iterator[tuple[Query, Sequence[Hit]]]:
-    """Search for queries in groups, in bounded memory; results come in the queries' order."""
+    """Search for groups of queries, one after the other: in bounded memory, in the queries' order."""
     from tbps_infer.queries import encode_queries
 
     first = True
-    while group := list(islice(queries, _QUERIES_AT_ONCE)):
+    for group in groups:
         vectors = encode_queries(encoder, [query.parts for query in group])
         result = gallery.search_with_report(vectors, k, where, options)
         report = result.report

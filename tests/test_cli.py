@@ -218,6 +218,26 @@ def test_standard_input_takes_sentences_and_objects(gallery: Path) -> None:
     assert table.count("✓") == 3
 
 
+def test_whoever_writes_a_line_has_an_answer_before_the_next(gallery: Path) -> None:
+    command = [sys.executable, "-m", "tbps_infer.cli.main", "search", str(gallery), "--queries", "-"]
+    with subprocess.Popen(
+        [*command, "--format", "jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for number, sentence in enumerate(("a man", "a woman"), start=1):
+            process.stdin.write(sentence + "\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == str(number)
+        process.stdin.close()
+        assert process.stdout.read() == ""
+
+
+def test_an_error_in_standard_input_comes_after_the_answers_before_it(gallery: Path) -> None:
+    done = run("search", gallery, "--queries", "-", "--format", "jsonl", stdin="a man\n{\n")
+    assert (done.exit_code, len(done.stdout.splitlines())) == (2, 1)
+    assert "-: line 2 is not valid JSON" in done.stderr
+
+
 def test_html_beside_the_results(gallery: Path, tmp_path: Path) -> None:
     done = run("search", gallery, "a man", "<script>alert(1)</script>", "--html", tmp_path / "page.html")
     assert done.exit_code == 0, done.output
