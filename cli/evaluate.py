@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
-from tbps_infer.cli.progress import say
+from tbps_infer.cli.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.evaluation.evaluate import EvaluationReport
@@ -44,7 +44,8 @@ def evaluate(
     people = read_dataset(dataset, split, kind=kind)
     with Encoder.open(model, run, batch_size=batch_size) as encoder:
         say(f"Embedding {len(people.captions)} captions and {len(people.pictures)} pictures ...")
-        report = run_evaluation(encoder.encode_texts, encoder.encode_images, people)
+        with progress_bar("Embedding", "items") as progress:
+            report = run_evaluation(encoder.encode_texts, encoder.encode_images, people, on_progress=progress)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else _table(report))
 
 

@@ -157,6 +157,7 @@ def test_without_ids_every_picture_is_somebody_else(tmp_path: Path) -> None:
         ({"split": "test", "captions": ["x"], "id": 1}, "entry 0 has none as 'file_path', want a string"),
         ({"split": "test", "captions": "x", "file_path": "a", "id": 1}, "has str 'x' as 'captions', want a list"),
         ({"split": "test", "captions": [3], "file_path": "a", "id": 1}, "not a list of sentences"),
+        ({"split": "test", "captions": ["x", " "], "file_path": "a", "id": 1}, "entry 0 has a caption without words"),
         ({"split": "test", "captions": [], "file_path": "a", "id": "1"}, "has str '1' as 'id', want a whole number"),
         ({"split": "dev", "captions": [], "file_path": "a", "id": 1}, "has the split 'dev'; want train, val, test"),
         ({"split": "test", "captions": [], "file_path": "a", "id": 1}, "names the picture a, which is neither in"),

@@ -48,6 +48,15 @@ def test_a_perfect_encoder_by_hand() -> None:
     assert report.to_json()["image_to_text"]["unmatched"] == 1
 
 
+def test_embedding_in_parts_changes_nothing_and_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evaluate(_texts, _images, _split())
+    monkeypatch.setattr("tbps_infer.evaluation.evaluate._AT_ONCE", 3)
+    told: list[tuple[int, int]] = []
+    parts = evaluate(_texts, _images, _split(), on_progress=lambda done, total: told.append((done, total)))
+    assert parts == whole
+    assert told == [(3, 8), (4, 8), (7, 8), (8, 8)]
+
+
 def test_a_split_without_captions_is_refused() -> None:
     with pytest.raises(DatasetError, match="no captions"):
         evaluate(_texts, _images, Split("made", "test", (Picture(Path("0"), 1, ()),)))

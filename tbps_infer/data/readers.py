@@ -218,6 +218,8 @@ def _format_rows(file: Path, form: Format, split: str) -> Iterable[tuple[int, di
         captions = _field(file, number, entry, form.captions, list)
         if not all(isinstance(caption, str) for caption in captions):
             raise DatasetError(f"{file}: entry {number} has a {form.captions!r} that is not a list of sentences.")
+        if not all(map(str.strip, captions)):
+            raise DatasetError(f"{file}: entry {number} has a caption without words.", "Take it out of the list.")
         identity = _field(file, number, entry, form.identity, int)
         yield number, {"path": path, "id": identity, "captions": captions, "camera": form.camera(path)}
 

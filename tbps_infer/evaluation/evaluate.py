@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ __all__ = ["EncodeImages", "EncodeTexts", "EvaluationReport", "evaluate"]
 
 EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 EncodeImages = Callable[[Sequence[Path]], NDArray[np.float32]]
+_Item = TypeVar("_Item")
+
+_AT_ONCE = 1024
+"""Items embedded between two words of progress; many batches, so that captions still share their lengths."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,12 @@ class EvaluationReport:
 
 
 def evaluate(
-    encode_texts: EncodeTexts, encode_images: EncodeImages, split: Split, *, ks: Sequence[int] = KS
+    encode_texts: EncodeTexts,
+    encode_images: EncodeImages,
+    split: Split,
+    *,
+    ks: Sequence[int] = KS,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> EvaluationReport:
     """Embed a split and measure retrieval in both directions.
 
@@ -61,14 +70,17 @@ def evaluate(
         encode_images: Picture files to float32 ``[n, dim]``; `Encoder.encode_images` is one.
         split: What to evaluate on.
         ks: Which R@k.
+        on_progress: Called with the captions and pictures embedded, and how many there are.
 
     Raises:
         DatasetError: The split has no caption.
     """
     if not split.captions:
         raise DatasetError(f"{split.dataset} {split.name} has no captions.", "Choose a split that has some.")
-    texts = encode_texts(split.captions)
-    images = encode_images([picture.path for picture in split.pictures])
+    paths = [picture.path for picture in split.pictures]
+    total = len(split.captions) + len(paths)
+    texts = _in_parts(encode_texts, split.captions, lambda done: on_progress(done, total))
+    images = _in_parts(encode_images, paths, lambda done: on_progress(len(split.captions) + done, total))
     text_ids, image_ids = split.caption_identities, split.identities
     return EvaluationReport(
         dataset=split.dataset,
@@ -77,3 +89,14 @@ def evaluate(
         text_to_image=retrieval_metrics(texts, images, text_ids, image_ids, ks=ks),
         image_to_text=retrieval_metrics(images, texts, image_ids, text_ids, ks=ks),
     )
+
+
+def _in_parts(
+    encode: Callable[[Sequence[_Item]], NDArray[np.float32]], items: Sequence[_Item], on_done: Callable[[int], None]
+) -> NDArray[np.float32]:
+    """float32 ``[items, dim]``."""
+    parts = []
+    for start in range(0, len(items), _AT_ONCE):
+        parts.append(encode(items[start : start + _AT_ONCE]))
+        on_done(min(start + _AT_ONCE, len(items)))
+    return np.concatenate(parts)
