@@ -12,8 +12,8 @@ from tbps_infer.cli.families import family_options
 from tbps_infer.cli.options import EXISTING, verbosity_options
 
 if TYPE_CHECKING:
-    from tbps_infer.export.families import Found
     from tbps_infer.families.options import LoadOptions
+    from tbps_infer.families.table import Found
 
 __all__ = ["describe", "info"]
 
@@ -92,7 +92,7 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path, load: LoadOptions | None) -> dict[str, Any]:
-    from tbps_infer.export.families import inspect_checkpoint
+    from tbps_infer.families.table import inspect_checkpoint
 
     found = inspect_checkpoint(path, load)
     return _part(path) if found is None else _published(found)

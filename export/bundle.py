@@ -20,13 +20,13 @@ from torch import nn
 
 from tbps_infer.bundle import Branch, Bundle, file_facts, is_bundle
 from tbps_infer.errors import BundleError, VerificationError
-from tbps_infer.export.families import SourceModel, load_source
 from tbps_infer.export.golden import write_golden
 from tbps_infer.export.graphs import export_graph
 from tbps_infer.export.half_graphs import write_half_graphs
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.export.samples import prepare_samples, synthetic_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
+from tbps_infer.families.table import SourceModel, load_source
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds

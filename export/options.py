@@ -30,7 +30,7 @@ class ExportOptions:
     """How to make a bundle.
 
     Attributes:
-        family: The kind of checkpoint, one of `tbps_infer.export.families.FAMILIES`; recognised when None.
+        family: The kind of checkpoint, one of `tbps_infer.families.table.FAMILIES`; recognised when None.
         load: What else there is to say about the checkpoint.
         opset: The ONNX opset of both graphs, 18 to 22.
         external_data: Keep the weights in files beside the graphs; graphs too large for one file do so anyway.

@@ -13,6 +13,7 @@ TbpsError                      anything below; the command line prints it and ex
 ├── FilterError                a metadata filter is not valid
 ├── BackendError               a backend, provider, device or precision is not to be had on this machine
 ├── FeedError                  an array given to a runner has another shape or type than the graph wants
+├── BenchmarkError             a benchmark cannot be continued or reported as asked
 └── VerificationError          a graph or engine does not do what its reference does
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackendError",
+    "BenchmarkError",
     "BundleError",
     "CheckpointError",
     "DatasetError",
@@ -96,6 +98,10 @@ class BackendError(TbpsError):
 
 class FeedError(TbpsError):
     """Raised when an array given to a runner has another shape, type or name than the graph wants."""
+
+
+class BenchmarkError(TbpsError):
+    """Raised when samples of two environments or configurations would be mixed, or a report cannot be made."""
 
 
 class VerificationError(TbpsError):

@@ -141,6 +141,7 @@ def test_a_bundle_is_not_for_torch(bundle: Bundle) -> None:
 def test_a_checkpoint_gives_what_its_model_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from tbps_infer.families import table
     from tbps_infer.reference import checkpoint as module
     from tbps_infer.reference.config import tiny_config
     from tbps_infer.reference.model import PartModel
@@ -156,7 +157,7 @@ def test_a_checkpoint_gives_what_its_model_does(tmp_path: Path, monkeypatch: pyt
         loaded.append(path)
         return load(path)
 
-    monkeypatch.setattr(module, "load_checkpoint", counted)
+    monkeypatch.setattr(table, "load_checkpoint", counted)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 32, 3), dtype=np.uint8)
     ids, mask = pad_ids([row.ids for row in trained.encode_batch(list(CAPTIONS))], 0)
     with torch.inference_mode():

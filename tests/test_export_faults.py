@@ -17,12 +17,12 @@ import tbps_infer.export.bundle
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import VerificationError
 from tbps_infer.export.bundle import export_bundle, torch_reference
-from tbps_infer.export.families import SourceModel, load_source
 from tbps_infer.export.limits import VerificationLimits
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.export.report import VerificationReport
 from tbps_infer.export.samples import prepare_samples, synthetic_samples
 from tbps_infer.export.verify import Shapes, verify_graphs
+from tbps_infer.families.table import SourceModel, load_source
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import Tokenizer

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from tbps_infer.bundle import Branch, Bundle, ModelFacts
 from tbps_infer.errors import VerificationError
-from tbps_infer.export.families import load_source
 from tbps_infer.export.graphs import check_graph, export_graph
 from tbps_infer.export.quiet import quiet
+from tbps_infer.families.table import load_source
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.reference.checkpoint import load_checkpoint

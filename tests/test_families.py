@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.export.bundle import export_bundle
-from tbps_infer.export.families import load_source
 from tbps_infer.export.samples import synthetic_samples
 from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.table import load_source
 from tbps_infer.images import to_crop
 from tbps_infer.text import SPECIAL_TOKENS, Tokenizer
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tbps_infer.errors import CheckpointError, UsageError
-from tbps_infer.export.families import inspect_checkpoint, load_source
 from tbps_infer.export.samples import synthetic_samples
 from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.table import inspect_checkpoint, load_source
 from tbps_infer.text import CAPTION_RULES, Tokenizer, clip_tokenizer
 
 MERGES = Path(__file__).parents[2] / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"

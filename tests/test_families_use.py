@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 
 from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import write_people
+from tbps_infer.encoder import Encoder
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.export.bundle import export_bundle
-from tbps_infer.export.families import SourceModel, inspect_checkpoint, load_source
 from tbps_infer.families.clip import end_positions
 from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.table import SourceModel, inspect_checkpoint, load_source
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import SPECIAL_TOKENS, clip_tokenizer
 
 MERGES = Path(__file__).parents[2] / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"
@@ -246,6 +249,21 @@ def test_from_a_published_checkpoint_to_hits_by_the_command_line(tmp_path: Path)
     assert asked.exit_code == 1 and "--image-size HEIGHTxWIDTH" in asked.output
     assert run("export", file, "-o", tmp_path / "b", "--merges", file, "--vocab", file).exit_code == 2
     assert run("export", file, "-o", tmp_path / "b", "--image-size", "384").exit_code == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_checkpoint_itself_embeds_as_its_bundle_does(tmp_path: Path, family: str) -> None:
+    """With the backend torch: what a bundle's accuracy is compared with."""
+    file = save(tmp_path, family)
+    export_bundle(file, tmp_path / "bundle")
+    crops = np.random.default_rng(0).integers(
+        0, 256, (3, *load_source(None, file).facts.preprocessing.image_size, 3), dtype=np.uint8
+    )
+    captions = ["a man", "a woman in a red coat"]
+    with Encoder.open(file, RunOptions("torch")) as one, Encoder.open(tmp_path / "bundle") as other:
+        assert one.facts.fingerprint == other.facts.fingerprint
+        np.testing.assert_allclose(one.encode_crops(crops), other.encode_crops(crops), atol=1e-5)
+        np.testing.assert_allclose(one.encode_texts(captions), other.encode_texts(captions), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def test_cuda_without_a_cuda_build_of_torch(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("tbps_infer.reference.")]:
+    for name in [name for name in sys.modules if name.startswith(("tbps_infer.reference.", "tbps_infer.families."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "model.safetensors").touch()

@@ -460,10 +460,10 @@ def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: Path) -> None:
     from tbps_infer.export.activation_memory import predicted_activation_bytes
-    from tbps_infer.export.families import load_source
     from tbps_infer.export.fp16_products import graph_precision
     from tbps_infer.export.graphs import export_graph
     from tbps_infer.export.mixed_precision import convert_file
+    from tbps_infer.families.table import load_source
     from tbps_infer.reference.config import base_config
     from tbps_infer.reference.pretrained import initial_checkpoint
     from tbps_infer.runners.protocol import branch_specs

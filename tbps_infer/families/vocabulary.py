@@ -16,8 +16,8 @@ _MADE = "tokenizer.json"
 _FILES = {"clip": ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt"), "bert": ("vocab.txt",)}
 _ENDS = {"clip": CLIP_SPECIAL_TOKENS[1:], "bert": ("[CLS]", "[SEP]")}
 _WANTED = {
-    "clip": "Give CLIP's merges file: --merges bpe_simple_vocab_16e6.txt.gz.",
-    "bert": "Give the vocab.txt of its BERT: --vocab vocab.txt.",
+    "clip": "Put CLIP's bpe_simple_vocab_16e6.txt.gz beside the checkpoint, or name it: --merges FILE.",
+    "bert": "Put the vocab.txt of its BERT beside the checkpoint, or name it: --vocab FILE.",
 }
 
 

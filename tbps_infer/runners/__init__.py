@@ -23,7 +23,7 @@ from tbps_infer.runners.protocol import (
 )
 
 if TYPE_CHECKING:
-    from tbps_infer.reference.checkpoint import Checkpoint
+    from tbps_infer.families.table import SourceModel
 
 __all__ = [
     "BACKENDS",
@@ -39,11 +39,11 @@ __all__ = [
     "open_runner",
 ]
 
-_TORCH_PACKAGES = frozenset({"torch", "transformers", "safetensors"})
-_TENSOR_SUFFIXES = frozenset({".safetensors", ".pt", ".pth"})
+_TORCH_PACKAGES = frozenset({"torch", "transformers", "safetensors", "yaml"})
+_TENSOR_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
 
 
-def open_runner(model: Bundle | Checkpoint | Path, branch: Branch, options: RunOptions) -> Runner:
+def open_runner(model: Bundle | SourceModel | Path, branch: Branch, options: RunOptions) -> Runner:
     """Load one branch of a model, ready to run.
 
     Args:
@@ -75,7 +75,7 @@ def open_runner(model: Bundle | Checkpoint | Path, branch: Branch, options: RunO
     return TorchRunner(model, branch, options)
 
 
-def open_model(path: Path, options: RunOptions) -> Bundle | Checkpoint:
+def open_model(path: Path, options: RunOptions) -> Bundle | SourceModel:
     """Open what a path holds, if the chosen backend runs it: facts of a bundle, or a whole checkpoint.
 
     Raises:
@@ -97,9 +97,9 @@ def open_model(path: Path, options: RunOptions) -> Bundle | Checkpoint:
     return _load_checkpoint(path)
 
 
-def _load_checkpoint(path: Path) -> Checkpoint:
+def _load_checkpoint(path: Path) -> SourceModel:
     try:
-        from tbps_infer.reference.checkpoint import load_checkpoint
+        from tbps_infer.families.table import load_source
     except ModuleNotFoundError as error:
         if error.name not in _TORCH_PACKAGES:
             raise
@@ -107,7 +107,7 @@ def _load_checkpoint(path: Path) -> Checkpoint:
             f"The backend torch needs the package {error.name}, which is not installed.",
             'Install it: pip install "tbps-infer[export]".',
         ) from error
-    return load_checkpoint(path)
+    return load_source(None, path)
 
 
 def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], options: RunOptions) -> None:
@@ -125,8 +125,8 @@ def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], option
 
 def _holds_tensors(path: Path) -> bool:
     if path.is_dir():
-        return any(file.suffix in _TENSOR_SUFFIXES for file in path.iterdir())
-    return path.is_file() and path.suffix in _TENSOR_SUFFIXES
+        return any(file.name.endswith(_TENSOR_SUFFIXES) for file in path.iterdir())
+    return path.is_file() and path.name.endswith(_TENSOR_SUFFIXES)
 
 
 def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:

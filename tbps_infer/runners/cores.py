@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["usable_cores"]
+__all__ = ["core_quota", "usable_cores"]
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -24,6 +24,11 @@ def usable_cores(root: Path = Path("/")) -> int:
     """
     cores = {_siblings(root, cpu) for cpu in _scheduled_cpus()}
     return max(1, min([len(cores), *map(int, _quotas(root))]))
+
+
+def core_quota(root: Path = Path("/")) -> float | None:
+    """Cores that the container's quota grants, a fraction included; None where there is no quota."""
+    return min(_quotas(root), default=None)
 
 
 def _scheduled_cpus() -> set[int]:

@@ -1,4 +1,4 @@
-"""Runs the reference model itself, in PyTorch: what graphs and engines are compared with."""
+"""Runs a checkpoint itself, in PyTorch: what graphs and engines are compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbps_infer.runners.options import Device, RunOptions
 from tbps_infer.runners.protocol import Feeds, TensorSpec, branch_specs, check_feeds
 
 if TYPE_CHECKING:
-    from tbps_infer.reference.checkpoint import Checkpoint
+    from tbps_infer.families.table import SourceModel
 
 __all__ = ["TorchRunner"]
 
@@ -24,7 +24,7 @@ class TorchRunner:
     """One branch of a loaded checkpoint; see `tbps_infer.runners.protocol.Runner`.
 
     Args:
-        checkpoint: Its model is put in eval mode and moved to the device; both branches may share one.
+        model: The loaded checkpoint; its branch is moved to the device, and both branches may share tensors.
         branch: ``image`` or ``text``.
         options: Device, precision (``fp32`` alone) and threads; threads are set for the whole process, as PyTorch
             knows no other way.
@@ -33,7 +33,7 @@ class TorchRunner:
         BackendError: The device or precision is not to be had.
     """
 
-    def __init__(self, checkpoint: Checkpoint, branch: Branch, options: RunOptions) -> None:
+    def __init__(self, model: SourceModel, branch: Branch, options: RunOptions) -> None:
         if options.precision != "fp32":
             raise BackendError(
                 f"The backend torch computes in fp32, and {options.precision} was asked for.",
@@ -44,9 +44,8 @@ class TorchRunner:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._device = torch.device(str(device))
-        self._branch = branch
-        self._model: Any = checkpoint.model.eval().to(self._device)
-        self._inputs, self._outputs = branch_specs(checkpoint.facts, branch)
+        self._module: Any = model.branch(branch).eval().to(self._device)
+        self._inputs, self._outputs = branch_specs(model.facts, branch)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -71,14 +70,13 @@ class TorchRunner:
             FeedError: The arrays do not fit `inputs`, or the runner is closed.
             BackendError: PyTorch failed, out of memory for one.
         """
-        if self._model is None:
+        if self._module is None:
             raise FeedError("the runner is closed")
         check_feeds(self._inputs, feeds)
-        encode = self._model.encode_image if self._branch == "image" else self._model.encode_text
         try:
             with torch.inference_mode(), _without_tf32(self._device):
                 tensors = [self._tensor(feeds[spec.name]) for spec in self._inputs]
-                embedding = encode(*tensors).cpu().numpy()
+                embedding = self._module(*tensors).cpu().numpy()
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackendError(
@@ -89,7 +87,7 @@ class TorchRunner:
 
     def close(self) -> None:
         """Let the model go."""
-        self._model = None
+        self._module = None
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         # PyTorch warns of arrays it could write into and must not; np.require copies those alone.

@@ -1,4 +1,4 @@
-"""The table of models: how a checkpoint of each family becomes two modules that can be exported."""
+"""The table of models: how a checkpoint of each family becomes two modules, to be run or exported."""
 
 from __future__ import annotations
 
@@ -45,17 +45,22 @@ class SourceModel:
         facts: What defines its embedding space.
         image: ``pixels``, uint8 ``[batch, height, width, 3]``, to z, float32 ``[batch, dim]``.
         text: ``input_ids`` and ``attention_mask``, int32 ``[batch, length]``, to z, float32 ``[batch, dim]``.
+        path: The file that carried its tensors.
         tokenizer_path: Its `tokenizers` file; one made for a published checkpoint is deleted with this object.
-        name: Of the checkpoint: its folder and file.
         sha256: Of the checkpoint's tensors' file.
     """
 
     facts: ModelFacts
     image: nn.Module
     text: nn.Module
+    path: Path
     tokenizer_path: Path
-    name: str
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint: its folder and file."""
+        return f"{self.path.resolve().parent.name}/{self.path.name}"
 
     def branch(self, branch: Branch) -> nn.Module:
         """The module of one branch."""
@@ -163,8 +168,8 @@ def _load_part(path: Path) -> SourceModel:
         facts=checkpoint.facts,
         image=_ImageBranch(checkpoint.model).eval(),
         text=_TextBranch(checkpoint.model).eval(),
+        path=checkpoint.path,
         tokenizer_path=checkpoint.tokenizer_path,
-        name=_name(checkpoint.path),
         sha256=checkpoint.sha256,
     )
 
@@ -182,8 +187,8 @@ def _load_published(found: Found, options: LoadOptions) -> SourceModel:
         facts=facts,
         image=_ImageBranch(network).eval(),
         text=_TextBranch(network).eval(),
+        path=file.path,
         tokenizer_path=tokenizer_path,
-        name=_name(file.path),
         sha256=file_sha256(file.path),
     )
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
@@ -211,7 +216,3 @@ def _facts(found: Found, tokenizer_sha256: str) -> ModelFacts:
         layout=plan.layout,
         fingerprint=fingerprint,
     )
-
-
-def _name(file: Path) -> str:
-    return f"{file.resolve().parent.name}/{file.name}"
