@@ -1,0 +1,205 @@
+"""What a figure depends on: the machine, its limits and settings, and the versions of what runs on it.
+
+`Environment.stable` is what must be equal for two samples to be compared; `Environment.conditions` is what changes by
+itself (load, clocks of the moment, temperature) and is recorded beside it. Every file is read below a given root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tbps_infer.runners.cores import core_quota, usable_cores
+
+__all__ = ["PACKAGES", "Environment", "record_environment", "run_tool"]
+
+PACKAGES = (
+    "tbps-infer",
+    "numpy",
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-bindings",
+    "pycuda",
+    "tokenizers",
+    "pillow",
+    "numkong",
+    "usearch",
+    "faiss-cpu",
+)
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+# What products of float32 and int8 are computed with.
+_MATTERING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
+_CPU = "sys/devices/system/cpu/cpu0/cpufreq"
+_SMI_STABLE = ("name", "driver_version", "power.limit", "clocks.max.sm", "clocks.max.mem", "persistence_mode")
+_SMI_MOMENT = ("clocks.sm", "clocks.mem", "pstate", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
+
+Tool = Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """See the module.
+
+    Attributes:
+        stable: Plain JSON values that samples must agree in.
+        conditions: Plain JSON values of the moment.
+    """
+
+    stable: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the sha256 of the stable facts."""
+        canonical = json.dumps(self.stable, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def differences(self, earlier: Environment) -> list[str]:
+        """The stable facts that are not as they were, one phrase each; empty when samples may be compared."""
+        before, now = _flat(earlier.stable), _flat(self.stable)
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+
+
+def run_tool(command: Sequence[str]) -> str:
+    """Standard output of a program; empty when it is not there, fails, or takes over 10 seconds."""
+    try:
+        done = subprocess.run(list(command), capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+def record_environment(
+    root: Path = Path("/"), tool: Tool = run_tool, packages: Sequence[str] = PACKAGES
+) -> Environment:
+    """Look at the machine; what it does not tell is None or left out.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are.
+        tool: Runs a program and gives its standard output.
+        packages: Whose versions are recorded.
+    """
+    cpu = _cpu_info(root)
+    memory = _memory(root)
+    gpus, moments = _nvidia_smi(tool)
+    devfreq = _gpu_clock_files(root)
+    stable = {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "board": _text(root / "proc/device-tree/model").rstrip("\0") or None,
+        "cpu": cpu.get("model name") or cpu.get("Hardware") or platform.processor() or None,
+        "cpu_flags": [flag for flag in _MATTERING_FLAGS if flag in cpu.get("flags", "").split()],
+        "logical_cpus": os.cpu_count(),
+        "usable_cores": usable_cores(root),
+        "quota_cores": core_quota(root),
+        "memory_bytes": memory.get("MemTotal"),
+        "governor": _text(root / _CPU / "scaling_governor") or None,
+        "most_cpu_mhz": _mhz(_text(root / _CPU / "scaling_max_freq")),
+        "gpus": gpus,
+        "power_mode": _power_mode(tool) if _is_board(root) else None,
+        "most_gpu_mhz": [_mhz(_text(file / "max_freq"), 1e6) for file in devfreq],
+        "threads": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "python": platform.python_version(),
+        "packages": _versions(packages),
+    }
+    conditions = {
+        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "cpu_mhz": _mhz(_text(root / _CPU / "scaling_cur_freq")) or _rounded(cpu.get("cpu MHz")),
+        "available_bytes": memory.get("MemAvailable"),
+        "gpus": moments,
+        "gpu_mhz": [_mhz(_text(file / "cur_freq"), 1e6) for file in devfreq],
+    }
+    return Environment(stable, conditions)
+
+
+def _is_board(root: Path) -> bool:
+    return (root / "proc/device-tree/model").is_file()
+
+
+def _cpu_info(root: Path) -> dict[str, str]:
+    """The first processor's entry; on Arm the flags are called Features."""
+    entries: dict[str, str] = {}
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        key = {"Features": "flags"}.get(name.strip(), name.strip())
+        entries.setdefault(key, value.strip())
+    return entries
+
+
+def _memory(root: Path) -> dict[str, int]:
+    pairs = re.findall(r"^(\w+):\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    return {name: 1024 * int(size) for name, size in pairs}
+
+
+def _nvidia_smi(tool: Tool) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Each GPU's lasting and momentary facts, as nvidia-smi words them."""
+    names = (*_SMI_STABLE, *_SMI_MOMENT)
+    listed = tool(["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"])
+    rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines() if line.strip()]
+    facts = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+    return (
+        [{name: fact[name] for name in _SMI_STABLE} for fact in facts],
+        [{name: fact[name] for name in _SMI_MOMENT} for fact in facts],
+    )
+
+
+def _power_mode(tool: Tool) -> str | None:
+    """``15W`` from the answer of ``nvpmodel -q``: "NV Power Mode: 15W", then the mode's number."""
+    match = re.search(r"NV Power Mode:\s*(\S+)", tool(["nvpmodel", "-q"]))
+    return match[1] if match else None
+
+
+def _gpu_clock_files(root: Path) -> list[Path]:
+    """The folders of a Jetson's GPU clocks: ``/sys/class/devfreq/17000000.gpu`` on Orin."""
+    folder = root / "sys/class/devfreq"
+    return sorted(folder.glob("*.gpu")) + sorted(folder.glob("*.ga10b")) if folder.is_dir() else []
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _mhz(text: str, per_mhz: float = 1e3) -> float | None:
+    return round(int(text) / per_mhz, 1) if text.isdigit() else None
+
+
+def _rounded(text: str | None) -> float | None:
+    with suppress(TypeError, ValueError):
+        return round(float(text or ""), 1)
+    return None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name} ")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
