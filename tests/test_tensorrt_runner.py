@@ -19,7 +19,7 @@ from tbps_infer.tensorrt.buckets import batch_buckets, bucket_for
 from tbps_infer.tensorrt.fake_memory import FakeMemory
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.library import REQUIRED_API, Library
-from tbps_infer.tensorrt.runner import TensorRTRunner
+from tbps_infer.tensorrt.runner import DeviceTimes, TensorRTRunner
 from tbps_infer.tensorrt.session import EngineSession
 
 DIM = 3
@@ -232,6 +232,26 @@ def test_any_sequence_of_batches_gives_each_items_own_numbers(
         np.testing.assert_array_equal(outputs["image_embedding"], embed(given_feeds))
     setup.runner.close()
     assert (setup.memory.held, setup.memory.closed, setup.released) == (0, True, 1)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_timed_run_tells_what_the_device_took(graphs: bool) -> None:
+    """In the fake each copy and each run of the engine takes a millisecond, and the host none."""
+    images = Setup(batch=(1, 8), graphs=graphs)
+    for _ in range(3):  # plain, captured, launched
+        outputs, times = images.runner.run_timed(crops(5))
+        np.testing.assert_array_equal(outputs["image_embedding"], embed(crops(5)))
+        assert times == DeviceTimes(1.0, 1.0, 1.0)
+    outputs, times = images.runner.run_timed(crops(20))  # in three pieces
+    np.testing.assert_array_equal(outputs["image_embedding"], embed(crops(20)))
+    assert times == DeviceTimes(3.0, 3.0, 3.0)
+    texts = Setup(lengths=(6,), graphs=graphs)
+    assert texts.runner.run_timed(captions(2, 6))[1] == DeviceTimes(2.0, 1.0, 1.0)  # two inputs
+    for setup in (images, texts):
+        setup.runner.close()
+        assert setup.memory.held == 0
+        with pytest.raises(FeedError, match="closed"):
+            setup.runner.run_timed(crops(1))
 
 
 def test_inputs_are_not_changed_and_outputs_stay_valid() -> None:

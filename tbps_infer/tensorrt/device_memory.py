@@ -72,8 +72,14 @@ class DeviceMemory(Protocol):
     def make_event(self) -> Any:
         """Something that can be recorded on a stream and waited for."""
 
+    def make_timer(self) -> Any:
+        """An event that knows when its place was reached."""
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Milliseconds on the device between the places of two timers that were both waited for."""
+
     def free_event(self, event: Any) -> None:
-        """Give back what `make_event` gave."""
+        """Give back what `make_event` or `make_timer` gave."""
 
     def record(self, event: Any, stream: int) -> None:
         """Mark this place in a stream's work."""

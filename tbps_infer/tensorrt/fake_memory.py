@@ -36,6 +36,7 @@ class FakeMemory:
         launches: Graphs launched so far.
         captures: Captures begun so far.
         closed: Whether `close` was called.
+        device_ms: The device's clock: each piece of work done moves it on by what it was put there with.
     """
 
     name = "numpy"
@@ -46,15 +47,17 @@ class FakeMemory:
         self.launches = 0
         self.captures = 0
         self.closed = False
+        self.device_ms = 0.0
         self._facts = gpu
         self._capacity = capacity
         self._next = 4096
         self._blocks: dict[int, NDArray[np.uint8]] = {}
         self._pinned: dict[int, NDArray[np.uint8]] = {}
-        self._queues: dict[int, list[_Work]] = {}
+        self._queues: dict[int, list[tuple[_Work, float]]] = {}
         self._events: dict[int, tuple[int, int] | None] = {}
         self._done: dict[int, int] = {}
-        self._recording: dict[int, list[_Work]] = {}
+        self._recording: dict[int, list[tuple[_Work, float]]] = {}
+        self._timers: dict[int, float] = {}
 
     @property
     def held(self) -> int:
@@ -108,9 +111,9 @@ class FakeMemory:
         """Give a stream back; KeyError when it is not held."""
         del self._queues[stream]
 
-    def put(self, stream: int, work: _Work) -> None:
-        """Note work down, for a fake engine too."""
-        self._recording.get(stream, self._queues[stream]).append(work)
+    def put(self, stream: int, work: _Work, ms: float = 1.0) -> None:
+        """Note work down that takes so long, for a fake engine too."""
+        self._recording.get(stream, self._queues[stream]).append((work, ms))
 
     def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
         """Copy when the time comes, what the array holds then."""
@@ -141,19 +144,32 @@ class FakeMemory:
         self._events[self._next] = None
         return self._next
 
+    def make_timer(self) -> Any:
+        """An event that looks at the device's clock when its place is reached."""
+        timer = self.make_event()
+        self._timers[timer] = float("nan")
+        return timer
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """The difference of two looks at the clock; NaN when a place was not reached."""
+        return self._timers[end] - self._timers[start]
+
     def free_event(self, event: Any) -> None:
         """Give an event back; KeyError when it is not held."""
         del self._events[event]
+        self._timers.pop(event, None)
 
     def record(self, event: Any, stream: int) -> None:
         """Mark the end of the stream as it is."""
+        if event in self._timers:
+            self.put(stream, lambda: self._timers.update({event: self.device_ms}), 0.0)
         self._events[event] = (stream, self._done[stream] + len(self._queues[stream]))
 
     def wait_event(self, event: Any, stream: int) -> None:
         """Do what the event waits for before what comes after this."""
         place = self._events[event]
         if place is not None:
-            self.put(stream, lambda: self._run(*place))
+            self.put(stream, lambda: self._run(*place), 0.0)
 
     def wait_host(self, event: Any) -> None:
         """Do what the event waits for."""
@@ -174,8 +190,8 @@ class FakeMemory:
     def launch(self, graph: Any, stream: int) -> None:
         """Put a list's work on a stream."""
         self.launches += 1
-        for work in graph:
-            self.put(stream, work)
+        for work, ms in graph:
+            self.put(stream, work, ms)
 
     def free_graph(self, graph: Any) -> None:
         """Empty the list, so that a later launch does nothing."""
@@ -188,4 +204,6 @@ class FakeMemory:
     def _run(self, stream: int, until: int) -> None:
         while self._done[stream] < until:
             self._done[stream] += 1
-            self._queues[stream].pop(0)()
+            work, ms = self._queues[stream].pop(0)
+            work()
+            self.device_ms += ms

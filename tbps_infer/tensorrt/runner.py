@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,18 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
 from tbps_infer.tensorrt.session import EngineSession, Slot
 
-__all__ = ["TensorRTRunner", "find_engines", "open_engines", "run_folder"]
+__all__ = ["DeviceTimes", "TensorRTRunner", "find_engines", "open_engines", "run_folder"]
 
 _IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Milliseconds that one run took on the device, by its own events."""
+
+    host_to_device_ms: float
+    compute_ms: float
+    device_to_host_ms: float
 
 
 class TensorRTRunner:
@@ -87,6 +97,30 @@ class TensorRTRunner:
         """
         (outputs,) = self.run_stream([feeds])
         return outputs
+
+    def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], DeviceTimes]:
+        """Run the branch once and tell what the device says of it; batches above the engine's greatest add up.
+
+        Returns:
+            The outputs, and the times. Raises as `run`.
+        """
+        with self._lock:
+            if self._closed:
+                raise FeedError("the runner is closed")
+            self._memory.make_current()
+            check_feeds(self._inputs, feeds)
+            session, fitting = self._fitting(feeds)
+            timers = [self._memory.make_timer() for _ in range(4)]
+            finished: list[dict[str, NDArray[Any]]] = []
+            parts = np.zeros(3)
+            try:
+                for piece in batches_of(fitting, session.maximum):
+                    finished.append(session.collect(session.submit(piece, timers)))
+                    parts += [self._memory.elapsed_ms(*timers[place : place + 2]) for place in range(3)]
+            finally:
+                for timer in timers:
+                    self._memory.free_event(timer)
+            return _joined(finished, len(finished)), DeviceTimes(*parts.tolist())
 
     def run_stream(self, batches: Iterable[Feeds]) -> Iterator[dict[str, NDArray[Any]]]:
         """Run batch after batch, the next one's numbers travelling while one computes.

@@ -95,11 +95,13 @@ class EngineSession:
         self._scratch_bytes = int(engine.device_memory_size_v2)
         self._scratch = memory.allocate(self._scratch_bytes) if self._scratch_bytes else 0
 
-    def submit(self, feeds: Feeds) -> Slot:
+    def submit(self, feeds: Feeds, timers: Sequence[Any] = ()) -> Slot:
         """Put a batch on its way; at most two may be.
 
         Args:
             feeds: Arrays by input name, checked, at most `maximum` items, of this engine's length.
+            timers: None, or four that are recorded before the inputs travel, before and after the engine runs, and
+                when the outputs have travelled.
 
         Raises:
             FeedError: Too many items.
@@ -109,15 +111,19 @@ class EngineSession:
         try:
             slot.rows = rows_of(feeds)
             bucket = bucket_for(slot.rows, self.buckets)
+            self._mark(timers, 0, slot)
             for spec in self._inputs:
                 self._send(slot, spec, feeds[spec.name], bucket)
             if self._last is not None and self._last is not slot:
                 self._memory.wait_event(self._last.computed, slot.stream)
+            self._mark(timers, 1, slot)
             self._run(slot, bucket)
+            self._mark(timers, 2, slot)
             self._memory.record(slot.computed, slot.stream)
             for spec in self._outputs:
                 view = self._rows(slot, spec, slot.rows)
                 self._memory.copy_to_host(view, slot.buffers[spec.name].address, slot.stream)
+            self._mark(timers, 3, slot)
             self._memory.record(slot.done, slot.stream)
         except BaseException:
             self._memory.synchronize(slot.stream)
@@ -194,6 +200,10 @@ class EngineSession:
         for spec in self._outputs:
             sizes[spec.name] = tuple(int(size) for size in spec.shape[1:])
         return least, most, sizes
+
+    def _mark(self, timers: Sequence[Any], place: int, slot: Slot) -> None:
+        if timers:
+            self._memory.record(timers[place], slot.stream)
 
     def _make_slot(self) -> Slot:
         memory = self._memory
