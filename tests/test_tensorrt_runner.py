@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.protocol import Feeds, TensorSpec
+from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec
 from tbps_infer.tensorrt.buckets import batch_buckets, bucket_for
 from tbps_infer.tensorrt.fake_memory import FakeMemory
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.library import REQUIRED_API, Library
-from tbps_infer.tensorrt.runner import DeviceTimes, TensorRTRunner
+from tbps_infer.tensorrt.runner import TensorRTRunner
 from tbps_infer.tensorrt.session import EngineSession
 
 DIM = 3

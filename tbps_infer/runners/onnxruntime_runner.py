@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.runners.cores import usable_cores
 from tbps_infer.runners.options import Device, RunOptions
-from tbps_infer.runners.protocol import Feeds, TensorSpec, check_feeds
+from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, check_feeds
 
 __all__ = ["OnnxRuntimeRunner"]
 
@@ -93,28 +95,37 @@ class OnnxRuntimeRunner:
             FeedError: The arrays do not fit `inputs`, or the runner is closed.
             BackendError: ONNX Runtime failed, out of memory for one.
         """
+        return self.run_timed(feeds)[0]
+
+    def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], DeviceTimes | None]:
+        """Run the graph once and tell the times of copies and compute, each waited for; None on the CPU.
+
+        Raises:
+            As `run`.
+        """
         if self._session is None:
             raise FeedError("the runner is closed")
         check_feeds(self._inputs, feeds)
         names = [spec.name for spec in self._outputs]
+        times = None
         try:
             if self._device.kind == "cpu":
                 arrays = self._session.run(names, dict(feeds))
             else:
-                arrays = run_bound(self._session, names, feeds, self._device)
+                arrays, times = run_bound(self._session, names, feeds, self._device)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise BackendError(
                 f"ONNX Runtime failed on {self._device}: {_first_line(error)}.",
                 "If it is short of memory, choose a smaller batch size.",
             ) from error
-        return dict(zip(names, arrays, strict=True))
+        return dict(zip(names, arrays, strict=True)), times
 
     def close(self) -> None:
         """Let the session go."""
         self._session = None
 
 
-def run_bound(session: Any, names: list[str], feeds: Feeds, device: Device) -> list[NDArray[Any]]:
+def run_bound(session: Any, names: list[str], feeds: Feeds, device: Device) -> tuple[list[NDArray[Any]], DeviceTimes]:
     """Run with inputs copied to the device once, and outputs left on it until they are fetched together.
 
     Args:
@@ -124,15 +135,22 @@ def run_bound(session: Any, names: list[str], feeds: Feeds, device: Device) -> l
         device: Where the outputs are made.
 
     Returns:
-        The outputs, in the order of ``names``.
+        The outputs, in the order of ``names``, and the time of each stage, from one wait for the device to the next.
     """
+    marks = [time.perf_counter()]
     binding = session.io_binding()
     for name, array in feeds.items():
         binding.bind_cpu_input(name, np.ascontiguousarray(array))
     for name in names:
         binding.bind_output(name, device.kind, device.index)
+    binding.synchronize_inputs()
+    marks.append(time.perf_counter())
     session.run_with_iobinding(binding)
-    return list(binding.copy_outputs_to_cpu())
+    binding.synchronize_outputs()
+    marks.append(time.perf_counter())
+    arrays = list(binding.copy_outputs_to_cpu())
+    marks.append(time.perf_counter())
+    return arrays, DeviceTimes(*(1e3 * (after - before) for before, after in itertools.pairwise(marks)))
 
 
 def _import_onnxruntime(device: Device) -> Any:

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from tbps_infer.bundle import Branch, ModelFacts
 from tbps_infer.errors import FeedError
 
-__all__ = ["BACKENDS", "BackendName", "Feeds", "Precision", "Runner", "TensorSpec", "branch_specs", "check_feeds"]
+__all__ = [
+    "BACKENDS",
+    "BackendName",
+    "DeviceTimes",
+    "Feeds",
+    "Precision",
+    "Runner",
+    "TensorSpec",
+    "branch_specs",
+    "check_feeds",
+]
 
 Precision = Literal["fp32", "fp16", "int8"]
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "torch"]
@@ -31,6 +41,15 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Milliseconds of one run on a device: what a runner with ``run_timed`` tells beside its outputs."""
+
+    host_to_device_ms: float
+    compute_ms: float
+    device_to_host_ms: float
 
 
 class Runner(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.protocol import Feeds, Precision, TensorSpec, branch_specs, check_feeds
+from tbps_infer.runners.protocol import DeviceTimes, Feeds, Precision, TensorSpec, branch_specs, check_feeds
 from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
 from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
@@ -22,18 +21,9 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
 from tbps_infer.tensorrt.session import EngineSession, Slot
 
-__all__ = ["DeviceTimes", "TensorRTRunner", "find_engines", "open_engines", "run_folder"]
+__all__ = ["TensorRTRunner", "find_engines", "open_engines", "run_folder"]
 
 _IN_FLIGHT = 2
-
-
-@dataclass(frozen=True)
-class DeviceTimes:
-    """Milliseconds that one run took on the device, by its own events."""
-
-    host_to_device_ms: float
-    compute_ms: float
-    device_to_host_ms: float
 
 
 class TensorRTRunner:

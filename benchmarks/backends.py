@@ -1,0 +1,157 @@
+"""Which backends, devices and precisions can be timed here, and each opened as a runner that times its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.errors import BackendError, UsageError
+from tbps_infer.runners import BackendName, Precision, Runner, RunOptions, open_model, open_runner
+from tbps_infer.runners.options import Device
+from tbps_infer.runners.protocol import DeviceTimes, Feeds
+
+if TYPE_CHECKING:
+    from tbps_infer.families.table import SourceModel
+
+__all__ = ["WAYS", "Choice", "Models", "TimedRun", "Way", "list_choices", "open_choice"]
+
+Way = Literal["torch", "torch-compile", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+WAYS: tuple[Way, ...] = get_args(Way)
+_ENGINES = ("tensorrt", "tensorrt-rtx")
+
+TimedRun = Callable[[Feeds], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a model.
+
+    Attributes:
+        way: The backend; torch counts twice, eager and compiled.
+        device: ``cpu``, ``cuda:0`` …
+        precision: Of weights and most arithmetic.
+        cuda_graphs: Whether runs are launched as CUDA graphs; None where that is not a choice.
+    """
+
+    way: Way
+    device: str
+    precision: Precision
+    cuda_graphs: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """For tables and names: ``tensorrt cuda:0 fp16 graphs``."""
+        graphs = {None: "", True: " graphs", False: " no graphs"}[self.cuda_graphs]
+        return f"{self.way} {self.device} {self.precision}{graphs}"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is timed.
+
+    Attributes:
+        bundle: Opened.
+        reference: The checkpoint that it was exported from, loaded; None when none was given.
+        threads: On the CPU, of one operator.
+    """
+
+    bundle: Bundle
+    reference: SourceModel | None
+    threads: int
+
+    @classmethod
+    def open(cls, bundle: Path, reference: Path | None, threads: int) -> Models:
+        """Open both.
+
+        Raises:
+            UsageError: The reference is no checkpoint, or not the one that the bundle was exported from.
+            BundleError, CheckpointError, BackendError: As `tbps_infer.runners.open_model`.
+        """
+        opened = open_model(bundle, RunOptions())
+        source = None if reference is None else open_model(reference, RunOptions("torch"))
+        assert isinstance(opened, Bundle) and not isinstance(source, Bundle)
+        if source is not None and source.facts.fingerprint != opened.model.fingerprint:
+            raise UsageError(
+                f"{bundle} was not exported from {reference}: their fingerprints are {opened.model.fingerprint[:12]} "
+                f"and {source.facts.fingerprint[:12]}.",
+                "Give the checkpoint that tbps export was given.",
+            )
+        return cls(opened, source, threads)
+
+
+def list_choices(
+    devices: Sequence[str], ways: Sequence[Way] = WAYS, precisions: Sequence[Precision] = ("fp32", "fp16", "int8")
+) -> Iterator[Choice]:
+    """Every combination that makes sense; whether it is to be had here shows when it is opened."""
+    for name in devices:
+        device = Device.parse(name)
+        for way in ways:
+            if way in _ENGINES and device.kind == "cpu":
+                continue
+            graphs: tuple[bool | None, ...] = (True, False) if way in _ENGINES else (None,)
+            for precision in precisions:
+                yield from (Choice(way, str(device), precision, flag) for flag in graphs)
+
+
+def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner, TimedRun]:
+    """Open one branch.
+
+    Returns:
+        A runner, to be closed by the caller, and a function that runs it once and returns the milliseconds of
+        ``host_to_device_ms``, ``compute_ms`` and ``device_to_host_ms`` on a device; none on the CPU.
+
+    Raises:
+        BackendError: It is not to be had here; the sentence says why.
+    """
+    device = Device.parse(choice.device)
+    if choice.way in ("torch", "torch-compile"):
+        return _open_torch(choice, models, branch, device)
+    if choice.way in _ENGINES:
+        engines = _open_engines(choice, models.bundle, branch, device)
+        return engines, lambda feeds: _parts(engines.run_timed(feeds)[1])
+    options = RunOptions(cast(BackendName, choice.way), choice.device, choice.precision, models.threads)
+    runner = open_runner(models.bundle, branch, options)
+    timed = cast(Any, runner).run_timed  # every runner of a bundle has it; the protocol does not ask for it
+    return runner, lambda feeds: _parts(timed(feeds)[1])
+
+
+def _open_torch(choice: Choice, models: Models, branch: Branch, device: Device) -> tuple[Runner, TimedRun]:
+    if models.reference is None:
+        raise BackendError("No checkpoint was given to run in PyTorch.", "Give it: --reference CHECKPOINT.")
+    from tbps_infer.benchmarks.torch_arm import TorchArm
+
+    arm = TorchArm(
+        models.reference,
+        branch,
+        device,
+        choice.precision,
+        compiled=choice.way == "torch-compile",
+        threads=models.threads,
+    )
+    return arm, lambda feeds: arm.run_timed(feeds)[1]
+
+
+def _open_engines(choice: Choice, bundle: Bundle, branch: Branch, device: Device) -> Any:
+    from tbps_infer.tensorrt.device_memory import open_memory
+    from tbps_infer.tensorrt.library import open_library
+    from tbps_infer.tensorrt.runner import find_engines, run_folder
+
+    library = open_library(cast(Any, choice.way))
+    memory = open_memory(device.index)
+    try:
+        if choice.cuda_graphs and not memory.has_graphs:
+            raise BackendError(f"{memory.name} has no CUDA graphs.", "Install cuda-bindings.")
+        memory.has_graphs = bool(choice.cuda_graphs)
+        gpu = memory.gpu()
+        folder = find_engines(bundle, library, choice.precision, gpu)
+        return run_folder(folder, bundle, branch, library, memory, where=f"{device} {gpu.name}")
+    except BaseException:
+        memory.close()
+        raise
+
+
+def _parts(times: DeviceTimes | None) -> dict[str, float]:
+    return {} if times is None else asdict(times)

@@ -1,0 +1,131 @@
+"""PyTorch as users run it: eager or compiled, FP32 or, on a GPU, FP16 by autocast."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tbps_infer.bundle import Branch
+from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.families.table import SourceModel
+from tbps_infer.runners.options import Device
+from tbps_infer.runners.protocol import Feeds, Precision, TensorSpec, branch_specs, check_feeds
+
+__all__ = ["TorchArm"]
+
+
+class TorchArm:
+    """One branch of a checkpoint; see `tbps_infer.runners.protocol.Runner`. FP32 products are never rounded to TF32.
+
+    Args:
+        model: The loaded checkpoint; several arms may share it on one device.
+        branch: ``image`` or ``text``.
+        device: Where it computes.
+        precision: ``fp32``; ``fp16`` by autocast, on CUDA alone.
+        compiled: By ``torch.compile`` for shapes that may change, so that each batch size is not compiled anew.
+        threads: On the CPU, for the whole process.
+
+    Raises:
+        BackendError: The device, precision or compiler is not to be had.
+    """
+
+    def __init__(
+        self,
+        model: SourceModel,
+        branch: Branch,
+        device: Device,
+        precision: Precision,
+        *,
+        compiled: bool,
+        threads: int,
+    ) -> None:
+        _refuse(device, precision, compiled)
+        if device.kind == "cpu":
+            torch.set_num_threads(threads)
+        self._device = torch.device(str(device))
+        self._half = precision == "fp16"
+        module = model.branch(branch).eval().to(self._device)
+        self._module: Any = torch.compile(module, dynamic=True) if compiled else module
+        self._inputs, self._outputs = branch_specs(model.facts, branch)
+        self._text = (
+            f"torch {torch.__version__} {'compiled' if compiled else 'eager'} on {device}, {precision}, "
+            f"{torch.get_num_threads()} threads"
+        )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """As the exported graph's."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """As the exported graph's."""
+        return self._outputs
+
+    @property
+    def description(self) -> str:
+        """Version, way, device, precision and threads."""
+        return self._text
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Run the branch once. Raises FeedError when the arrays do not fit, or the arm is closed."""
+        return self.run_timed(feeds)[0]
+
+    def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+        """Run the branch once and tell the milliseconds of copies and compute; on the CPU, none."""
+        if self._module is None:
+            raise FeedError("the runner is closed")
+        check_feeds(self._inputs, feeds)
+        tensors = [torch.from_numpy(np.require(feeds[s.name], requirements=["C", "W"])) for s in self._inputs]
+        with torch.inference_mode(), self._arithmetic():
+            if self._device.type == "cpu":
+                return {self._outputs[0].name: self._module(*tensors).float().numpy()}, {}
+            marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
+            marks[0].record()
+            there = [tensor.to(self._device) for tensor in tensors]
+            marks[1].record()
+            result = self._module(*there).float()
+            marks[2].record()
+            embedding = result.cpu().numpy()
+            marks[3].record()
+            marks[3].synchronize()
+        names = ("host_to_device_ms", "compute_ms", "device_to_host_ms")
+        times = {name: float(marks[n].elapsed_time(marks[n + 1])) for n, name in enumerate(names)}
+        return {self._outputs[0].name: embedding}, times
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._module = None
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Any:
+        if self._device.type == "cpu":
+            yield
+            return
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        before, matmul.allow_tf32 = matmul.allow_tf32, False
+        try:
+            flags = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=False, allow_tf32=False)
+            with flags, torch.autocast("cuda", torch.float16, enabled=self._half):
+                yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+def _refuse(device: Device, precision: Precision, compiled: bool) -> None:
+    if precision == "int8":
+        raise BackendError("PyTorch runs the checkpoint's own weights, which are not INT8.", "Choose fp32.")
+    if precision == "fp16" and device.kind == "cpu":
+        raise BackendError("PyTorch's FP16 is slower than FP32 on a CPU, and not offered here.", "Choose fp32.")
+    if device.kind == "cuda" and (not torch.cuda.is_available() or device.index >= torch.cuda.device_count()):
+        raise BackendError(
+            f"PyTorch {torch.__version__} does not find {device}.",
+            "Install a PyTorch build for CUDA, or leave it out.",
+        )
+    if compiled and device.kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise BackendError("torch.compile needs a C++ compiler, and there is none.", "Install g++.")
