@@ -52,6 +52,7 @@ def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -
 
 def _bundle(path: Path, check: bool) -> dict[str, Any]:
     from tbps_infer.bundle import Bundle
+    from tbps_infer.tensorrt.engine_folder import engines_of
 
     bundle = Bundle.open(path)
     if check:
@@ -65,6 +66,14 @@ def _bundle(path: Path, check: bool) -> dict[str, Any]:
         "created": bundle.created,
         "versions": dict(bundle.versions),
         "verified": bundle.verification.get("passed"),
+        "engines": {
+            folder.path.name: {
+                "plans": len(folder.facts.plans),
+                "bytes": sum(plan.bytes for plan in folder.facts.plans),
+                "executed": folder.facts.self_check.get("executed"),
+            }
+            for folder in engines_of(bundle.path)
+        },
         "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in bundle.files.items()},
         **({"checked": True} if check else {}),
     }

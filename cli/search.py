@@ -56,6 +56,7 @@ _QUERIES_AT_ONCE = 256
 @click.option(
     "--approx", is_flag=True, help="Ask the graph that tbps gallery index --approx built; it may miss some."
 )
+@click.option("--search-device", default="cpu", help="Where vectors are compared: cpu, or cuda:N, which keeps them.")
 @filter_options
 @click.option("--bundle", type=EXISTING, help="The model.  [default: the one that embedded the gallery]")
 @batch_size_option(32)
@@ -75,6 +76,7 @@ def search(
     per_id: bool,
     min_score: float | None,
     approx: bool,
+    search_device: str,
     where: Filter,
     bundle: Path | None,
     batch_size: int,
@@ -92,7 +94,7 @@ def search(
 
     if not (texts or queries or images):
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
-    options = SearchOptions("approx" if approx else "auto", min_score, per_id, run.threads)
+    options = SearchOptions("approx" if approx else "auto", min_score, per_id, run.threads, device=search_device)
     with Gallery.open(gallery) as opened:
         model = bundle or _remembered(opened, gallery)
         with Encoder.open(model, run, batch_size=batch_size) as encoder:

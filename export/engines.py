@@ -199,7 +199,7 @@ class _Build:
             "plan" if self.options.backend == "tensorrt-rtx" else "inspector",
             name,
         )
-        self.on_step(_described(name, proof, len(plan), seconds))
+        self.on_step(_described(name, proof, len(plan), activation_bytes, seconds))
         return PlanFacts(
             file=name,
             branch=branch,
@@ -238,10 +238,11 @@ class _Build:
         return inspected_kernels(information), int(engine.device_memory_size_v2)
 
 
-def _described(name: str, proof: PrecisionProof, size: int, seconds: float) -> str:
+def _described(name: str, proof: PrecisionProof, size: int, scratch: int, seconds: float) -> str:
     return (
-        f"Built {name}: {size / _MB:.1f} MB in {seconds:.1f} s, {proof.fp16_kernels} of {proof.kernels} kernels use "
-        f"FP16, {proof.fused_attention} of {proof.attentions} attentions are fused"
+        f"Built {name}: {size / _MB:.1f} MB, and {scratch / _MB:.1f} MB to run in, in {seconds:.1f} s; "
+        f"{proof.fp16_kernels} of {proof.kernels} kernels use FP16, "
+        f"{proof.fused_attention} of {proof.attentions} attentions are fused"
     )
 
 

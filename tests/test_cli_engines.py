@@ -46,6 +46,9 @@ def built(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_options_reach_the_engines(built: Path) -> None:
     (folder,) = (built / "engines").iterdir()
+    told = json.loads(run("info", built, "--json").stdout)["engines"][folder.name]
+    assert (told["plans"], told["executed"]) == (3, False)
+    assert told["bytes"] == sum(plan.stat().st_size for plan in folder.glob("*.plan"))
     values = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
     assert values["spec"]["batch"] == {"minimum": 1, "optimum": 8, "maximum": 16}
     assert values["spec"]["settings"] == {"workspace_bytes": 1 << 30, "optimization_level": None, "target": "sm86"}

@@ -100,7 +100,27 @@ class Candidates:
         spread = slack[owner]
         if radii is not None:
             spread = spread + radii.reshape(-1)[found]
-        pairs = _Pairs(owner, positions[index], middle - spread, middle + spread)
+        self._take(_Pairs(owner, positions[index], middle - spread, middle + spread))
+
+    def add_pairs(
+        self,
+        owner: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        estimates: NDArray[np.float32],
+        slack: NDArray[np.float64],
+    ) -> None:
+        """Take in single pairs of a query and a row, no pair twice.
+
+        Args:
+            owner: int64 ``[n]``, the queries.
+            positions: int64 ``[n]``, the indices of the rows.
+            estimates: float32 ``[n]``, finite.
+            slack: float64 ``[q]``: how far a score may lie from its estimate.
+        """
+        middle, spread = estimates.astype(np.float64), slack[owner]
+        self._take(_Pairs(owner, positions, middle - spread, middle + spread))
+
+    def _take(self, pairs: _Pairs) -> None:
         with self._lock:
             self._pending.append(pairs)
             self._pending_count += len(pairs)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.vectors import quantise, to_float32
 
-__all__ = ["ROUNDOFF", "Multiplier", "multiplier_for", "numkong_usable", "one_blas_thread"]
+__all__ = ["ROUNDOFF", "Multiplier", "multiplier_for", "numkong_usable", "one_blas_thread", "sum_error"]
 
 ROUNDOFF = 2.0**-24
 """Unit roundoff of float32."""
@@ -48,7 +48,7 @@ def multiplier_for(queries: NDArray[np.float32], dtype: np.dtype[Any], *, numkon
     return _HalfMultiplier(queries) if dtype == np.float16 else _Int8Multiplier(queries)
 
 
-def _sum_error(dim: int, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+def sum_error(dim: int, norms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rounding error of an inner product in float32, per unit of the other vector's norm.
 
     |computed - exact| <= gamma(dim) sum|x_i q_i| <= gamma(dim) |x||q| for any order of summation (Higham, Accuracy
@@ -67,7 +67,7 @@ class _NumpyMultiplier:
 
     def __init__(self, queries: NDArray[np.float32]) -> None:
         self._transposed = np.ascontiguousarray(queries.T)
-        self.error = _sum_error(queries.shape[1], _norms(queries))
+        self.error = sum_error(queries.shape[1], _norms(queries))
         self.working_bytes = 4
         self.uses_blas = True
         self._buffer = np.empty((0, queries.shape[1]), dtype=np.float32)
@@ -97,7 +97,7 @@ class _HalfMultiplier:
         halves = np.ldexp(queries, exponents[:, None]).astype(np.float16)
         self._unscale = np.ldexp(np.float32(1), -exponents)
         rounded = halves.astype(np.float64) * np.ldexp(1.0, -exponents)[:, None]
-        self.error = _norms(queries - rounded) + _sum_error(queries.shape[1], _norms(rounded))
+        self.error = _norms(queries - rounded) + sum_error(queries.shape[1], _norms(rounded))
         self.working_bytes = 2
         self.uses_blas = False
         self._product = _numkong_product(halves, "float16")

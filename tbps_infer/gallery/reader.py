@@ -19,6 +19,7 @@ from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.approximate import Graph
 from tbps_infer.gallery.cascade import Sketch
 from tbps_infer.gallery.columns import Value, quoted
+from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
@@ -34,6 +35,7 @@ from tbps_infer.gallery.records import (
 from tbps_infer.gallery.search import search_gallery
 from tbps_infer.gallery.searching import Hit, SearchOptions, SearchResult
 from tbps_infer.gallery.vectors import StoredVectors
+from tbps_infer.runners.options import Device
 
 __all__ = ["Gallery", "Record"]
 
@@ -79,6 +81,7 @@ class Gallery:
         self._mapped = mapped
         self._sketch: Sketch | None = None
         self._graph: Graph | None = None
+        self._devices: dict[Device, DeviceScan] = {}
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
         flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.int64, count=2 * count)
@@ -116,7 +119,8 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
-        """End the snapshot; closing twice is harmless."""
+        """End the snapshot and give devices' memory back; closing twice is harmless."""
+        self._devices.clear()
         self._connection.close()
 
     @property
@@ -248,6 +252,13 @@ class Gallery:
             if self._graph is None and file.exists():
                 self._graph = Graph.read(file, self.model.layout.dim)
             return self._graph
+
+    def on_device(self, device: Device) -> DeviceScan:
+        """The vectors on a device, copied there by the first search; raises BackendError without the device."""
+        with self._lock:
+            if device not in self._devices:
+                self._devices[device] = DeviceScan(self.stored, device)
+            return self._devices[device]
 
     def verify(self) -> int:
         """Read everything and compare it with the checksums; the number of segments that were compared.

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.approximate import Graph
 from tbps_infer.gallery.cascade import Sketch
+from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
 from tbps_infer.gallery.searching import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, split_products
+from tbps_infer.runners.options import Device
 
 if TYPE_CHECKING:
     from tbps_infer.gallery.reader import Gallery
@@ -38,6 +40,7 @@ class _Task:
     method: SearchMethod
     sketch: Sketch | None
     graph: Graph | None
+    device: DeviceScan | None
     options: SearchOptions
 
     def top_k(self, queries: NDArray[np.float32], k: int) -> Scanned:
@@ -48,7 +51,8 @@ class _Task:
             if self.graph is not None:
                 asked = max(k, self.options.candidates)
                 return self.graph.top_k(gallery.stored, self.rows, queries, k, asked, max_norm=norm, options=scan)
-            return top_k(gallery.stored, self.rows, queries, k, max_norm=norm, options=scan, preselection=self.sketch)
+            first = self.device or self.sketch
+            return top_k(gallery.stored, self.rows, queries, k, max_norm=norm, options=scan, preselection=first)
         except DamagedVectorsError as error:
             file = gallery.path / gallery.facts.vectors_file(gallery.generation)
             raise GalleryError(f"{file} is damaged: {error}", "Restore the file from a copy.") from error
@@ -99,8 +103,10 @@ def search_gallery(
 
 
 def _task(gallery: Gallery, where: Filter, options: SearchOptions) -> _Task:
-    method, sketch, graph = options.method, None, None
-    if method in ("auto", "cascade"):
+    method, sketch, graph, device = options.method, None, None, None
+    if Device.parse(options.device).kind != "cpu":
+        method, device = "scan", gallery.on_device(Device.parse(options.device))
+    elif method in ("auto", "cascade"):
         sketch = gallery.sketch
         if sketch is None and method == "cascade":
             raise UsageError(
@@ -120,7 +126,7 @@ def _task(gallery: Gallery, where: Filter, options: SearchOptions) -> _Task:
                 "Build it with tbps gallery index --approx GALLERY.",
             )
     records, rows = gallery.selected(where)
-    return _Task(gallery, records, rows, method, sketch, graph, options)
+    return _Task(gallery, records, rows, method, sketch, graph, device, options)
 
 
 def _one_per_identity(task: _Task, query: NDArray[np.float32], k: int) -> tuple[list[Hit], float]:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from tbps_infer.errors import UsageError
 from tbps_infer.gallery.columns import Value
+from tbps_infer.runners.options import Device
 
 __all__ = ["Hit", "SearchMethod", "SearchOptions", "SearchReport", "SearchResult"]
 
@@ -47,6 +48,8 @@ class SearchOptions:
             stand for themselves.
         threads: How many; None is one per core that this process may use.
         candidates: For ``approx``: how many rows the graph proposes per query, of which the best are returned.
+        device: ``cpu``, or a CUDA device, ``cuda`` or ``cuda:N``, which keeps the vectors as far as its memory goes
+            and scans them, whatever index the gallery has. The result is the same.
     """
 
     method: SearchMethod = "auto"
@@ -54,6 +57,7 @@ class SearchOptions:
     per_id: bool = False
     threads: int | None = None
     candidates: int = 200
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.method not in get_args(SearchMethod):
@@ -62,6 +66,11 @@ class SearchOptions:
             raise UsageError(f"threads is {self.threads}, want at least 1.")
         if self.candidates < 1:
             raise UsageError(f"candidates is {self.candidates}, want at least 1.")
+        if Device.parse(self.device).kind != "cpu" and self.method not in ("auto", "scan"):
+            raise UsageError(
+                f"The method {self.method} runs on the CPU, and the search device is {self.device}.",
+                "Leave one of the two out.",
+            )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tbps_infer.runners.cores import usable_cores
 from tbps_infer.runners.options import Device, RunOptions
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, check_feeds
 
-__all__ = ["OnnxRuntimeRunner"]
+__all__ = ["OnnxRuntimeRunner", "open_session"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
@@ -59,12 +59,7 @@ class OnnxRuntimeRunner:
 
     def __init__(self, graph: Path, options: RunOptions) -> None:
         self._device = Device.parse(options.device)
-        ort = _import_onnxruntime(self._device)
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads or usable_cores()
-        settings.inter_op_num_threads = 1  # one operator at a time: both graphs are chains
-        settings.log_severity_level = _ERRORS_ONLY
-        session = _open_session(ort, graph, settings, self._device)
+        ort, session = open_session(graph, self._device, options.threads)
         self._session: Any = session
         self._inputs = tuple(_spec(node) for node in session.get_inputs())
         self._outputs = tuple(_spec(node) for node in session.get_outputs())
@@ -123,6 +118,20 @@ class OnnxRuntimeRunner:
     def close(self) -> None:
         """Let the session go."""
         self._session = None
+
+
+def open_session(graph: Path, device: Device, threads: int | None = None) -> tuple[Any, Any]:
+    """The ``onnxruntime`` module, and a session of a graph that runs on this device and no other.
+
+    Raises:
+        BackendError: As `OnnxRuntimeRunner`.
+    """
+    ort = _import_onnxruntime(device)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads or usable_cores()
+    settings.inter_op_num_threads = 1  # one operator at a time: these graphs are chains
+    settings.log_severity_level = _ERRORS_ONLY
+    return ort, _open_session(ort, graph, settings, device)
 
 
 def run_bound(session: Any, names: list[str], feeds: Feeds, device: Device) -> tuple[list[NDArray[Any]], DeviceTimes]:
