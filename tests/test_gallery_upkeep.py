@@ -183,14 +183,19 @@ def test_rows_added_after_the_index_are_found(tmp_path: Path) -> None:
         )
 
 
-def test_verify_reads_the_index_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("approx", "name"), [(False, "cascade-0.idx"), (True, "graph-0.usearch")])
+def test_verify_reads_the_index_too(tmp_path: Path, approx: bool, name: str) -> None:
+    if approx:
+        pytest.importorskip("usearch")
     path = make(tmp_path / "g")
-    index_gallery(path)
-    file = path / "cascade-0.idx"
+    index_gallery(path, approx=approx)
+    with Gallery.open(path) as gallery:
+        gallery.verify()
+    file = path / name
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with Gallery.open(path) as gallery, pytest.raises(GalleryError, match=r"cascade-0\.idx"):
+    with Gallery.open(path) as gallery, pytest.raises(GalleryError, match=name):
         gallery.verify()
 
 

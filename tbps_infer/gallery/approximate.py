@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError, GalleryError
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
 from tbps_infer.gallery.vectors import StoredVectors, inner_products
@@ -97,6 +98,19 @@ class Graph:
             ) from error
         return cls(index, int(facts["count"]))
 
+    @staticmethod
+    def verify(file: Path) -> None:
+        """Read all of a graph and compare it with its checksum; raises GalleryError."""
+        try:
+            expected = json.loads(_facts_file(file).read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError):
+            expected = None
+        if file_sha256(file) != expected:
+            raise GalleryError(
+                f"The search index {file} is not what was written: its sha256 differs.",
+                "Build it again with tbps gallery index --approx.",
+            )
+
 
 def build_graph(
     vectors: StoredVectors,
@@ -121,7 +135,8 @@ def build_graph(
         index.save(str(temporary))
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        _facts_file(file).write_text(json.dumps({"count": len(vectors)}), encoding="utf-8")
+        facts = {"count": len(vectors), "sha256": file_sha256(temporary)}
+        _facts_file(file).write_text(json.dumps(facts), encoding="utf-8")
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -264,8 +264,8 @@ class Gallery:
         """Read everything and compare it with the checksums; the number of segments that were compared.
 
         Raises:
-            GalleryError: The records are damaged, or a segment of the vector file or the
-                cascade's index is not what was written.
+            GalleryError: The records are damaged, or a segment of the vector file or an
+                index is not what was written.
         """
         problem = self._fetch("PRAGMA integrity_check")[0][0]
         if problem != "ok":
@@ -287,6 +287,8 @@ class Gallery:
                 )
         if self.sketch is not None:
             Sketch.verify(self.path / SKETCH_FILE.format(self.generation))
+        if (graph := self.path / GRAPH_FILE.format(self.generation)).exists():
+            Graph.verify(graph)
         return len(segments)
 
     def _check_queries(self, queries: NDArray[np.float32]) -> None:
