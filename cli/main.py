@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "info": ("tbps_infer.cli.info:info", "Tell what a checkpoint, a bundle or a gallery is."),
     "doctor": ("tbps_infer.cli.doctor:doctor", "Tell what this machine can run, and try a bundle on it."),
     "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP on a data set."),
+    "bench": ("tbps_infer.cli.bench:bench", "Measure a bundle's speed and accuracy on this machine."),
     "train": ("tbps_infer.cli.train:train", "Train the reference model."),
     "init": ("tbps_infer.cli.init:init", "Write a checkpoint to start training from."),
     "data": ("tbps_infer.cli.data:data", "Draw or inspect data sets."),
