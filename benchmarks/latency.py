@@ -1,0 +1,314 @@
+"""Latency of a bundle on this machine: every backend, precision, batch and text length there is, in one run.
+
+Arms are opened and compared with the bundle's golden vectors before anything is timed. What cannot be had here is
+noted with its reason, and never replaced. See `tbps_infer.benchmarks.measure` for how samples are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from tbps_infer.benchmarks.backends import WAYS, Choice, Models, TimedRun, Way, list_choices, open_choice
+from tbps_infer.benchmarks.energy import find_rails, measure_energy
+from tbps_infer.benchmarks.environment import Environment, record_environment
+from tbps_infer.benchmarks.limits import limit_arms
+from tbps_infer.benchmarks.measure import Arm, Clock, Plan, Value, measure
+from tbps_infer.benchmarks.peak_memory import PeakTask, measure_peak
+from tbps_infer.benchmarks.samples import SampleFile, Samples
+from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, stage_arms
+from tbps_infer.bundle import Branch
+from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
+from tbps_infer.golden_replay import golden_cosine
+from tbps_infer.runners import Precision, Runner
+from tbps_infer.runners.cores import usable_cores
+from tbps_infer.runners.options import Device
+
+__all__ = ["BATCHES", "LEAST_COSINE", "LatencyOptions", "run_latency"]
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+
+LEAST_COSINE: Mapping[str, float] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
+"""Of embeddings of the golden inputs with the reference's: below this an arm computes something else, and its time
+means nothing. Whether a precision is good enough is for `tbps verify` to say."""
+
+_BUSY_SHARE = 0.5
+_BRANCHES: tuple[Branch, ...] = ("image", "text")
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """What is timed.
+
+    Attributes:
+        devices: ``cpu``, ``cuda:0`` …
+        ways: Backends.
+        precisions: Of each.
+        batches: Items per run.
+        lengths: Tokens per caption; powers of two from 16 and the model's greatest when not given.
+        threads: On the CPU, of one operator; the usable cores when not given.
+        gallery: Searched by the stages; one of random unit vectors is made when not given.
+        rows: Of the gallery that is made.
+        captions: In the mix of captions of their own lengths.
+        stages: Time decoding, resizing, tokenising and searching, and a sentence's whole way.
+        memory: Measure peak memory, each arm in a process of its own.
+        plan: How much is measured.
+    """
+
+    devices: tuple[str, ...] = ("cpu",)
+    ways: tuple[Way, ...] = WAYS
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    batches: tuple[int, ...] = BATCHES
+    lengths: tuple[int, ...] = ()
+    threads: int | None = None
+    gallery: Path | None = None
+    rows: int = 10_000
+    captions: int = 64
+    stages: bool = True
+    memory: bool = True
+    plan: Plan = field(default_factory=Plan)
+
+
+@dataclass
+class _Opened:
+    """A choice that works here, both branches."""
+
+    choice: Choice
+    runners: dict[Branch, Runner]
+    runs: dict[Branch, TimedRun]
+
+
+@dataclass
+class _Session:
+    """What is open during a run."""
+
+    models: Models
+    options: LatencyOptions
+    material: Material
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def run_latency(
+    bundle: Path,
+    reference: Path | None,
+    raw: Path,
+    options: LatencyOptions,
+    command: Sequence[str],
+    clock: Clock,
+    say: Callable[[str], None],
+    on_sample: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Measure, or go on measuring, into a file of raw samples.
+
+    Args:
+        bundle: What is timed.
+        reference: The checkpoint that it was exported from, for the PyTorch arms.
+        raw: The file; continued when it is there.
+        options: What is timed.
+        command: How this run was started, for the report.
+        clock: Where time comes from.
+        say: Told in sentences what is going on.
+        on_sample: Called with (samples taken, samples at most).
+
+    Returns:
+        All that the file then holds.
+
+    Raises:
+        UsageError: An option makes no sense for this model.
+        BenchmarkError: The file is of another environment or other configurations.
+        VerificationError: A backend gives other embeddings than the bundle's golden ones.
+    """
+    threads = options.threads or usable_cores()
+    with ExitStack() as stack:
+        environment = record_environment()
+        book = stack.enter_context(SampleFile.open(raw, environment, command))
+        _say_if_busy(environment, threads, say)
+        models = Models.open(bundle, reference, threads)
+        material = stack.enter_context(open_material(models.bundle, options.gallery, options.rows, options.captions))
+        session = _Session(models, options, material)
+        lengths = _lengths(options.lengths, models.bundle.model.max_length)
+        opened = _open_all(session, stack, say)
+        if not opened:
+            raise BenchmarkError("No backend that was asked for runs here.", _first_reason(session.notes))
+        arms = _arms(session, opened, lengths)
+        book.refuse_other_configurations(arms)
+        for subject, value in session.notes.items():
+            book.add_note(subject, value)
+        _note_costs(book, models, lengths)
+        say(f"{len(arms)} arms are warmed up, then sampled in shuffled rounds.")
+        measure(arms, book, options.plan, clock, on_sample)
+        _note_energy(book, arms, options.plan, clock, say)
+        if options.memory:
+            _note_memory(book, session, opened, max(options.batches), lengths[-1], (bundle, reference), say)
+        return book.held
+
+
+def _say_if_busy(environment: Environment, threads: int, say: Callable[[str], None]) -> None:
+    """Threads that wait by spinning, PyTorch's for one, are slowed down many times by a process beside them."""
+    load = environment.conditions.get("load")
+    if load and load[0] > _BUSY_SHARE * threads:
+        say(
+            f"This machine is busy (load {load[0]:g} for {threads} threads): figures will be worse than they could be."
+        )
+
+
+def _lengths(given: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Token counts, ascending. Raises UsageError when one is too small or beyond the model."""
+    lengths = given or (*(length for length in (16, 32, 64, 128) if length < most), most)
+    for length in lengths:
+        if not 3 <= length <= most:
+            raise UsageError(f"The text length is {length}, and this model takes 3 to {most} tokens.")
+    return tuple(sorted(set(lengths)))
+
+
+def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -> list[_Opened]:
+    """Open what can be opened and compare it with the golden vectors; note the rest with reasons."""
+    options, opened = session.options, list[_Opened]()
+    absent: dict[str, str] = {}
+    parity: dict[str, float] = {}
+    descriptions: dict[str, str] = {}
+    for choice in list_choices(options.devices, options.ways, options.precisions):
+        try:
+            branches = {branch: open_choice(choice, session.models, branch) for branch in _BRANCHES}
+        except BackendError as error:
+            absent[choice.label] = f"{error.message} {error.hint}".strip()
+            continue
+        for runner, _ in branches.values():
+            stack.callback(runner.close)
+        say(f"{choice.label}: comparing with the golden vectors ...")
+        for branch, (runner, _) in branches.items():
+            name = f"{branch} {choice.label}"
+            parity[name] = _check_parity(session, choice, branch, runner)
+            descriptions[name] = runner.description
+        opened.append(
+            _Opened(
+                choice, {b: runner for b, (runner, _) in branches.items()}, {b: r for b, (_, r) in branches.items()}
+            )
+        )
+    session.notes |= {"absent": absent, "parity": parity, "descriptions": descriptions}
+    return opened
+
+
+def _check_parity(session: _Session, choice: Choice, branch: Branch, runner: Runner) -> float:
+    cosine = golden_cosine(session.models.bundle.golden(), branch, runner)
+    if not cosine >= LEAST_COSINE[choice.precision]:
+        raise VerificationError(
+            f"The {branch} branch on {choice.label} has a cosine of {cosine:.6f} with the reference's embeddings of "
+            f"the golden inputs; want {LEAST_COSINE[choice.precision]} at least.",
+            "Do not time it: export or build it again, or leave this backend or precision out.",
+        )
+    return round(cosine, 9)
+
+
+def _arms(session: _Session, opened: Sequence[_Opened], lengths: Sequence[int]) -> list[Arm]:
+    """All arms: each backend's batches and lengths, the stages around a model, and the machine's limits."""
+    options, arms = session.options, list[Arm]()
+    for one in opened:
+        for batch in options.batches:
+            arms.append(_model_arm(session, one, "image", batch, None))
+            arms += [_model_arm(session, one, "text", batch, length) for length in lengths]
+        if options.stages:
+            shared = _configuration(session, one.choice)
+            arms += encode_arms(session.material, one.choice.label, shared, one.runners)
+    if options.stages:
+        arms += stage_arms(session.material, session.models.bundle.model.fingerprint)
+    unmeasured: dict[str, str] = {}
+    for name in options.devices:
+        device = Device.parse(name)
+        try:
+            arms += limit_arms(device, session.models.threads)
+        except BackendError as error:
+            unmeasured[str(device)] = error.message
+    session.notes["limits not measured"] = unmeasured
+    return arms
+
+
+def _model_arm(session: _Session, one: _Opened, branch: Branch, batch: int, length: int | None) -> Arm:
+    samples, run = session.material.samples, one.runs[branch]
+    feeds = samples.image_batch(0, batch) if length is None else samples.text_batch(0, batch, length)
+    configuration = {"what": branch, **_configuration(session, one.choice), "batch": batch, "length": length}
+    name = f"{branch} {one.choice.label} batch {batch}" + ("" if length is None else f" length {length}")
+    return Arm(name, configuration, lambda: run(feeds), batch)
+
+
+def _configuration(session: _Session, choice: Choice) -> dict[str, Value]:
+    return {
+        "backend": choice.way,
+        "device": choice.device,
+        "precision": choice.precision,
+        "cuda_graphs": choice.cuda_graphs,
+        "threads": session.models.threads,
+        "model": session.models.bundle.model.fingerprint,
+    }
+
+
+def _note_costs(book: SampleFile, models: Models, lengths: Sequence[int]) -> None:
+    """Operations per item and bytes of weights, where onnx is installed to read them."""
+    if "costs" in book.held.notes:
+        return
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        return
+    from tbps_infer.benchmarks.flops import graph_cost
+
+    costs: dict[str, dict[str, int]] = {}
+    for branch in _BRANCHES:
+        graph = models.bundle.path / f"{branch}.onnx"
+        for length in (None,) if branch == "image" else lengths:
+            cost = graph_cost(graph, {"batch": 1, "length": length or 1})
+            name = branch if length is None else f"{branch} {length}"
+            costs[name] = {"flops": cost.flops, "weight_bytes": cost.weight_bytes}
+    book.add_note("costs", costs)
+
+
+def _note_energy(book: SampleFile, arms: Sequence[Arm], plan: Plan, clock: Clock, say: Callable[[str], None]) -> None:
+    """Joules per item, on boards that measure their own power."""
+    rails = find_rails()
+    if not rails:
+        return
+    known = dict(book.held.notes.get("energy", {}))
+    for arm in arms:
+        if arm.name not in known and arm.configuration.get("what") in ("image", "text"):
+            say(f"{arm.name}: energy ...")
+            energy = measure_energy(arm, rails, clock, plan.arm_seconds)
+            known[arm.name] = energy.to_json()
+            book.add_note("energy", known)
+
+
+def _note_memory(
+    book: SampleFile,
+    session: _Session,
+    opened: Sequence[_Opened],
+    batch: int,
+    length: int,
+    paths: tuple[Path, Path | None],
+    say: Callable[[str], None],
+) -> None:
+    """Peaks of processes that open one branch and run the greatest batch."""
+    known = dict(book.held.notes.get("memory", {}))
+    for one in opened:
+        for branch in _BRANCHES:
+            name = f"{branch} {one.choice.label}"
+            if name in known:
+                continue
+            say(f"{name}: peak memory at batch {batch} ...")
+            task = PeakTask(
+                bundle=str(paths[0].resolve()),
+                reference=None if paths[1] is None else str(paths[1].resolve()),
+                branch=branch,
+                choice=one.choice,
+                batch=batch,
+                length=None if branch == "image" else length,
+                threads=session.models.threads,
+            )
+            known[name] = measure_peak(task).to_json()
+            book.add_note("memory", known)
+
+
+def _first_reason(notes: Mapping[str, Any]) -> str:
+    absent = cast(dict[str, str], notes.get("absent", {}))
+    return next(iter(absent.values()), "Ask for another backend or device.")

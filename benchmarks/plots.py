@@ -1,0 +1,262 @@
+"""Plots of results as PNG: colours that colour-blind readers tell apart, and a marker and a dash of its own for each.
+
+matplotlib is imported when something is drawn; its figures are made without pyplot, so that no window system and no
+global state is touched.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbps_infer.benchmarks.results import Results, Row
+from tbps_infer.errors import BackendError, BenchmarkError
+
+__all__ = ["AccuracyPoint", "Plot", "draw_plots", "read_accuracy", "require_matplotlib"]
+
+# Okabe and Ito's palette, without its yellow, which is too pale for lines on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("-", "--", "-.", ":")
+_DPI = 144
+_PRECISIONS = ("fp32", "fp16", "int8")
+_MOST_PANELS = 4
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure.
+
+    Attributes:
+        name: For its file.
+        title: What it shows, as a sentence for the page.
+        png: The picture.
+    """
+
+    name: str
+    title: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class AccuracyPoint:
+    """How accurate one backend is: Rank-1 in percent, by `tbps bench accuracy`."""
+
+    backend: str
+    device: str
+    precision: str
+    rank1: float
+
+
+def require_matplotlib() -> None:
+    """Raises BackendError, naming the extra, where matplotlib is not installed."""
+    try:
+        import matplotlib as mpl  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            "Plots and the HTML report need the package matplotlib, which is not installed.",
+            'Install it: pip install "tbps-infer[bench]", or leave out --plots and --html.',
+        ) from error
+
+
+def draw_plots(results: Results, accuracy: Sequence[AccuracyPoint] | None = None) -> list[Plot]:
+    """Draw what the results hold: latency against batch, throughput against precision, accuracy against latency.
+
+    Args:
+        results: Summarised samples.
+        accuracy: Of the same backends, where it was measured.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+        BenchmarkError: No accuracy is of a backend that was timed.
+    """
+    require_matplotlib()
+    styles = _styles(results)
+    plots = []
+    for branch in ("image", "text"):
+        rows = [row for row in results.of(branch) if row.number("batch")]
+        if rows:
+            plots.append(_latency_plot(branch, rows, styles))
+    if results.of("image") or results.of("text"):
+        plots.append(_throughput_plot(results, styles))
+    if accuracy is not None:
+        plots.append(_accuracy_plot(results, accuracy, styles))
+    return plots
+
+
+def read_accuracy(path: Path) -> list[AccuracyPoint]:
+    """The Rank-1 of each engine from what ``tbps bench accuracy --json`` wrote. Raises BenchmarkError."""
+    try:
+        engines = json.loads(path.read_text(encoding="utf-8"))["engines"]
+        points = [
+            AccuracyPoint(str(e["backend"]), str(e["device"]), str(e["precision"]), float(e["metrics"]["R@1"]))
+            for e in engines
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path} is not what tbps bench accuracy writes: {error!r}.", "Make it: tbps bench accuracy --json."
+        ) from error
+    return points
+
+
+Style = Mapping[str, Any]
+
+
+def _styles(results: Results) -> dict[str, Style]:
+    """A colour, a marker and a dash for each backend on each device in each precision, the same in every plot."""
+    labels = list(dict.fromkeys(row.label for row in results.rows if row.label))
+    return {
+        label: {
+            "color": _COLOURS[n % len(_COLOURS)],
+            "marker": _MARKERS[n % len(_MARKERS)],
+            "linestyle": _DASHES[n % len(_DASHES)],
+        }
+        for n, label in enumerate(labels)
+    }
+
+
+def _latency_plot(branch: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Plot:
+    lengths = sorted({row.number("length") for row in rows})[-_MOST_PANELS:]
+    figure = _figure(4.2 * len(lengths) if len(lengths) > 1 else 6.4)
+    axes = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
+    for axis, length in zip(axes, lengths, strict=True):
+        panel = [row for row in rows if row.number("length") == length]
+        for label in dict.fromkeys(row.label for row in panel):
+            mine = sorted((row for row in panel if row.label == label), key=lambda row: row.number("batch"))
+            middle = [row.summary.p50_ms for row in mine]
+            upper = [row.summary.p95_ms - row.summary.p50_ms for row in mine]
+            lower = [row.summary.p50_ms - row.summary.least_ms for row in mine]
+            batches = [row.number("batch") for row in mine]
+            axis.errorbar(
+                batches,
+                middle,
+                yerr=[lower, upper],
+                label=label,
+                capsize=2.5,
+                linewidth=1.4,
+                markersize=5.5,
+                **styles[label],
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        batches = sorted({row.number("batch") for row in panel})
+        axis.set_xticks(batches, [str(batch) for batch in batches])
+        _plain_numbers(axis.yaxis)
+        axis.set_xlabel("batch (items per run)")
+        axis.set_title(f"{length} tokens" if length else "image branch", fontsize=10)
+        axis.grid(True, which="both", linewidth=0.4, alpha=0.4)
+    axes[0].set_ylabel("latency of a run, ms")
+    _legend(figure, axes[0])
+    title = f"Latency of the {branch} branch against batch: median; bars from the fastest sample to p95"
+    return Plot(f"latency-{branch}", title, _png(figure))
+
+
+def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
+    panels = [(branch, rows) for branch in ("image", "text") if (rows := results.of(branch))]
+    figure = _figure(4.6 * len(panels) if len(panels) > 1 else 6.4)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    present = [
+        p for p in _PRECISIONS if any(row.configuration["precision"] == p for _, rows in panels for row in rows)
+    ]
+    for axis, (branch, rows) in zip(axes, panels, strict=True):
+        length = max(row.number("length") for row in rows)
+        rows = [row for row in rows if row.number("length") == length]
+        labels = list(dict.fromkeys(row.label for row in rows))
+        for label in labels:
+            best = max((row for row in rows if row.label == label), key=lambda row: row.summary.per_second)
+            # Beside each other, since backends of one precision may be equally fast.
+            peers = [other for other in labels if _precision(rows, other) == best.configuration["precision"]]
+            shift = 0.14 * (peers.index(label) - (len(peers) - 1) / 2)
+            place = present.index(str(best.configuration["precision"])) + shift
+            style = {**styles[label], "linestyle": "none"}
+            axis.plot([place], [best.summary.per_second], markersize=9, label=label, **style)
+            note = f"{best.summary.per_second:.3g}"
+            axis.annotate(
+                note, (place, best.summary.per_second), (0, 9), textcoords="offset points", ha="center", fontsize=8
+            )
+        axis.set_xticks(range(len(present)), present)
+        axis.set_xlim(-0.6, len(present) - 0.4)
+        axis.set_ylim(0, 1.15 * max(row.summary.per_second for row in rows))
+        axis.set_xlabel("precision")
+        axis.set_title(f"{branch} branch" + (f", {length} tokens" if length else ""), fontsize=10)
+        axis.grid(True, axis="y", linewidth=0.4, alpha=0.4)
+    axes[0].set_ylabel("items per second at the best batch")
+    _legend(figure, axes[0])
+    return Plot("throughput-precision", "Throughput against precision, each backend at its best batch", _png(figure))
+
+
+def _accuracy_plot(results: Results, accuracy: Sequence[AccuracyPoint], styles: Mapping[str, Style]) -> Plot:
+    """Rank-1 against the latency of a sentence's whole way, or of one picture where that was not timed."""
+    what = "sentence to top 10" if results.of("sentence to top 10") else "image"
+    rows = [row for row in results.of(what) if row.number("batch") in (0, 1)]
+    figure = _figure(6.4)
+    axis = figure.subplots()
+    found = 0
+    for row in rows:
+        for point in accuracy:
+            values = row.configuration
+            if (point.backend, point.device.split(":")[0], point.precision) == (
+                _backend_name(str(values["backend"])),
+                str(values["device"]).split(":")[0],
+                values["precision"],
+            ):
+                style = {**styles[row.label], "linestyle": "none"}
+                axis.plot([row.summary.p50_ms], [point.rank1], markersize=9, label=row.label, **style)
+                found += 1
+    if not found:
+        raise BenchmarkError(
+            "The accuracy is of other backends than those that were timed: "
+            f"{', '.join(f'{p.backend} {p.device} {p.precision}' for p in accuracy) or 'none'}.",
+            "Measure the accuracy of the same ones, or leave out --accuracy.",
+        )
+    axis.set_xlabel("sentence to top 10, median ms" if what != "image" else "image branch, one picture, median ms")
+    axis.set_ylabel("Rank-1, %")
+    axis.set_xlim(left=0)
+    axis.margins(0.15)
+    axis.ticklabel_format(useOffset=False)
+    axis.grid(True, linewidth=0.4, alpha=0.4)
+    _legend(figure, axis)
+    return Plot("accuracy-latency", "Accuracy against latency", _png(figure))
+
+
+def _backend_name(way: str) -> str:
+    """PyTorch compiled has the accuracy of PyTorch."""
+    return "torch" if way == "torch-compile" else way
+
+
+def _precision(rows: Sequence[Row], label: str) -> object:
+    return next(row.configuration["precision"] for row in rows if row.label == label)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """20 and not 2·10¹ on a logarithmic axis, at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    form: Callable[[float, int], str] = lambda value, _place: f"{value:g}"  # noqa: E731
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(form))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _figure(width: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend(figure: Any, axis: Any) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), fontsize=9, frameon=False)
+
+
+def _png(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI)
+    return stream.getvalue()

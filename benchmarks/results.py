@@ -1,0 +1,155 @@
+"""Raw samples become rows: one per arm, with its summary and how it compares with the baseline of its group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tbps_infer.benchmarks.backends import WAYS, Choice
+from tbps_infer.benchmarks.measure import Value, WarmUp
+from tbps_infer.benchmarks.samples import Samples
+from tbps_infer.benchmarks.summary import Ratio, Summary, paired_ratio, summarise
+
+__all__ = ["MODEL_WORK", "Results", "Row", "collect_results"]
+
+MODEL_WORK = ("image", "text", "sentence to top 10", "caption mix")
+"""What is compared between backends, in the order of tables."""
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm.
+
+    Attributes:
+        arm: Its name.
+        configuration: As its samples say.
+        summary: Of its samples.
+        warm_up: What warming up took; None when the file does not say.
+        ratio: How many times as fast as the baseline of its group; None for the baseline itself.
+        baseline: The label of that baseline; empty where nothing is compared.
+    """
+
+    arm: str
+    configuration: Mapping[str, Value]
+    summary: Summary
+    warm_up: WarmUp | None
+    ratio: Ratio | None = None
+    baseline: str = ""
+
+    @property
+    def what(self) -> str:
+        """``image``, ``text``, ``decode`` …"""
+        return str(self.configuration["what"])
+
+    @property
+    def label(self) -> str:
+        """Backend, device, precision and CUDA graphs; empty for what no model runs."""
+        if "backend" not in self.configuration:
+            return ""
+        values = self.configuration
+        return Choice(values["backend"], values["device"], values["precision"], values["cuda_graphs"]).label  # type: ignore[arg-type]
+
+    def number(self, name: str) -> int:
+        """A whole number of the configuration, 0 when it is not there."""
+        value = self.configuration.get(name)
+        return int(value) if isinstance(value, int | float) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON values."""
+        return {
+            "arm": self.arm,
+            "configuration": dict(self.configuration),
+            **self.summary.to_json(),
+            "warm": None if self.warm_up is None else self.warm_up.stable,
+            "warm_up_runs": None if self.warm_up is None else self.warm_up.runs,
+            "baseline": self.baseline or None,
+            "times_as_fast": None if self.ratio is None else self.ratio.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """A file of raw samples, summarised.
+
+    Attributes:
+        samples: The file.
+        rows: In the order of tables.
+    """
+
+    samples: Samples
+    rows: tuple[Row, ...]
+
+    def of(self, what: str) -> list[Row]:
+        """The rows of one kind of work."""
+        return [row for row in self.rows if row.what == what]
+
+    def note(self, subject: str) -> dict[str, Any]:
+        """A note that is an object; empty when it was not written."""
+        value = self.samples.notes.get(subject)
+        return value if isinstance(value, dict) else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        held = self.samples
+        return {
+            "environment": dict(held.environment.stable),
+            "fingerprint": held.environment.fingerprint,
+            "runs": [{"command": run["command"], "conditions": run["conditions"]} for run in held.runs],
+            "rows": [row.to_json() for row in self.rows],
+            "notes": dict(held.notes),
+        }
+
+
+def collect_results(held: Samples) -> Results:
+    """Summarise every arm and pair it with the baseline of its group.
+
+    A group is the same work at the same batch and length on one device. Its baseline is PyTorch eager in FP32, or the
+    first backend in FP32 where that was not run.
+    """
+    rows = [
+        Row(arm, held.configurations[arm], summarise(samples), held.warm_ups.get(arm))
+        for arm, samples in held.samples.items()
+    ]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_group(row), []).append(row)
+    compared = [row for group in groups.values() for row in _compare(group, held)]
+    return Results(held, tuple(sorted(compared, key=_order)))
+
+
+def _group(row: Row) -> tuple[Any, ...]:
+    values = row.configuration
+    return (row.what, values.get("device"), values.get("batch"), values.get("length"), row.summary.items)
+
+
+def _compare(group: Sequence[Row], held: Samples) -> list[Row]:
+    if group[0].what not in MODEL_WORK:
+        return list(group)
+    base = min(group, key=_order)
+    if base.configuration["precision"] != "fp32":
+        return list(group)
+    compared = []
+    for row in group:
+        ratio = None if row is base else paired_ratio(held.samples[base.arm], held.samples[row.arm])
+        compared.append(Row(row.arm, row.configuration, row.summary, row.warm_up, ratio, base.label))
+    return compared
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    values = row.configuration
+    what = MODEL_WORK.index(row.what) if row.what in MODEL_WORK else len(MODEL_WORK)
+    backend = WAYS.index(values["backend"]) if values.get("backend") in WAYS else 0
+    precision = _PRECISIONS.index(str(values["precision"])) if values.get("precision") in _PRECISIONS else 0
+    device = str(values.get("device"))
+    return (
+        what,
+        row.number("length"),
+        row.number("batch"),
+        device,
+        backend,
+        precision,
+        not values.get("cuda_graphs"),
+    )

@@ -1,0 +1,161 @@
+"""`tbps bench`: how fast and how accurate a bundle is on this machine."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tbps_infer.cli.build import Lengths
+from tbps_infer.cli.options import EXISTING, verbosity_options
+from tbps_infer.cli.progress import progress_bar, say
+
+__all__ = ["bench"]
+
+_WAYS = ("torch", "torch-compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
+_PRECISIONS = ("fp32", "fp16", "int8")
+_ELSEWHERE = {"accuracy": "tbps_infer.cli.bench_accuracy"}
+"""Commands of their own modules, imported when they are asked for."""
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class BenchGroup(click.Group):
+    """A group some of whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return sorted({*super().list_commands(ctx), *(n for n, module in _ELSEWHERE.items() if find_spec(module))})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None when there is none of that name."""
+        module = _ELSEWHERE.get(cmd_name)
+        if module is not None and find_spec(module):
+            command: click.Command = getattr(import_module(module), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=BenchGroup)
+def bench() -> None:
+    """Measure a bundle on this machine."""
+
+
+@bench.command()
+@click.argument("bundle", type=EXISTING)
+@click.option(
+    "--reference", type=EXISTING, help="The checkpoint it was exported from: adds PyTorch, eager and compiled."
+)
+@click.option("--raw", type=_FILE, default=Path("latency.jsonl"), help="Raw samples; a run continues from its file.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="cpu, cuda or cuda:N; may be repeated.  [default: cpu, and a GPU if any]",
+)
+@click.option("--backend", "ways", type=click.Choice(_WAYS), multiple=True, help="May be repeated.  [default: all]")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(_PRECISIONS),
+    multiple=True,
+    help="May be repeated.  [default: all]",
+)
+@click.option(
+    "--batches", type=Lengths(), default=(1, 2, 4, 8, 16, 32), show_default="1,2,4,8,16,32", help="Items per run."
+)
+@click.option(
+    "--text-lengths", type=Lengths(), default=(), help="Tokens per caption.  [default: 16,32,64… to the greatest]"
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
+@click.option("--samples", type=click.IntRange(2), default=30, help="Of each arm at most.")
+@click.option("--least-samples", type=click.IntRange(2), default=5, help="Of each arm, however slow.")
+@click.option(
+    "--arm-seconds", type=click.FloatRange(0), default=5.0, help="Enough of a slow arm, after its least samples."
+)
+@click.option("--warm-up-seconds", type=click.FloatRange(0), default=10.0, help="Give up waiting for stable times.")
+@click.option("--seed", type=int, default=0, help="Of the order within rounds.")
+@click.option("--gallery", type=EXISTING, help="Searched end to end.  [default: one of random unit vectors]")
+@click.option("--rows", type=click.IntRange(1), default=10_000, help="Of the gallery that is made.")
+@click.option("--stages/--no-stages", default=True, help="Decode, resize, tokenise, search, and end to end.")
+@click.option("--memory/--no-memory", default=True, help="Peak memory, in processes of their own.")
+@click.option("--accuracy", type=_FILE, help="What tbps bench accuracy --json wrote, for the plot.")
+@click.option("--json", "json_file", type=_FILE, help="Write the summary as JSON; - for standard output.")
+@click.option("--csv", "csv_file", type=_FILE, help="Write a row per arm.")
+@click.option("--markdown", "markdown_file", type=_FILE, help="Write the tables as Markdown.")
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Write PNG plots into this folder.")
+@click.option("--html", "html_file", type=_FILE, help="Write one self-contained page with tables and plots.")
+@verbosity_options
+def latency(
+    bundle: Path,
+    reference: Path | None,
+    raw: Path,
+    devices: tuple[str, ...],
+    ways: tuple[Any, ...],
+    precisions: tuple[Any, ...],
+    batches: tuple[int, ...],
+    text_lengths: tuple[int, ...],
+    threads: int | None,
+    samples: int,
+    least_samples: int,
+    arm_seconds: float,
+    warm_up_seconds: float,
+    seed: int,
+    gallery: Path | None,
+    rows: int,
+    stages: bool,
+    memory: bool,
+    accuracy: Path | None,
+    json_file: Path | None,
+    csv_file: Path | None,
+    markdown_file: Path | None,
+    plots: Path | None,
+    html_file: Path | None,
+) -> None:
+    """Time BUNDLE on every backend, precision, batch and text length that this machine has.
+
+    Rounds run every arm once in shuffled order; raw samples are kept, and a run that was interrupted continues from
+    them. What cannot be had here is listed with the reason.
+
+    \b
+    tbps bench latency bundle --reference checkpoint --html latency.html
+    """
+    from tbps_infer.benchmarks.backends import WAYS
+    from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
+    from tbps_infer.benchmarks.measure import Plan, SystemClock, WarmUpRule
+    from tbps_infer.benchmarks.plots import require_matplotlib
+    from tbps_infer.benchmarks.results import collect_results
+    from tbps_infer.cli.bench_output import ReportFiles, write_report
+
+    files = ReportFiles(json_file, csv_file, markdown_file, plots, html_file, accuracy)
+    if files.draws:
+        require_matplotlib()  # said before the measuring, not after it
+    rule = WarmUpRule(most_seconds=warm_up_seconds)
+    plan = Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule)
+    options = LatencyOptions(
+        devices=devices or _present_devices(),
+        ways=ways or WAYS,
+        precisions=precisions or _PRECISIONS,
+        batches=tuple(sorted(set(batches))),
+        lengths=text_lengths,
+        threads=threads,
+        gallery=gallery,
+        rows=rows,
+        stages=stages,
+        memory=memory,
+        plan=plan,
+    )
+    command = ["tbps", *sys.argv[1:]]
+    with progress_bar("Sampling", "samples") as progress:
+        held = run_latency(bundle, reference, raw, options, command, SystemClock(), say, progress)
+    write_report(collect_results(held), files)
+
+
+def _present_devices() -> tuple[str, ...]:
+    from tbps_infer.tensorrt.device_memory import find_gpu
+
+    return ("cpu",) if find_gpu() is None else ("cpu", "cuda:0")
