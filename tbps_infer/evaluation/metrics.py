@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import UsageError
 
-__all__ = ["KS", "Bound", "RetrievalMetrics", "average_precision", "rank_metrics", "retrieval_metrics"]
+__all__ = [
+    "KS",
+    "Bound",
+    "QueryMetrics",
+    "RetrievalMetrics",
+    "average_precision",
+    "query_metrics",
+    "rank_metrics",
+    "retrieval_metrics",
+]
 
 KS = (1, 5, 10)
 CHUNK = 256
@@ -89,6 +98,21 @@ class RetrievalMetrics:
         return {**bounds, "queries": self.queries, "unmatched": self.unmatched, "gallery": self.gallery}
 
 
+@dataclass(frozen=True)
+class QueryMetrics:
+    """The metrics of each query by itself, ties lost; their means are `RetrievalMetrics.headline`.
+
+    Attributes:
+        names: The field's names, as `Bound.named` has them.
+        values: float64 ``[m, len(names)]``, in percent, of the m queries that have a relevant item.
+        indices: int64 ``[m]``, ascending: which queries these are.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    indices: NDArray[np.int64]
+
+
 def retrieval_metrics(
     queries: Scores,
     gallery: Scores,
@@ -113,20 +137,33 @@ def retrieval_metrics(
     Raises:
         UsageError: The sizes do not fit, or a score is NaN.
     """
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        raise UsageError(f"queries are {queries.shape} and the gallery {gallery.shape}: want [q, dim] and [g, dim]")
-    if len(queries) != len(query_identities) or len(gallery) != len(gallery_identities):
-        raise UsageError(
-            f"{len(queries)} queries with {len(query_identities)} identities and {len(gallery)} gallery items "
-            f"with {len(gallery_identities)}: want one identity each"
-        )
-    columns = np.ascontiguousarray(gallery.astype(np.float32, copy=False).T)
-
-    def block(start: int, stop: int) -> Scores:
-        scores: Scores = queries[start:stop].astype(np.float32, copy=False) @ columns
-        return scores
-
+    block = _inner_products(queries, gallery, query_identities, gallery_identities)
     return rank_metrics(block, query_identities, gallery_identities, ks=ks, chunk=chunk, threads=threads)
+
+
+def query_metrics(
+    queries: Scores,
+    gallery: Scores,
+    query_identities: NDArray[np.integer[Any]],
+    gallery_identities: NDArray[np.integer[Any]],
+    *,
+    ks: Sequence[int] = KS,
+    chunk: int = CHUNK,
+    threads: int | None = None,
+) -> QueryMetrics:
+    """As `retrieval_metrics`, each query by itself: what paired comparisons of two models need.
+
+    Raises:
+        UsageError: The sizes do not fit, or a score is NaN.
+    """
+    block = _inner_products(queries, gallery, query_identities, gallery_identities)
+    measured = _measure_all(block, query_identities, gallery_identities, ks, chunk, threads)
+    rows = [lost for _, (lost, _) in measured]
+    return QueryMetrics(
+        names=tuple(_mean([], ks).named()),
+        values=100 * np.array(rows, dtype=np.float64).reshape(len(rows), len(ks) + 3),
+        indices=np.array([index for index, _ in measured], dtype=np.int64),
+    )
 
 
 def rank_metrics(
@@ -149,28 +186,7 @@ def rank_metrics(
     Raises:
         UsageError: A score is NaN.
     """
-    from tbps_infer.runners.cores import usable_cores
-
-    order = np.argsort(gallery_identities, kind="stable")
-    ordered = np.asarray(gallery_identities)[order]
-    first = np.searchsorted(ordered, query_identities, side="left")
-    last = np.searchsorted(ordered, query_identities, side="right")
-    starts = range(0, len(query_identities), chunk)
-
-    def measure(start: int) -> list[_QueryMetrics]:
-        scores = block(start, min(start + chunk, len(query_identities)))
-        if np.isnan(scores).any():
-            raise UsageError(
-                "A similarity is NaN.", "Verify the model: tbps export does, on real crops and captions."
-            )
-        return [
-            _measure_query(row, order[first[start + i] : last[start + i]], ks)
-            for i, row in enumerate(scores)
-            if first[start + i] < last[start + i]
-        ]
-
-    with ThreadPoolExecutor(threads or usable_cores()) as pool:
-        measured = [query for part in pool.map(measure, starts) for query in part]
+    measured = [query for _, query in _measure_all(block, query_identities, gallery_identities, ks, chunk, threads)]
     bounds = [_mean([query[side] for query in measured], ks) for side in (0, 1)]
     return RetrievalMetrics(
         pessimistic=bounds[0],
@@ -189,10 +205,66 @@ def average_precision(ranks: NDArray[np.integer[Any]]) -> tuple[float, float]:
     return float(precision.mean()), float(((before + precision) / 2).mean())
 
 
-_QueryMetrics = tuple[NDArray[np.float64], NDArray[np.float64]]
+_TwoBounds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def _measure_query(row: Scores, relevant: NDArray[np.intp], ks: Sequence[int]) -> _QueryMetrics:
+def _inner_products(
+    queries: Scores,
+    gallery: Scores,
+    query_identities: NDArray[np.integer[Any]],
+    gallery_identities: NDArray[np.integer[Any]],
+) -> ScoreBlock:
+    """Blocks of scores; raises UsageError when the sizes do not fit."""
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise UsageError(f"queries are {queries.shape} and the gallery {gallery.shape}: want [q, dim] and [g, dim]")
+    if len(queries) != len(query_identities) or len(gallery) != len(gallery_identities):
+        raise UsageError(
+            f"{len(queries)} queries with {len(query_identities)} identities and {len(gallery)} gallery items "
+            f"with {len(gallery_identities)}: want one identity each"
+        )
+    columns = np.ascontiguousarray(gallery.astype(np.float32, copy=False).T)
+
+    def block(start: int, stop: int) -> Scores:
+        scores: Scores = queries[start:stop].astype(np.float32, copy=False) @ columns
+        return scores
+
+    return block
+
+
+def _measure_all(
+    block: ScoreBlock,
+    query_identities: NDArray[np.integer[Any]],
+    gallery_identities: NDArray[np.integer[Any]],
+    ks: Sequence[int],
+    chunk: int,
+    threads: int | None,
+) -> list[tuple[int, _TwoBounds]]:
+    """The queries that have a relevant item, in order, each with what was measured of it."""
+    from tbps_infer.runners.cores import usable_cores
+
+    order = np.argsort(gallery_identities, kind="stable")
+    ordered = np.asarray(gallery_identities)[order]
+    first = np.searchsorted(ordered, query_identities, side="left")
+    last = np.searchsorted(ordered, query_identities, side="right")
+    starts = range(0, len(query_identities), chunk)
+
+    def measure(start: int) -> list[tuple[int, _TwoBounds]]:
+        scores = block(start, min(start + chunk, len(query_identities)))
+        if np.isnan(scores).any():
+            raise UsageError(
+                "A similarity is NaN.", "Verify the model: tbps export does, on real crops and captions."
+            )
+        return [
+            (start + i, _measure_query(row, order[first[start + i] : last[start + i]], ks))
+            for i, row in enumerate(scores)
+            if first[start + i] < last[start + i]
+        ]
+
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        return [query for part in pool.map(measure, starts) for query in part]
+
+
+def _measure_query(row: Scores, relevant: NDArray[np.intp], ks: Sequence[int]) -> _TwoBounds:
     """R@k…, both average precisions and INP of one query, ties lost and ties won."""
     own = np.sort(row[relevant])[::-1]
     above, level = _counts(row, own)
