@@ -14,10 +14,12 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tbps_infer.training.options import Term, TrainOptions
 
@@ -26,11 +28,16 @@ __all__ = ["ARMS", "Arm", "markdown_table", "run_arm", "start_from_backbones"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table: which embeddings are trained and compared, and how parts get their margins."""
+    """One row of the table: which embeddings are trained and compared, and how parts get their margins.
+
+    With `shuffled` a batch's margins are dealt out anew among its anchors and parts: as large on the whole, and blind
+    to what is common. What such an arm loses, commonality did not win.
+    """
 
     name: str
     terms: tuple[Term, ...]
     commonality: str = "off"
+    shuffled: bool = False
 
     def options(self, base: TrainOptions) -> TrainOptions:
         """The arm's recipe: the base one with its terms and commonality."""
@@ -44,6 +51,7 @@ ARMS = (
     Arm("+ fine, CMR off", ("global", "coarse", "fine")),
     Arm("+ fine, CMR id_prob", ("global", "coarse", "fine"), "id_prob"),
     Arm("+ fine, CMR entropy", ("global", "coarse", "fine"), "entropy"),
+    Arm("+ fine, CMR id_prob, shuffled", ("global", "coarse", "fine"), "id_prob", shuffled=True),
 )
 
 METRICS = ("R@1", "R@5", "R@10", "mAP")
@@ -84,7 +92,8 @@ def run_arm(arm: Arm, data: Path, backbones: Path, out: Path, base: TrainOptions
     options = arm.options(base)
     name = f"{arm.name.replace(' ', '-').replace(',', '')}-{options.seed}"
     initial = start_from_backbones(backbones, out / f"{name}-start", options.seed)
-    report = train(initial, splits, out / name, options)
+    with _shuffled_margins() if arm.shuffled else nullcontext():
+        report = train(initial, splits, out / name, options)
     best = load_checkpoint(report.best)
     tokenizer = Tokenizer.from_facts(best.tokenizer_path, best.facts)
     judge = Validator(best.model, tokenizer, read_dataset(data, "test"), options.terms)
@@ -96,6 +105,25 @@ def run_arm(arm: Arm, data: Path, backbones: Path, out: Path, base: TrainOptions
         "seconds": round(time.monotonic() - started, 1),
         **{metric: metrics[metric] for metric in METRICS},
     }
+
+
+@contextmanager
+def _shuffled_margins() -> Iterator[None]:
+    """Deal a batch's margins out anew; the order follows from the batch, as a resumed run needs."""
+    import torch
+
+    from tbps_infer.training import losses
+
+    honest = losses.commonality_margin
+
+    def shuffled(commonality: torch.Tensor, *limits: float) -> torch.Tensor:
+        margin = honest(commonality, *limits)
+        generator = torch.Generator().manual_seed(int(margin.sum().item() * 1e6))
+        order = torch.randperm(margin.numel(), generator=generator).to(margin.device)
+        return margin.flatten()[order].view_as(margin)
+
+    with mock.patch.object(losses, "commonality_margin", shuffled):
+        yield
 
 
 def markdown_table(results: Sequence[Mapping[str, Any]]) -> str:
