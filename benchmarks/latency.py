@@ -150,9 +150,7 @@ def _say_if_busy(environment: Environment, threads: int, say: Callable[[str], No
     """Threads that wait by spinning, PyTorch's for one, are slowed down many times by a process beside them."""
     load = environment.conditions.get("load")
     if load and load[0] > _BUSY_SHARE * threads:
-        say(
-            f"This machine is busy (load {load[0]:g} for {threads} threads): figures will be worse than they could be."
-        )
+        say(f"This machine is busy (load {load[0]:g} for {threads} threads): figures will be worse than it can do.")
 
 
 def _lengths(given: tuple[int, ...], most: int) -> tuple[int, ...]:

@@ -121,9 +121,12 @@ def _styles(results: Results) -> dict[str, Style]:
 
 def _latency_plot(branch: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Plot:
     lengths = sorted({row.number("length") for row in rows})[-_MOST_PANELS:]
-    figure = _figure(4.2 * len(lengths) if len(lengths) > 1 else 6.4)
-    axes = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
-    for axis, length in zip(axes, lengths, strict=True):
+    columns, lines = min(len(lengths), 2), -(-len(lengths) // 2)
+    figure = _figure(4.2 * columns if columns > 1 else 6.4, 3.6 * lines + 0.8)
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axis in axes[len(lengths) :]:
+        axis.set_axis_off()
+    for axis, length in zip(axes, lengths, strict=False):
         panel = [row for row in rows if row.number("length") == length]
         for label in dict.fromkeys(row.label for row in panel):
             mine = sorted((row for row in panel if row.label == label), key=lambda row: row.number("batch"))
@@ -147,9 +150,10 @@ def _latency_plot(branch: str, rows: Sequence[Row], styles: Mapping[str, Style])
         axis.set_xticks(batches, [str(batch) for batch in batches])
         _plain_numbers(axis.yaxis)
         axis.set_xlabel("batch (items per run)")
-        axis.set_title(f"{length} tokens" if length else "image branch", fontsize=10)
+        axis.set_title(f"text branch, {length} tokens" if length else "image branch", fontsize=10)
         axis.grid(True, which="both", linewidth=0.4, alpha=0.4)
-    axes[0].set_ylabel("latency of a run, ms")
+    for axis in axes[::columns]:
+        axis.set_ylabel("latency of a run, ms")
     _legend(figure, axes[0])
     title = f"Latency of the {branch} branch against batch: median; bars from the fastest sample to p95"
     return Plot(f"latency-{branch}", title, _png(figure))
@@ -242,11 +246,11 @@ def _plain_numbers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _figure(width: float) -> Any:
+def _figure(width: float, height: float = 4.4) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.4), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -145,6 +145,9 @@ class SampleFile:
         """Append a sample. Raises BenchmarkError when the arm's configuration is not the one held."""
         configuration = dict(arm.configuration)
         _check_configuration(self.held, arm.name, configuration)
+        # Rounded to a nanosecond here and not only in the file: a report is the same from either.
+        parts = {name: round(ms, 6) for name, ms in sample.parts.items()}
+        sample = replace(sample, ms=round(sample.ms, 6), parts=parts)
         self._write(
             {
                 "kind": "sample",
@@ -152,9 +155,9 @@ class SampleFile:
                 "configuration": configuration,
                 "environment": self._fingerprint,
                 "round": sample.round,
-                "ms": round(sample.ms, 6),
+                "ms": sample.ms,
                 "items": sample.items,
-                "parts": {name: round(ms, 6) for name, ms in sample.parts.items()},
+                "parts": parts,
             }
         )
         self.held.samples.setdefault(arm.name, []).append(sample)
