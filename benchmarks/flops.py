@@ -27,7 +27,7 @@ class GraphCost:
 
     Attributes:
         flops: Operations of its products.
-        weight_bytes: Its parameters, each read once.
+        weight_bytes: Its parameters, each read once; tables that a run takes a few rows of are left out.
     """
 
     flops: int
@@ -58,7 +58,9 @@ def graph_cost(graph: Path, sizes: Mapping[str, int]) -> GraphCost:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return GraphCost(count_flops(inferred), sum(map(_bytes, model.graph.initializer)))
+    tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    weights = (tensor for tensor in model.graph.initializer if tensor.name not in tables)
+    return GraphCost(count_flops(inferred), sum(map(_bytes, weights)))
 
 
 def count_flops(model: Any) -> int:

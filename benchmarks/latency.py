@@ -135,6 +135,7 @@ def run_latency(
             raise BenchmarkError("No backend that was asked for runs here.", _first_reason(session.notes))
         arms = _arms(session, opened, lengths)
         book.refuse_other_configurations(arms)
+        book.add_note("model", _model_name(models))
         for subject, value in session.notes.items():
             book.add_note(subject, value)
         _note_costs(book, models, lengths)
@@ -144,6 +145,14 @@ def run_latency(
         if options.memory:
             _note_memory(book, session, opened, max(options.batches), lengths[-1], (bundle, reference), say)
         return book.held
+
+
+def _model_name(models: Models) -> str:
+    """The family and the sizes that say most: what a reader has to know of a model that is not theirs."""
+    facts = models.bundle.model
+    height, width = facts.preprocessing.image_size
+    sizes = sum((models.bundle.path / f"{branch}.onnx").stat().st_size for branch in _BRANCHES) / 1e6
+    return f"{facts.family}, {height}×{width}, {facts.max_length} tokens, {facts.layout.dim} numbers, {sizes:.0f} MB"
 
 
 def _say_if_busy(environment: Environment, threads: int, say: Callable[[str], None]) -> None:

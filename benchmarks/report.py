@@ -58,7 +58,11 @@ def tables(results: Results) -> Iterator[TextTable]:
         rows = results.of(what)
         if rows:
             yield _model_table(what, rows)
-    stages = [row for row in results.rows if row.what not in (*MODEL_WORK, "limit")]
+    for what in dict.fromkeys(row.what for row in results.rows if "peer" in row.configuration):
+        yield _peer_table(what, results.of(what))
+    stages = [
+        row for row in results.rows if row.what not in (*MODEL_WORK, "limit") and "peer" not in row.configuration
+    ]
     if stages:
         head = ("stage", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "items/s", "samples")
         cells = ((row.what, *_times(row), _number(row.summary.per_second), str(row.summary.count)) for row in stages)
@@ -187,10 +191,7 @@ def _model_cells(row: Row, sizes: Sequence[str], stages: bool, graphs: bool) -> 
         names = ("host_to_device_ms", "compute_ms", "device_to_host_ms")
         cells += [_number(summary.parts_ms[name]) if name in summary.parts_ms else "" for name in names]
     cells.append(_number(summary.per_second))
-    if row.ratio is None:
-        cells += ["1" if row.label == row.baseline else "", ""]
-    else:
-        cells += [f"{row.ratio.median:.2f}", f"{row.ratio.interval[0]:.2f} to {row.ratio.interval[1]:.2f}"]
+    cells += _ratio_cells(row)
     return (*cells, str(summary.count))
 
 
@@ -198,6 +199,21 @@ def _times(row: Row) -> list[str]:
     summary = row.summary
     mark = "~" if row.warm_up is not None and not row.warm_up.stable else ""
     return [mark + _number(summary.p50_ms), *map(_number, (summary.p90_ms, summary.p95_ms, summary.p99_ms))]
+
+
+def _peer_table(what: str, rows: Sequence[Row]) -> TextTable:
+    head = ("", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "items/s", f"× {_baseline(rows)}", "95 % interval", "samples")
+    return TextTable(what, head, tuple(_peer_cells(row) for row in rows))
+
+
+def _peer_cells(row: Row) -> tuple[str, ...]:
+    return (row.label, *_times(row), _number(row.summary.per_second), *_ratio_cells(row), str(row.summary.count))
+
+
+def _ratio_cells(row: Row) -> tuple[str, str]:
+    if row.ratio is None:
+        return ("1" if row.label == row.baseline else "", "")
+    return (f"{row.ratio.median:.2f}", f"{row.ratio.interval[0]:.2f} to {row.ratio.interval[1]:.2f}")
 
 
 def _has_graphs(rows: Sequence[Row]) -> bool:

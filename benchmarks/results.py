@@ -46,7 +46,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Backend, device, precision and CUDA graphs; empty for what no model runs."""
+        """Backend, device, precision and CUDA graphs, or a peer's name; empty for what no model runs."""
+        if "peer" in self.configuration:
+            return str(self.configuration["peer"])
         if "backend" not in self.configuration:
             return ""
         values = self.configuration
@@ -107,7 +109,7 @@ def collect_results(held: Samples) -> Results:
     """Summarise every arm and pair it with the baseline of its group.
 
     A group is the same work at the same batch and length on one device. Its baseline is PyTorch eager in FP32, or the
-    first backend in FP32 where that was not run.
+    first backend in FP32 where that was not run; an arm that is configured as ``baseline`` goes before both.
     """
     rows = [
         Row(arm, held.configurations[arm], summarise(samples), held.warm_ups.get(arm))
@@ -126,16 +128,22 @@ def _group(row: Row) -> tuple[Any, ...]:
 
 
 def _compare(group: Sequence[Row], held: Samples) -> list[Row]:
-    if group[0].what not in MODEL_WORK:
-        return list(group)
-    base = min(group, key=_order)
-    if base.configuration["precision"] != "fp32":
+    base = _base(group)
+    if base is None:
         return list(group)
     compared = []
     for row in group:
         ratio = None if row is base else paired_ratio(held.samples[base.arm], held.samples[row.arm])
         compared.append(Row(row.arm, row.configuration, row.summary, row.warm_up, ratio, base.label))
     return compared
+
+
+def _base(group: Sequence[Row]) -> Row | None:
+    named = [row for row in group if row.configuration.get("baseline")]
+    if named:
+        return named[0]
+    first = min(group, key=_order)
+    return first if first.what in MODEL_WORK and first.configuration["precision"] == "fp32" else None
 
 
 def _order(row: Row) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ whole configuration, and the fingerprint of the environment.
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -172,7 +173,7 @@ class SampleFile:
         """Append something else that a report needs: plain JSON values."""
         if self.held.notes.get(subject) != value:
             self._write({"kind": "note", "subject": subject, "value": value})
-            self.held.notes[subject] = value
+            self.held.notes[subject] = copy.deepcopy(value)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -133,7 +133,12 @@ def stage_arms(material: Material, fingerprint: str) -> list[Arm]:
     query = random_embeddings(material.facts.layout, 1, 1)
     first = load_rgb(material.jpegs[0])
     shared: dict[str, Value] = {"device": "cpu", "model": fingerprint}
-    gallery: dict[str, Value] = {"rows": material.gallery.count, "dtype": str(material.gallery.dtype)}
+    stored = material.gallery.stored
+    gallery: dict[str, Value] = {
+        "rows": material.gallery.count,
+        "dtype": str(material.gallery.dtype),
+        "row_bytes": stored.row_bytes,
+    }
 
     def arm(what: str, run: Callable[[], object], **configuration: Value) -> Arm:
         def work() -> None:

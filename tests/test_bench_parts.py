@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tbps_infer.benchmarks.energy import find_rails, measure_energy
-from tbps_infer.benchmarks.environment import record_environment
+from tbps_infer.benchmarks.environment import Environment, record_environment
 from tbps_infer.benchmarks.flops import graph_cost
-from tbps_infer.benchmarks.measure import Arm
+from tbps_infer.benchmarks.measure import Arm, Sample, Value
+from tbps_infer.benchmarks.performance import limit_table
+from tbps_infer.benchmarks.report import csv_text, markdown_text, tables
+from tbps_infer.benchmarks.results import Results, collect_results
+from tbps_infer.benchmarks.samples import SampleFile, read_samples
 from tbps_infer.errors import BenchmarkError
 
 
@@ -84,6 +88,13 @@ def test_attention(tmp_path: Path) -> None:
     shapes = {"q": ["batch", 6, 32], "k": ["batch", 9, 32], "v": ["batch", 9, 20]}
     made = graph(tmp_path / "flat.onnx", [flat], shapes)
     assert graph_cost(made, {"batch": 2}).flops == 2 * 2 * 4 * 6 * 9 * (8 + 5)
+
+
+def test_a_table_that_rows_are_taken_from_is_not_read_whole(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    made = graph(tmp_path / "g.onnx", nodes, {}, table=zeros(1000, 5), w=zeros(5, 7), ids=np.array([1, 2]))
+    cost = graph_cost(made, {})
+    assert (cost.flops, cost.weight_bytes) == (2 * 2 * 5 * 7, 4 * 5 * 7 + 8 * 2)
 
 
 def test_an_axis_without_a_size(tmp_path: Path) -> None:
@@ -273,48 +284,107 @@ def test_a_child_does_not_inherit_the_peak_of_its_parent() -> None:
     assert 10 << 20 < int(done.stdout) < held.nbytes
 
 
-def test_json_and_csv_agree(tmp_path: Path) -> None:
-    from tbps_infer.benchmarks.environment import Environment
-    from tbps_infer.benchmarks.measure import Sample
-    from tbps_infer.benchmarks.report import csv_text, markdown_text
-    from tbps_infer.benchmarks.results import collect_results
-    from tbps_infer.benchmarks.samples import SampleFile, read_samples
+# Reports
 
-    def configuration(backend: str, precision: str) -> dict[str, str | int | None]:
-        return {
-            "what": "image",
-            "backend": backend,
-            "device": "cpu",
-            "precision": precision,
-            "cuda_graphs": None,
-            "threads": 2,
-            "batch": 4,
-            "length": None,
-        }
 
-    raw = tmp_path / "raw.jsonl"
-    times = {
-        ("torch", "fp32"): (80, 100, 120),
-        ("onnxruntime", "fp32"): (40, 50, 60),
-        ("onnxruntime", "int8"): (20, 20, 24),
+def configuration(backend: str, precision: str) -> dict[str, Value]:
+    return {
+        "what": "image",
+        "backend": backend,
+        "device": "cpu",
+        "precision": precision,
+        "cuda_graphs": None,
+        "threads": 2,
+        "batch": 1,
+        "length": None,
     }
-    with SampleFile.open(raw, Environment({"cpu": "abacus"}, {}), ["tbps"]) as book:
-        for (backend, precision), samples in times.items():
-            arm = Arm(f"image {backend} {precision}", configuration(backend, precision), lambda: None, 4)
-            for number, ms in enumerate(samples):
-                book.add_sample(arm, Sample(arm.name, number, float(ms), 4))
-        book.add_note("absent", {"torch cpu fp16": "no FP16 here", "torch cpu int8": "no INT8 here"})
-    results = collect_results(read_samples(raw))
-    values = json.loads(json.dumps(results.to_json()))
-    assert [row["p50_ms"] for row in values["rows"]] == [100, 50, 20]
-    assert [row["per_second"] for row in values["rows"]] == pytest.approx([40, 80, 200])
-    assert [(row["times_as_fast"] or {}).get("median") for row in values["rows"]] == [None, 2.0, 5.0]
+
+
+def limit(kind: str, precision: str | None, work: int) -> dict[str, Value]:
+    shared: dict[str, Value] = {"what": "limit", "kind": kind, "device": "cpu", "precision": precision}
+    return {**shared, "library": "numpy", "threads": 2, "work": work, "unit": "flop" if precision else "byte"}
+
+
+ARMS: tuple[tuple[dict[str, Value], int, tuple[int, ...]], ...] = (
+    (configuration("torch", "fp32"), 1, (80, 100, 120)),
+    (configuration("onnxruntime", "fp32"), 1, (40, 50, 60)),
+    (configuration("onnxruntime", "int8"), 1, (20, 20, 24)),
+    ({**configuration("onnxruntime", "fp32"), "batch": 4}, 4, (160, 160, 160)),
+    (limit("matmul", "fp32", 10**9), 1, (10, 10, 10)),
+    (limit("copy", None, 10**9), 1, (100, 100, 100)),
+    ({"what": "search", "device": "cpu", "rows": 1000, "row_bytes": 20_000}, 1, (4, 4, 4)),
+    ({"what": "Crops to embeddings", "peer": "a plain loop", "baseline": True}, 2, (30, 30, 33)),
+    ({"what": "Crops to embeddings", "peer": "tbps-infer"}, 2, (10, 10, 10)),
+)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Figures whose summaries are plain: see ARMS."""
+    raw = tmp_path / "raw.jsonl"
+    environment = Environment({"cpu": "abacus", "usable_cores": 2, "packages": {"numpy": "2"}}, {})
+    with SampleFile.open(raw, environment, ["tbps", "bench"]) as book:
+        for number, (values, items, times) in enumerate(ARMS):
+            arm = Arm(f"arm {number}", values, lambda: None, items)
+            for turn, ms in enumerate(times):
+                book.add_sample(arm, Sample(arm.name, turn, float(ms), items))
+        book.add_note("absent", {"torch cpu fp16": "no FP16 here", "torch cpu int8": "no FP16 here"})
+        book.add_note("costs", {"image": {"flops": 10**9, "weight_bytes": 10**8}})
+        book.add_note("model", "a model")
+    return collect_results(read_samples(raw))
+
+
+def test_json_and_csv_agree(results: Results) -> None:
+    values = json.loads(json.dumps(results.to_json()))["rows"][:3]
+    assert [row["p50_ms"] for row in values] == [100, 50, 20]
+    assert [row["per_second"] for row in values] == pytest.approx([10, 20, 50])
+    assert [(row["times_as_fast"] or {}).get("median") for row in values] == [None, 2.0, 5.0]
     table = list(csv.DictReader(io.StringIO(csv_text(results))))
-    assert [(row["backend"], row["precision"], row["p50_ms"], row["times_as_fast"]) for row in table] == [
+    assert [(row["backend"], row["precision"], row["p50_ms"], row["times_as_fast"]) for row in table[:3]] == [
         ("torch", "fp32", "100", ""),
         ("onnxruntime", "fp32", "50", "2"),
         ("onnxruntime", "int8", "20", "5"),
     ]
+    assert len(table) == len(ARMS)
+
+
+def test_markdown_says_what_was_not_measured(results: Results) -> None:
     text = markdown_text(results)
-    assert "| onnxruntime | cpu | int8 | 4 | 20.00 |" in text
-    assert "- torch cpu fp16: no FP16 here" in text
+    assert "| onnxruntime | cpu | int8 | 1 | 20.00 |" in text
+    assert "- torch cpu fp16, torch cpu int8: no FP16 here" in text
+    assert "- Command: `tbps bench`" in text
+
+
+def test_peers_are_compared_with_their_baseline(results: Results) -> None:
+    (table,) = (table for table in tables(results) if table.title == "Crops to embeddings")
+    assert table.head[6] == "× a plain loop"
+    assert [(row[0], row[5], row[6]) for row in table.rows] == [
+        ("a plain loop", "66.67", "1"),
+        ("tbps-infer", "200.0", "3.00"),
+    ]
+
+
+def test_how_far_from_the_limit(results: Results) -> None:
+    """1 GFLOP in 50 ms is a fifth of 100 GFLOP/s; 100 MB of weights in 50 ms a fifth of 10 GB/s."""
+    table = limit_table(results)
+    assert table is not None
+    assert [row[1:] for row in table.rows] == [
+        ("100.00", "10.0", "10 %", "1.0", "10 %"),
+        ("50.00", "20.0", "20 %", "2.0", "20 %"),
+        ("20.00", "50.0", "50 %*", "", ""),
+        ("160.00", "25.0", "25 %", "", ""),
+        ("4.00", "", "", "5.0", "50 %"),
+    ]
+
+
+def test_the_performance_page_is_written_from_raw_files(results: Results, tmp_path: Path) -> None:
+    from tbps_infer.benchmarks.performance import main
+
+    raw = results.samples.path
+    assert main([str(raw), "-o", str(tmp_path / "docs" / "performance.md")]) == 0
+    page = (tmp_path / "docs" / "performance.md").read_text()
+    assert "on abacus, 2 cores: a model" in page
+    assert "Raw samples: `raw.jsonl`." in page
+    assert "### How far from the machine's limit" in page
+    assert main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.md")]) == 1
+    assert not (tmp_path / "x.md").exists()

@@ -317,6 +317,16 @@ def test_a_sample_of_another_environment_is_refused(tmp_path: Path) -> None:
         read_samples(raw)
 
 
+def test_notes_that_grow_are_written_each_time(tmp_path: Path) -> None:
+    known: dict[str, int] = {}
+    with open_file(tmp_path / "raw.jsonl") as book:
+        for name in ("a", "b", "b"):
+            known[name] = 1
+            book.add_note("memory", known)
+    assert read_samples(tmp_path / "raw.jsonl").notes == {"memory": {"a": 1, "b": 1}}
+    assert (tmp_path / "raw.jsonl").read_text().count('"note"') == 2
+
+
 # Statistics
 
 
