@@ -22,6 +22,6 @@ setup(
     packages=PACKAGES,
     package_dir=FOLDERS,
     package_data={
-        "tbps_infer": ["py.typed", "assets/**/*"],
+        "tbps_infer": ["py.typed", "assets/**/*", "serve/static/*"],
     },
 )

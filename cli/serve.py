@@ -1,0 +1,88 @@
+"""`tbps serve`: a gallery as a page and a JSON API."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tbps_infer.cli.options import EXISTING, run_options, verbosity_options
+from tbps_infer.cli.progress import say
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery import Gallery
+    from tbps_infer.runners.options import RunOptions
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.argument("gallery", type=EXISTING)
+@click.option("--host", default="127.0.0.1", help="The address to bind to; any but a loopback one needs a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, help="The port; 0 is any that is free.")
+@click.option("--token", help="What clients must show. Better by its variable than on the command line.")
+@click.option("--rate", type=click.FloatRange(0), default=20.0, help="Searches per second and address; 0: no limit.")
+@click.option("--batch", type=click.IntRange(1), default=32, help="Queries of all clients per run of the model.")
+@click.option("--queue", type=click.IntRange(1), default=256, help="Queries that may wait; more are told to retry.")
+@click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for thumbnails.")
+@click.option("--search-device", default="cpu", help="Where vectors are compared: cpu, or cuda:N, which keeps them.")
+@click.option("--bundle", type=EXISTING, help="The model.  [default: the one that embedded the gallery]")
+@run_options
+@verbosity_options
+def serve(
+    gallery: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    rate: float,
+    batch: int,
+    queue: int,
+    cache_mb: int,
+    search_device: str,
+    bundle: Path | None,
+    run: RunOptions,
+) -> None:
+    """Serve GALLERY to a browser and to programs, on this machine unless told otherwise.
+
+    \b
+    tbps serve gallery
+    TBPS_SERVE_TOKEN=$(openssl rand -hex 24) tbps serve gallery --host 0.0.0.0
+    """
+    from tbps_infer.encoder import Encoder
+    from tbps_infer.gallery import Gallery, SearchOptions
+    from tbps_infer.serve.app import create_app
+    from tbps_infer.serve.engine import Engine
+    from tbps_infer.serve.metrics import Metrics
+    from tbps_infer.serve.options import BatchOptions, Limits, ServeOptions
+    from tbps_infer.serve.server import bind
+    from tbps_infer.serve.server import run as run_server
+
+    limits = Limits(rate=rate, burst=max(1, round(3 * rate)))
+    batches = BatchOptions(most=batch, queue=queue)
+    options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches)
+    with Gallery.open(gallery) as opened:
+        model = bundle or remembered_bundle(opened, gallery)
+    encoder = Encoder.open(model, run, batch_size=batch)
+    metrics = Metrics()
+    search = SearchOptions(threads=run.threads, device=search_device)
+    with bind(options) as bound:
+        engine = Engine(encoder, gallery, batches, metrics, options=search)
+        app = create_app(engine, options, metrics)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+        def started(address: str) -> None:
+            say(f"Serving {engine.gallery.count} records of {gallery} at {address} (Ctrl-C ends)")
+
+        run_server(app, bound, started)
+
+
+def remembered_bundle(gallery: Gallery, path: Path) -> Path:
+    """The bundle that a gallery was embedded with; raises GalleryError where it is not known or gone."""
+    from tbps_infer.errors import GalleryError
+
+    if gallery.bundle_path is None or not gallery.bundle_path.exists():
+        where = f"at {gallery.bundle_path}, where it was" if gallery.bundle_path else "recorded"
+        raise GalleryError(f"The bundle of {path} is not {where}.", "Name it: --bundle BUNDLE.")
+    return gallery.bundle_path

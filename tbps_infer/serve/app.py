@@ -1,0 +1,96 @@
+"""The ASGI application: routes behind a gate, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from tbps_infer import __version__
+from tbps_infer.errors import FilterError, TbpsError, UsageError
+from tbps_infer.serve.access import Access
+from tbps_infer.serve.engine import Engine
+from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.gate import Gate, error_response
+from tbps_infer.serve.metrics import Metrics
+from tbps_infer.serve.options import ServeOptions
+from tbps_infer.serve.pictures import Pictures
+from tbps_infer.serve.routes import STATIC, Service, router
+
+__all__ = ["create_app"]
+
+_WHERE_TRIALS = 2
+_PROBLEMS_TOLD = 3
+
+
+def create_app(engine: Engine, options: ServeOptions, metrics: Metrics) -> FastAPI:
+    """An application over an engine, which it closes when it ends.
+
+    Args:
+        engine: The model and the gallery.
+        options: The limits and the token.
+        metrics: The same that the engine counts in.
+    """
+    access = Access(options)
+    pictures = Pictures(options.threads, options.thumbnail_bytes, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        trials = asyncio.Semaphore(_WHERE_TRIALS)
+        app.state.service = Service(engine, pictures, options, access, metrics, trials)
+        engine.warm_up()
+        yield
+        pictures.close()
+        await asyncio.get_running_loop().run_in_executor(None, engine.close)
+
+    app = FastAPI(
+        title="tbps serve",
+        description="Search a gallery of people by description.",
+        version=__version__,
+        docs_url=None,  # its pages load scripts from the network
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(TbpsError, _library_error)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(Gate, options=options, access=access, metrics=metrics)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return error_response(error, request.state.request_id)
+
+
+async def _library_error(request: Request, error: Exception) -> Response:
+    """What the client can change is told; what only the operator can is logged, not told."""
+    if isinstance(error, UsageError | FilterError):
+        return error_response(RefusedError(422, error.message, error.hint), request.state.request_id)
+    raise error
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    """Where in the request and what is wrong there; never what was sent."""
+    assert isinstance(error, RequestValidationError)
+    problems = []
+    for problem in error.errors()[:_PROBLEMS_TOLD]:
+        place = ".".join(str(step) for step in problem["loc"][1:]) or "the request"
+        problems.append(f"{place[:80]}: {problem['msg']}")
+    return error_response(RefusedError(422, "; ".join(problems), "See /openapi.json."), request.state.request_id)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentences = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    message = sentences.get(error.status_code, "The request cannot be answered.")
+    return error_response(RefusedError(error.status_code, message), request.state.request_id)

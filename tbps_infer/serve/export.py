@@ -1,0 +1,119 @@
+"""Chosen hits as files: a CSV, or a zip with the pictures, the CSV and a sheet to print."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tbps_infer.gallery import Hit
+from tbps_infer.layout import VectorLayout
+from tbps_infer.serve.failures import RefusedError
+
+__all__ = ["hits_csv", "hits_zip"]
+
+_MEMORY = 32 << 20
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A query as `tbps_infer.render.html` shows it."""
+
+    label: str
+    person: str | None = None
+
+
+def hits_csv(hits: Sequence[Hit], layout: VectorLayout, pictures: Mapping[int, str] | None = None) -> str:
+    """A table of hits: rank, record, score, file, metadata columns, the score's shares.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Args:
+        hits: Best first.
+        layout: The model's.
+        pictures: Per record where its picture lies in the zip, or why it does not.
+    """
+    columns = list(dict.fromkeys(name for hit in hits for name in hit.metadata))
+    out = io.StringIO()
+    writer = csv.writer(out)
+    given = [] if pictures is None else ["picture"]
+    writer.writerow(["rank", "record", "score", "path", *given, *columns, *layout.names])
+    for rank, hit in enumerate(hits, start=1):
+        row = [rank, hit.record, f"{hit.score:.6f}", _harmless(str(hit.path))]
+        if pictures is not None:
+            row.append(pictures[hit.record])
+        row += [_harmless(hit.metadata.get(name)) for name in columns]
+        writer.writerow([*row, *(f"{hit.split[name]:.6f}" for name in layout.names)])
+    return out.getvalue()
+
+
+def hits_zip(
+    hits: Sequence[Hit], hashes: Mapping[int, str], layout: VectorLayout, label: str, most: int
+) -> IO[bytes]:
+    """A zip of ``hits.csv``, ``sheet.html`` and ``pictures/``; the caller closes it.
+
+    A picture is put in as its file is, if that is still the file that was embedded; else the CSV says why not.
+
+    Args:
+        hits: Best first.
+        hashes: sha256 of each record's file.
+        layout: The model's.
+        label: The query, as the sheet names it.
+        most: The largest sum of the files, in bytes.
+
+    Raises:
+        RefusedError: 413, when the pictures are larger together.
+    """
+    from tbps_infer.render.html import write_page
+
+    out = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - the caller streams it
+    states: dict[int, str] = {}
+    total = 0
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for rank, hit in enumerate(hits, start=1):
+            data = _same_file(hit.path, hashes[hit.record], most - total)
+            if data is None:
+                states[hit.record] = "changed or gone since it was embedded"
+                continue
+            total += len(data)
+            states[hit.record] = f"pictures/{rank:03d}-{hit.record}-{_plain_name(hit.path)}"
+            archive.writestr(states[hit.record], data, zipfile.ZIP_STORED)
+        archive.writestr("hits.csv", hits_csv(hits, layout, states).encode("utf-8", "replace"))
+        with tempfile.TemporaryDirectory() as folder:
+            sheet = Path(folder) / "sheet.html"
+            for _ in write_page(sheet, [(_Label(label), hits)], layout):
+                pass
+            archive.write(sheet, "sheet.html")
+    out.seek(0)
+    return out
+
+
+def _same_file(path: Path, sha256: str, most: int) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError:
+        return None
+    if len(data) > most:
+        raise RefusedError(413, "The chosen pictures are too large for one zip.", "Choose fewer.")
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
+
+
+def _plain_name(path: Path) -> str:
+    """A file's name that no program that unpacks the zip can misread."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", path.name).lstrip(".") or "picture"
+
+
+def _harmless(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "replace").decode()
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,0 +1,187 @@
+"""A gallery that grows while it is served: readers take snapshots, and a newer one replaces them between requests."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import TbpsError
+from tbps_infer.gallery import Filter, Gallery, Record
+from tbps_infer.gallery.filters import Guard, matching_records
+from tbps_infer.gallery.folder import RECORDS_FILE
+from tbps_infer.gallery.records import connect_reader, sqlite_errors
+
+__all__ = ["Facets", "LiveGallery", "Snapshot"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+# Opening reads the numbers of all records: while a gallery grows, this share of the time at most goes into it.
+_OPENING_SHARE = 0.1
+_MOST_CAMERAS = 200
+
+
+@dataclass(frozen=True)
+class Facets:
+    """What can be filtered by: cameras with their pictures' count, and the times of the first and the last (Unix)."""
+
+    cameras: dict[str, int]
+    first_time: float | None
+    last_time: float | None
+
+
+class Snapshot:
+    """One opened gallery and how many are using it; it closes with its last user once it was replaced."""
+
+    def __init__(self, gallery: Gallery, seen: object) -> None:
+        self.gallery = gallery
+        self.seen = seen
+        self.users = 0
+        self.replaced = False
+        self.facets: Facets | None = None
+
+    def record(self, number: int) -> Record | None:
+        """One record; None where there is none of this number."""
+        if self._position(number) is None:
+            return None
+        return self.gallery.details(np.array([number], dtype=np.int64))[number]
+
+    def vector(self, number: int) -> NDArray[np.float32] | None:
+        """float32 ``[dim]``: the embedding of a record as it is stored; None where there is none of this number."""
+        position = self._position(number)
+        if position is None:
+            return None
+        rows = self.gallery.selected(Filter())[1]
+        vector: NDArray[np.float32] = self.gallery.stored.exact(rows[position : position + 1])[0].astype(np.float32)
+        return vector
+
+    def _position(self, number: int) -> int | None:
+        records = self.gallery.selected(Filter())[0]
+        position = int(np.searchsorted(records, number))
+        return position if position < len(records) and records[position] == number else None
+
+
+class LiveGallery:
+    """The newest snapshot of a gallery, opened again when its files have changed; usable from several threads.
+
+    Raises:
+        GalleryError: The folder is no gallery, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._current = self._open()
+        self._look_after = time.monotonic() + _LOOK_EVERY_S
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The newest snapshot, kept open inside."""
+        self._look()
+        with self._lock:
+            snapshot = self._current
+            snapshot.users += 1
+        try:
+            yield snapshot
+        finally:
+            with self._lock:
+                snapshot.users -= 1
+                unused = snapshot.replaced and snapshot.users == 0
+            if unused:
+                snapshot.gallery.close()
+
+    @property
+    def count(self) -> int:
+        """Records in the newest snapshot."""
+        return self._current.gallery.count
+
+    def try_filter(self, wanted: Filter, seconds: float) -> None:
+        """Evaluate a filter on a connection of its own, so that a slow one holds nobody up.
+
+        Raises:
+            FilterError: It is not valid, not allowed, or took longer than the seconds.
+        """
+        with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
+            matching_records(connection, Guard(connection), wanted, where_seconds=seconds)
+
+    def facets(self) -> Facets:
+        """What the newest snapshot can be filtered by; read once per snapshot."""
+        with self.snapshot() as snapshot:
+            if snapshot.facets is None:
+                snapshot.facets = self._read_facets()
+            return snapshot.facets
+
+    def close(self) -> None:
+        """Close the snapshot; those who use it have ended."""
+        with self._lock:
+            self._current.replaced = True
+            unused = self._current.users == 0
+        if unused:
+            self._current.gallery.close()
+
+    def _look(self) -> None:
+        """Open the gallery again if its files have changed; one thread does, the others go on with what there is."""
+        if time.monotonic() < self._look_after or not self._opening.acquire(blocking=False):
+            return
+        try:
+            if self._stamps() != self._current.seen:
+                self._replace()
+            self._look_after = max(self._look_after, time.monotonic() + _LOOK_EVERY_S)
+        finally:
+            self._opening.release()
+
+    def _replace(self) -> None:
+        started = time.monotonic()
+        try:
+            fresh = self._open()
+            fresh.gallery.require_model(self._current.gallery.model)
+        except TbpsError as error:
+            log.warning("The gallery %s has changed and cannot be opened again: %s", self.path, error)
+            self._look_after = time.monotonic() + 10 * _LOOK_EVERY_S
+            return
+        with self._lock:
+            old, self._current = self._current, fresh
+            old.replaced = True
+            unused = old.users == 0
+        if unused:
+            old.gallery.close()
+        self._look_after = time.monotonic() + (time.monotonic() - started) / _OPENING_SHARE
+        log.info("The gallery %s has %d records now.", self.path, fresh.gallery.count)
+
+    def _open(self) -> Snapshot:
+        before = self._stamps()
+        gallery = Gallery.open(self.path)
+        # SQLite makes its -wal file for the first reader: if only that happened, the later look is the one to keep.
+        after = self._stamps()
+        return Snapshot(gallery, after if before[0] == after[0] and after[1][1] == 0 else before)
+
+    def _stamps(self) -> tuple[Any, ...]:
+        """What changes with every commit: times and sizes of the records and of their log."""
+        found = []
+        for name in (RECORDS_FILE, f"{RECORDS_FILE}-wal", "gallery.json"):
+            try:
+                stat = (self.path / name).stat()
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            except OSError:
+                found.append((0, 0, 0))
+        return tuple(found)
+
+    def _read_facets(self) -> Facets:
+        with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
+            cameras = connection.execute(
+                "SELECT CAST(camera AS TEXT), count(*) FROM record WHERE camera IS NOT NULL "
+                "GROUP BY 1 ORDER BY 1 LIMIT ?",
+                (_MOST_CAMERAS,),
+            ).fetchall()
+            first, last = connection.execute("SELECT min(tbps_time_s), max(tbps_time_s) FROM record").fetchone()
+        return Facets(dict(cameras), first, last)

@@ -1,0 +1,156 @@
+"""What clients send and get, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tbps_infer.errors import TbpsError
+from tbps_infer.gallery import Filter
+from tbps_infer.gallery.columns import Value
+from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.options import Limits
+
+__all__ = ["ColumnsReply", "ExportAsked", "FilterAsked", "HitReply", "RecordReply", "SearchAsked", "SearchReply"]
+
+LARGEST_RECORD = 2**63 - 1
+
+RecordNumber = Annotated[int, Field(ge=0, le=LARGEST_RECORD, strict=True)]
+Short = Annotated[str, StringConstraints(max_length=200)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FilterAsked(_Strict):
+    """Which records are searched; conditions are joined by AND."""
+
+    camera: Annotated[list[Short], Field(max_length=200)] = []
+    id: Annotated[list[Short], Field(max_length=200)] = []
+    not_id: Annotated[list[Short], Field(max_length=200)] = []
+    after: Short | None = Field(default=None, description="ISO 8601 or Unix seconds, included.")
+    before: Short | None = Field(default=None, description="ISO 8601 or Unix seconds, excluded.")
+    where: Annotated[str, StringConstraints(max_length=2000)] | None = Field(
+        default=None, description="An SQLite expression over the metadata columns."
+    )
+
+    def filter(self) -> Filter:
+        """As the library takes it; what is empty does not filter."""
+        return Filter(
+            camera=tuple(self.camera),
+            after=self.after or None,
+            before=self.before or None,
+            where=(self.where or "").strip() or None,
+            id=tuple(self.id),
+            not_id=tuple(self.not_id),
+        )
+
+
+class SearchAsked(_Strict):
+    """A person who is looked for: sentences, example pictures (base64 or records), and what is excluded."""
+
+    texts: list[str] = []
+    pictures: list[str] = Field(default=[], description="Pictures' files in base64.")
+    like: list[RecordNumber] = Field(default=[], description="Records: more like these.")
+    exclude: list[str] = []
+    image_weight: Annotated[Finite, Field(ge=0, le=1)] = 0.5
+    exclude_weight: Annotated[Finite, Field(ge=0, le=4)] = 0.5
+    k: Annotated[int, Field(ge=1)] = 24
+    per_id: bool = False
+    min_score: Finite | None = None
+    filter: FilterAsked = FilterAsked()
+
+    def check(self, limits: Limits) -> None:
+        """Raise RefusedError (422) for what the limits or the sense of a query forbid."""
+        for name, values, most in (
+            ("texts", self.texts, limits.texts),
+            ("exclude", self.exclude, limits.texts),
+            ("pictures", self.pictures, limits.pictures),
+            ("like", self.like, limits.pictures),
+        ):
+            if len(values) > most:
+                raise RefusedError(422, f"{name} has {len(values)} entries, and the limit is {most}.")
+        for text in (*self.texts, *self.exclude):
+            if len(text) > limits.text_characters:
+                raise RefusedError(
+                    422,
+                    f"A sentence has {len(text)} characters, and the limit is {limits.text_characters}.",
+                    "Describe the person in a sentence or two.",
+                )
+            if not text.strip() or (not text.isprintable() and not text.replace("\n", " ").isprintable()):
+                raise RefusedError(422, "A sentence is empty or holds control characters.", "Describe the person.")
+        if not (self.texts or self.pictures or self.like):
+            raise RefusedError(
+                422, "A query needs a sentence or a picture.", "Describe the person who is looked for."
+            )
+        if self.k > limits.hits:
+            raise RefusedError(422, f"k is {self.k}, and the limit is {limits.hits}.")
+        try:
+            self.filter.filter()
+        except TbpsError as error:
+            raise RefusedError(422, error.message, error.hint) from error
+
+
+class ExportAsked(_Strict):
+    """The chosen hits of a search, as a table or with their pictures."""
+
+    format: Literal["csv", "zip"]
+    records: Annotated[list[RecordNumber], Field(min_length=1)]
+    search: SearchAsked
+
+
+class HitReply(BaseModel):
+    """One hit; `split` is the score's share of every segment, which sum to it."""
+
+    record: int
+    rank: int
+    score: float
+    split: dict[str, float]
+    name: str
+    metadata: dict[str, Value]
+
+
+class SearchReply(BaseModel):
+    """Hits, best first."""
+
+    hits: list[HitReply]
+    searched: int = Field(description="Records that passed the filter.")
+    total: int = Field(description="Records in the gallery.")
+    method: str
+    encode_ms: float
+    search_ms: float
+
+
+class RecordReply(BaseModel):
+    """One record; `state` tells whether its file is still the one that was embedded."""
+
+    record: int
+    name: str
+    path: str
+    metadata: dict[str, Value]
+    size: int
+    sha256: str
+    state: Literal["same", "changed", "missing"]
+
+
+class SegmentReply(BaseModel):
+    """A part of every embedding and the most that it can give to a score."""
+
+    name: str
+    weight: float
+
+
+class ColumnsReply(BaseModel):
+    """What the gallery can be filtered by, and what the page needs to show its scores."""
+
+    columns: list[str]
+    cameras: dict[str, int]
+    first_time: float | None
+    last_time: float | None
+    total: int
+    family: str
+    segments: list[SegmentReply]
+    limits: dict[str, float]

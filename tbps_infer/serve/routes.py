@@ -1,0 +1,338 @@
+"""The JSON API and the page's files."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path as FilePath
+from typing import IO, Annotated, Literal, ParamSpec, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Path, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+
+from tbps_infer.errors import FilterError
+from tbps_infer.gallery import Filter, Record, SearchOptions
+from tbps_infer.gallery.columns import Value
+from tbps_infer.serve.access import Access
+from tbps_infer.serve.engine import Engine, SearchAnswer, SearchJob
+from tbps_infer.serve.export import hits_csv, hits_zip
+from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.metrics import Metrics
+from tbps_infer.serve.models import (
+    LARGEST_RECORD,
+    ColumnsReply,
+    ExportAsked,
+    HitReply,
+    RecordReply,
+    SearchAsked,
+    SearchReply,
+    SegmentReply,
+)
+from tbps_infer.serve.options import ServeOptions
+from tbps_infer.serve.pictures import Pictures, decode_example
+
+__all__ = ["STATIC", "Service", "router"]
+
+STATIC = FilePath(__file__).parent / "static"
+
+_CHUNK = 1 << 16
+_WHERE_TRIALS = 2
+_PICTURE_CACHE = "private, max-age=300, must-revalidate"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RecordPath = Annotated[int, Path(ge=0, le=LARGEST_RECORD)]
+
+router = APIRouter()
+
+
+@dataclass
+class Service:
+    """What the routes use; `trials` bounds how many metadata expressions are tried at once."""
+
+    engine: Engine
+    pictures: Pictures
+    options: ServeOptions
+    access: Access
+    metrics: Metrics
+    trials: asyncio.Semaphore
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.post("/api/v1/search")
+async def search(asked: SearchAsked, request: Request) -> SearchReply:
+    """Find the people that a query describes."""
+    service = _service(request)
+    answer = await _search(service, await _job(service, asked))
+    hits = [
+        HitReply(
+            record=hit.record,
+            rank=rank,
+            score=hit.score,
+            split=dict(hit.split),
+            name=_text(hit.path.name),
+            metadata=_plain_metadata(hit.metadata),
+        )
+        for rank, hit in enumerate(answer.hits, start=1)
+    ]
+    return SearchReply(
+        hits=hits,
+        searched=answer.searched,
+        total=service.engine.gallery.count,
+        method=answer.method,
+        encode_ms=round(answer.encode_ms, 3),
+        search_ms=round(answer.search_ms, 3),
+    )
+
+
+@router.get("/api/v1/columns")
+async def columns(request: Request) -> ColumnsReply:
+    """What the gallery can be filtered by, and how its scores divide."""
+    service = _service(request)
+    gallery = service.engine.gallery
+    facets = await run_in_threadpool(gallery.facets)
+    limits = service.options.limits
+    with gallery.snapshot() as snapshot:
+        names = list(snapshot.gallery.columns)
+    facts = service.engine.facts
+    return ColumnsReply(
+        columns=names,
+        cameras={_text(name): count for name, count in facets.cameras.items()},
+        first_time=facets.first_time,
+        last_time=facets.last_time,
+        total=gallery.count,
+        family=facts.family,
+        segments=[SegmentReply(name=s.name, weight=s.weight) for s in facts.layout.segments],
+        limits={
+            "hits": limits.hits,
+            "texts": limits.texts,
+            "pictures": limits.pictures,
+            "text_characters": limits.text_characters,
+            "body_bytes": limits.body_bytes,
+        },
+    )
+
+
+@router.get("/api/v1/records/{record}")
+async def record_facts(record: RecordPath, request: Request) -> RecordReply:
+    """What is known about one record."""
+    found = await _record(_service(request), record)
+    return await run_in_threadpool(_reply, found)
+
+
+@router.get("/api/v1/records/{record}/thumbnail", response_class=Response)
+async def thumbnail(record: RecordPath, request: Request) -> Response:
+    """A record's picture, 192 pixels wide at most, as JPEG."""
+    return await _picture(request, record, "thumbnail")
+
+
+@router.get("/api/v1/records/{record}/picture", response_class=Response)
+async def picture(record: RecordPath, request: Request) -> Response:
+    """A record's picture as JPEG, 1600 pixels at most."""
+    return await _picture(request, record, "picture")
+
+
+@router.post("/api/v1/export", response_class=Response)
+async def export(asked: ExportAsked, request: Request) -> Response:
+    """The chosen hits of a search, as CSV or as a zip with their pictures and a sheet to print."""
+    service = _service(request)
+    chosen = list(dict.fromkeys(asked.records))
+    if len(chosen) > service.options.limits.hits:
+        raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
+    job = await _job(service, asked.search)
+    only = Filter(where=f"record IN ({', '.join(map(str, chosen))})")
+    answer = await _search(service, replace(job, k=len(chosen), where=only, options=_plain(service), keep_like=True))
+    missing = set(chosen) - {hit.record for hit in answer.hits}
+    if missing:
+        raise RefusedError(404, f"There is no record {min(missing)}.", "It may have been removed; search again.")
+    layout = service.engine.facts.layout
+    if asked.format == "csv":
+        table = hits_csv(answer.hits, layout).encode("utf-8", "replace")
+        return Response(table, media_type="text/csv", headers=_download("hits.csv"))
+    with service.engine.gallery.snapshot() as snapshot:
+        details = await run_in_threadpool(snapshot.gallery.details, np.array(chosen, dtype=np.int64))
+    hashes = {number: record.stamp.sha256 for number, record in details.items()}
+    most = service.options.limits.export_bytes
+    archive = await run_in_threadpool(hits_zip, answer.hits, hashes, layout, _label(asked.search), most)
+    return StreamingResponse(_pieces(archive), media_type="application/zip", headers=_download("hits.zip"))
+
+
+@router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
+async def health(request: Request) -> Response:
+    """200 once the model has answered, 503 before."""
+    ready = _service(request).engine.ready
+    text = '{"status": "ready"}' if ready else '{"status": "starting"}'
+    return Response(text, 200 if ready else 503, media_type="application/json")
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus."""
+    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/", include_in_schema=False)
+async def index(request: Request) -> Response:
+    """The page."""
+    if "token" in request.query_params:
+        return RedirectResponse("/", 303)  # known already: only clear the address
+    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/login", include_in_schema=False)
+async def login_page(request: Request) -> Response:
+    """Ask for the token; one in the address is taken once and then gone from it."""
+    access = _service(request).access
+    token = request.query_params.get("token")
+    if token is not None:
+        return _let_in(request, token)
+    if not access.needs_token:
+        return RedirectResponse("/", 303)
+    return FileResponse(STATIC / "login.html")
+
+
+@router.post("/login", include_in_schema=False)
+async def login(request: Request) -> Response:
+    """Take the token of the form."""
+    async with request.form(max_files=0, max_fields=1) as form:
+        token = form.get("token", "")
+    return _let_in(request, token if isinstance(token, str) else "")
+
+
+def _let_in(request: Request, token: str) -> Response:
+    access = _service(request).access
+    if not access.allows_token(token):
+        return RedirectResponse("/login?wrong", 303)
+    headers = {"Set-Cookie": access.set_cookie(request.url.scheme == "https")} if access.needs_token else {}
+    return RedirectResponse("/", 303, headers=headers)
+
+
+async def _job(service: Service, asked: SearchAsked) -> SearchJob:
+    """Check a query, decode its pictures, and try its filter, all outside the model's thread."""
+    asked.check(service.options.limits)
+    where = asked.filter.filter()
+    if where:
+        try:
+            async with service.trials:
+                await run_in_threadpool(
+                    service.engine.gallery.try_filter, where, service.options.limits.where_seconds
+                )
+        except FilterError as error:
+            raise RefusedError(422, error.message, error.hint) from error
+    facts, pixels = service.engine.facts.preprocessing, service.options.limits.picture_pixels
+    crops = [await _in_pool(service, decode_example, _from_base64(text), facts, pixels) for text in asked.pictures]
+    return SearchJob(
+        texts=tuple(text.strip() for text in asked.texts),
+        crops=np.concatenate(crops) if crops else None,
+        like=tuple(asked.like),
+        exclude=tuple(text.strip() for text in asked.exclude),
+        image_weight=asked.image_weight,
+        exclude_weight=asked.exclude_weight,
+        k=asked.k,
+        where=where,
+        options=replace(_plain(service), per_id=asked.per_id, min_score=asked.min_score),
+    )
+
+
+async def _search(service: Service, job: SearchJob) -> SearchAnswer:
+    """Wait for the model's thread; a client that goes away takes its query out of the queue."""
+    future = asyncio.wrap_future(service.engine.search(job))
+    try:
+        return await asyncio.wait_for(future, service.options.batch.answer_seconds)
+    except asyncio.TimeoutError:
+        raise RefusedError(503, "The query waited too long.", "Ask again later.", retry_after_s=5) from None
+
+
+async def _picture(request: Request, number: int, kind: Literal["thumbnail", "picture"]) -> Response:
+    service = _service(request)
+    record = await _record(service, number)
+    etag = await _in_pool(service, service.pictures.etag, record, kind)
+    headers = {"ETag": etag, "Cache-Control": _PICTURE_CACHE}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    made = await _in_pool(service, service.pictures.make, record, kind, etag)
+    return Response(made.data, media_type="image/jpeg", headers=headers)
+
+
+async def _record(service: Service, number: int) -> Record:
+    def find() -> Record | None:
+        with service.engine.gallery.snapshot() as snapshot:
+            return snapshot.record(number)
+
+    record = await _in_pool(service, find)
+    if record is None:
+        raise RefusedError(404, f"There is no record {number}.", "It may have been removed; search again.")
+    return record
+
+
+async def _in_pool(service: Service, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    call = partial(function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(service.pictures.pool, call)
+
+
+def _reply(record: Record) -> RecordReply:
+    try:
+        stat = record.path.stat()
+        same = (stat.st_size, stat.st_mtime_ns) == (record.stamp.size, record.stamp.mtime_ns)
+        state: Literal["same", "changed", "missing"] = "same" if same else "changed"
+    except OSError:
+        state = "missing"
+    return RecordReply(
+        record=record.record,
+        name=_text(record.path.name),
+        path=_text(str(record.path)),
+        metadata=_plain_metadata(record.metadata),
+        size=record.stamp.size,
+        sha256=record.stamp.sha256,
+        state=state,
+    )
+
+
+def _plain(service: Service) -> SearchOptions:
+    return service.engine.search_options
+
+
+def _plain_metadata(metadata: Mapping[str, Value]) -> dict[str, Value]:
+    return {_text(name): _text(value) if isinstance(value, str) else value for name, value in metadata.items()}
+
+
+def _text(value: str) -> str:
+    """Text that is valid Unicode: names of files need not be."""
+    return value.encode("utf-8", "replace").decode()
+
+
+def _label(asked: SearchAsked) -> str:
+    """A query in words."""
+    parts = [" / ".join(asked.texts)] if asked.texts else []
+    parts += [f"like record {number}" for number in asked.like]
+    parts += ["like an example picture"] * bool(asked.pictures)
+    parts += [f"not {text}" for text in asked.exclude]
+    return " · ".join(parts)
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RefusedError(422, "A picture is not valid base64.", "Send the file's bytes in base64.") from error
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_CHUNK):
+            yield piece
