@@ -42,7 +42,11 @@ class BenchGroup(click.Group):
 
 @click.group(cls=BenchGroup)
 def bench() -> None:
-    """Measure a bundle on this machine."""
+    """Measure a bundle on this machine.
+
+    \b
+    tbps bench latency bundle --reference checkpoint --html latency.html
+    """
 
 
 @bench.command()
@@ -81,6 +85,7 @@ def bench() -> None:
 @click.option("--seed", type=int, default=0, help="Of the order within rounds.")
 @click.option("--gallery", type=EXISTING, help="Searched end to end.  [default: one of random unit vectors]")
 @click.option("--rows", type=click.IntRange(1), default=10_000, help="Of the gallery that is made.")
+@click.option("--captions", type=click.IntRange(1), default=64, help="In the mix of captions of their own lengths.")
 @click.option("--stages/--no-stages", default=True, help="Decode, resize, tokenise, search, and end to end.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, in processes of their own.")
 @click.option("--accuracy", type=_FILE, help="What tbps bench accuracy --json wrote, for the plot.")
@@ -107,6 +112,7 @@ def latency(
     seed: int,
     gallery: Path | None,
     rows: int,
+    captions: int,
     stages: bool,
     memory: bool,
     accuracy: Path | None,
@@ -145,6 +151,7 @@ def latency(
         threads=threads,
         gallery=gallery,
         rows=rows,
+        captions=captions,
         stages=stages,
         memory=memory,
         plan=plan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def _bundle(path: Path, check: bool) -> dict[str, Any]:
         "created": bundle.created,
         "versions": dict(bundle.versions),
         "verified": bundle.verification.get("passed"),
+        "gate": dict(map(_verdict, bundle.gate)),
         "engines": {
             folder.path.name: {
                 "plans": len(folder.facts.plans),
@@ -77,6 +79,20 @@ def _bundle(path: Path, check: bool) -> dict[str, Any]:
         "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in bundle.files.items()},
         **({"checked": True} if check else {}),
     }
+
+
+def _verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """What the gate judged, and how it came out."""
+    engine = " ".join(str(entry[name]) for name in ("backend", "device", "precision"))
+    what = f"{engine} against {entry['reference']['kind']} on {entry['data']['name']}"
+    changes = [
+        f"{name} {each['difference']:+.2f}" for name, each in entry["metrics"].items() if name in ("R@1", "mAP")
+    ]
+    found = entry["agreement"]
+    if found is not None and not changes:
+        least = min(found[branch]["cosine"]["min"] for branch in ("image", "text"))
+        changes = [f"cosine {least:.6f}", f"overlap {found['overlap']:.2%}"]
+    return what, ", ".join(["passed" if entry["passed"] else "FAILED", *changes, entry["when"][:10]])
 
 
 def _gallery(path: Path, check: bool) -> dict[str, Any]:

@@ -19,10 +19,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "build": ("tbps_infer.cli.build:build", "Build a bundle's TensorRT engines on this machine."),
     "embed": ("tbps_infer.cli.embed:embed", "Embed pictures into a gallery."),
     "search": ("tbps_infer.cli.search:search", "Find people in a gallery by description."),
+    "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery: a page to search with, and a JSON API."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
     "info": ("tbps_infer.cli.info:info", "Tell what a checkpoint, a bundle or a gallery is."),
     "doctor": ("tbps_infer.cli.doctor:doctor", "Tell what this machine can run, and try a bundle on it."),
     "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP on a data set."),
+    "verify": ("tbps_infer.cli.verify:verify", "Pass or fail a bundle's engine against its reference."),
     "bench": ("tbps_infer.cli.bench:bench", "Measure a bundle's speed and accuracy on this machine."),
     "train": ("tbps_infer.cli.train:train", "Train the reference model."),
     "init": ("tbps_infer.cli.init:init", "Write a checkpoint to start training from."),
@@ -112,6 +114,12 @@ EXTRAS: Mapping[str, str] = {
     "onnxscript": "export",
     "lightning_fabric": "train",
     "onnxruntime": "cpu",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "pydantic": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
 }
 """Which extra brings a package that only some commands need."""
 

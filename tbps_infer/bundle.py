@@ -149,6 +149,7 @@ class Bundle:
         source: ``name`` and ``sha256`` of the checkpoint.
         created: When, ISO 8601 UTC.
         verification: The report of the check made at export, as `tbps_infer.export.verify` writes it.
+        gate: Verdicts of the gate, the latest last, as `tbps_infer.evaluation.verification` writes them.
     """
 
     path: Path
@@ -159,6 +160,7 @@ class Bundle:
     source: Mapping[str, str]
     created: str
     verification: Mapping[str, Any]
+    gate: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def tokenizer_path(self) -> Path:
@@ -194,6 +196,7 @@ class Bundle:
                 source=dict(values["source"]),
                 created=str(values["created"]),
                 verification=dict(values["verification"]),
+                gate=tuple(dict(verdict) for verdict in values.get("gate", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"{path / BUNDLE_JSON} is not valid: {error!r}.", "Export it again.") from error
@@ -242,7 +245,7 @@ class Bundle:
             )
 
     def write_facts(self) -> None:
-        """Write ``bundle.json``; the other files must be in place already."""
+        """Write ``bundle.json``, at once or not at all; the other files must be in place already."""
         values = {
             "schema": SCHEMA_VERSION,
             "model": self.model.to_json(),
@@ -252,9 +255,15 @@ class Bundle:
             "source": dict(self.source),
             "created": self.created,
             "verification": dict(self.verification),
+            "gate": [dict(verdict) for verdict in self.gate],
         }
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        (self.path / BUNDLE_JSON).write_text(text, encoding="utf-8")
+        beside = self.path / f".{BUNDLE_JSON}.partial"
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(self.path / BUNDLE_JSON)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def _check_size(self, name: str, fact: FileFact) -> None:
         file = self.path / name

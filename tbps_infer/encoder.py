@@ -21,6 +21,7 @@ from tbps_infer.runners.protocol import branch_specs
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_infer.families.table import SourceModel
     from tbps_infer.text import Tokenizer
 
 __all__ = ["NORM_TOLERANCE", "Encoder"]
@@ -85,9 +86,19 @@ class Encoder:
             CheckpointError: The checkpoint cannot be read.
             BackendError: The backend is not installed. What the device lacks shows at a branch's first use.
         """
+        return cls.of_model(open_model(Path(path), options), options, batch_size=batch_size)
+
+    @classmethod
+    def of_model(
+        cls, model: Bundle | SourceModel, options: RunOptions = _DEFAULT, *, batch_size: int = 32
+    ) -> Encoder:
+        """As `open`, from what `tbps_infer.runners.open_model` gives.
+
+        Raises:
+            BundleError: The bundle's tokenizer is missing or was altered.
+        """
         from tbps_infer.text import Tokenizer
 
-        model = open_model(Path(path), options)
         if isinstance(model, Bundle):
             facts, tokenizer = model.model, Tokenizer.from_bundle(model)
         else:

@@ -34,3 +34,14 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
     out = tiny_checkpoint.parent / "tiny-bundle"
     export_bundle(tiny_checkpoint, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundle of the shipped, trained checkpoint. Tests that alter a bundle copy it first."""
+    from tbps_infer.export.bundle import export_bundle
+
+    shipped = Path(__file__).parent.parent / "tbps_infer" / "assets" / "tiny"
+    out = tmp_path_factory.mktemp("models") / "shipped-bundle"
+    export_bundle(shipped, out)
+    return out

@@ -14,7 +14,7 @@ from tbps_infer.data.dataset import Split
 from tbps_infer.errors import DatasetError
 from tbps_infer.evaluation.metrics import KS, RetrievalMetrics, retrieval_metrics
 
-__all__ = ["EncodeImages", "EncodeTexts", "EvaluationReport", "evaluate"]
+__all__ = ["EncodeImages", "EncodeTexts", "EvaluationReport", "encode_in_parts", "evaluate"]
 
 EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 EncodeImages = Callable[[Sequence[Path]], NDArray[np.float32]]
@@ -79,8 +79,8 @@ def evaluate(
         raise DatasetError(f"{split.dataset} {split.name} has no captions.", "Choose a split that has some.")
     paths = [picture.path for picture in split.pictures]
     total = len(split.captions) + len(paths)
-    texts = _in_parts(encode_texts, split.captions, lambda done: on_progress(done, total))
-    images = _in_parts(encode_images, paths, lambda done: on_progress(len(split.captions) + done, total))
+    texts = encode_in_parts(encode_texts, split.captions, lambda done: on_progress(done, total))
+    images = encode_in_parts(encode_images, paths, lambda done: on_progress(len(split.captions) + done, total))
     text_ids, image_ids = split.caption_identities, split.identities
     return EvaluationReport(
         dataset=split.dataset,
@@ -91,10 +91,10 @@ def evaluate(
     )
 
 
-def _in_parts(
+def encode_in_parts(
     encode: Callable[[Sequence[_Item]], NDArray[np.float32]], items: Sequence[_Item], on_done: Callable[[int], None]
 ) -> NDArray[np.float32]:
-    """float32 ``[items, dim]``."""
+    """Embed items, float32 ``[items, dim]``; ``on_done`` hears how many are done, many at a time."""
     parts = []
     for start in range(0, len(items), _AT_ONCE):
         parts.append(encode(items[start : start + _AT_ONCE]))

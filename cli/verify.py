@@ -1,0 +1,114 @@
+"""`tbps verify`: the gate that a bundle's engine passes or does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tbps_infer.cli.families import family_options
+from tbps_infer.cli.gate_options import refuse_failed, result_lines, threshold_options
+from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from tbps_infer.bundle import Bundle
+    from tbps_infer.evaluation.evaluation_set import EvaluationSet
+    from tbps_infer.evaluation.gate import Thresholds
+    from tbps_infer.families.options import LoadOptions
+    from tbps_infer.runners import RunOptions
+
+__all__ = ["verify"]
+
+
+@click.command()
+@click.argument("bundle", type=EXISTING)
+@click.argument("sources", nargs=-1)
+@click.option("--data", type=EXISTING, help="A data set, whose identities are the labels.")
+@click.option("--split", default="test", help="Which split of it.")
+@click.option("--kind", help="The annotation format, when its file has another name.")
+@click.option("--reference", type=EXISTING, help="The checkpoint that the bundle was exported from.")
+@threshold_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--record/--no-record", default=True, help="Write the verdict into the bundle.")
+@batch_size_option(32)
+@run_options
+@family_options
+@verbosity_options
+def verify(
+    bundle: Path,
+    sources: tuple[str, ...],
+    data: Path | None,
+    split: str,
+    kind: str | None,
+    reference: Path | None,
+    thresholds: Thresholds,
+    as_json: bool,
+    record: bool,
+    batch_size: int,
+    run: RunOptions,
+    load: LoadOptions,
+) -> None:
+    """Compare an engine of BUNDLE with its reference, and exit 1 when it is not good enough.
+
+    With --data it fails when R@1 or mAP drops too far. With pictures of nobody known (SOURCES: folders, files, globs,
+    lists) it fails when the top 10 or an embedding changes too much. Without either, the bundle's golden vectors
+    are what is compared.
+
+    The reference is the checkpoint in PyTorch, where one is given; otherwise the bundle's own FP32 graphs, or the
+    golden vectors. The verdict is written into the bundle, and tbps info shows it.
+
+    \b
+    tbps verify bundle --data CUHK-PEDES --reference checkpoint
+    tbps verify bundle --precision int8 pictures/
+    """
+    from tbps_infer.encoder import Encoder
+    from tbps_infer.evaluation.verification import choose_reference, hold_to_gate, record_verdict
+
+    opened = _open(bundle, run)
+    source = None
+    chosen = _data(opened, sources, data, split, kind)
+    if reference is not None:
+        from tbps_infer.families.table import load_source
+
+        source = load_source(None, reference, load)
+    against, compared = choose_reference(opened, run, source, chosen)
+    say(f"Comparing with {against.description} on {compared} ...")
+    with (
+        Encoder.of_model(opened, run, batch_size=batch_size) as candidate,
+        progress_bar("Embedding", "items") as progress,
+    ):
+        result = hold_to_gate(candidate, run, against, compared, thresholds, progress)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else "\n".join(result_lines(result)))
+    if record:
+        record_verdict(bundle, result)
+    refuse_failed(result, "Do not use this engine for galleries and queries of the reference.")
+
+
+def _open(path: Path, run: RunOptions) -> Bundle:
+    from tbps_infer.bundle import Bundle
+    from tbps_infer.errors import UsageError
+    from tbps_infer.runners import open_model
+
+    model = open_model(path, run)
+    if not isinstance(model, Bundle):
+        raise UsageError(f"{path} is a checkpoint.", "Give a bundle, and the checkpoint as --reference.")
+    return model
+
+
+def _data(
+    bundle: Bundle, sources: tuple[str, ...], data: Path | None, split: str, kind: str | None
+) -> EvaluationSet | None:
+    from tbps_infer.evaluation.evaluation_set import labelled_set, picture_set
+
+    if data is not None and sources:
+        raise click.UsageError("--data and pictures contradict each other: give one of them.")
+    if sources:
+        return picture_set(bundle, sources)
+    if data is None:
+        return None
+    from tbps_infer.data.readers import read_dataset
+
+    return labelled_set(read_dataset(data, split, kind=kind))
