@@ -97,8 +97,8 @@ class WarmUpRule:
         window: Runs per window.
         tolerance: How far the medians may differ, relative to the earlier one.
         long_ms: A run at least this long is a window of its own.
-        most_runs: Give up after so many.
-        most_seconds: Give up after so long.
+        most_runs: Give up after so many, the first one not counted.
+        most_seconds: Give up after so long, the first run not counted.
     """
 
     window: int = 3
@@ -164,7 +164,11 @@ class Recorder(Protocol):
 
 
 def warm_up(run: Callable[[], object], rule: WarmUpRule, clock: Clock) -> WarmUp:
-    """Run until two consecutive windows have medians that agree, or a cap is reached."""
+    """Run until two consecutive windows have medians that agree, or a cap is reached.
+
+    The very first run, which may load, allocate or compile for minutes, counts for neither.
+    """
+    run()
     times: list[float] = []
     started = clock.now()
     while True:
@@ -176,9 +180,9 @@ def warm_up(run: Callable[[], object], rule: WarmUpRule, clock: Clock) -> WarmUp
         if len(times) >= 2 * window:
             earlier = statistics.median(times[-2 * window : -window])
             if abs(last - earlier) <= rule.tolerance * earlier:
-                return WarmUp(len(times), True, last)
+                return WarmUp(1 + len(times), True, last)
         if len(times) >= rule.most_runs or clock.now() - started >= rule.most_seconds:
-            return WarmUp(len(times), False, last)
+            return WarmUp(1 + len(times), False, last)
 
 
 def measure(

@@ -82,32 +82,33 @@ def arm(name: str, run: Callable[[], Mapping[str, float] | None], items: int = 1
 
 def test_warm_once_two_windows_agree() -> None:
     clock = FakeClock()
-    run = Timed(clock, 90, 60, 40, 20, 10, 10, 10)
+    run = Timed(clock, 5000, 90, 60, 40, 20, 10, 10, 10)
     # Windows of 3 after six runs: 60 against 10; after seven: 40, 10; eight: 20, 10; nine: 10, 10.
     warm = warm_up(run, WarmUpRule(window=3, tolerance=0.05), clock)
-    assert (warm.runs, warm.stable, run.calls) == (9, True, 9)
+    assert (warm.runs, warm.stable, run.calls) == (10, True, 10)
     assert warm.ms == pytest.approx(10)
 
 
 def test_agreement_is_relative_to_the_earlier_window() -> None:
     clock = FakeClock()
-    assert warm_up(Timed(clock, 100, 95), WarmUpRule(window=1, tolerance=0.051), clock).runs == 2
-    assert warm_up(Timed(clock, 100, 94, 94), WarmUpRule(window=1, tolerance=0.051), clock).runs == 3
+    assert warm_up(Timed(clock, 1, 100, 95), WarmUpRule(window=1, tolerance=0.051), clock).runs == 3
+    assert warm_up(Timed(clock, 1, 100, 94, 94), WarmUpRule(window=1, tolerance=0.051), clock).runs == 4
 
 
 def test_what_never_settles_ends_at_the_cap_and_says_so() -> None:
     clock = FakeClock()
-    growing = [float(10 * 2**n) for n in range(9)]
+    growing = [1.0, *(float(10 * 2**n) for n in range(9))]
     warm = warm_up(Timed(clock, *growing), WarmUpRule(most_runs=8, long_ms=1e9), clock)
-    assert (warm.runs, warm.stable) == (8, False)
+    assert (warm.runs, warm.stable) == (9, False)
     assert warm.ms == pytest.approx(640)
-    slow = warm_up(Timed(clock, 4000, 2000, 1000), WarmUpRule(most_seconds=5), clock)
-    assert (slow.runs, slow.stable) == (2, False)
+    compiled_first = Timed(clock, 90_000, 4000, 2000, 1000)
+    slow = warm_up(compiled_first, WarmUpRule(most_seconds=5), clock)
+    assert (slow.runs, slow.stable) == (3, False)
 
 
 def test_a_long_run_is_a_window_of_its_own() -> None:
     clock = FakeClock()
-    assert warm_up(Timed(clock, 800, 610, 600), WarmUpRule(long_ms=500), clock).runs == 3
+    assert warm_up(Timed(clock, 1, 800, 610, 600), WarmUpRule(long_ms=500), clock).runs == 4
 
 
 # Rounds
@@ -118,7 +119,7 @@ def test_each_round_runs_every_arm_once_in_an_order_of_its_own() -> None:
     names = "abcde"
     arms = [arm(name, Timed(clock, 3, log=log, name=name)) for name in names]
     measure(arms, book, Plan(samples=20, settle_below_ms=0, warm_up=COLD), clock)
-    rounds = [tuple(log[5 + start : 10 + start]) for start in range(0, 100, 5)]
+    rounds = [tuple(log[10 + start : 15 + start]) for start in range(0, 100, 5)]
     assert all(sorted(order) == list(names) for order in rounds)
     assert len(set(rounds)) > 10
     places = Counter(order.index("a") for order in rounds)
@@ -137,18 +138,18 @@ def test_each_round_runs_every_arm_once_in_an_order_of_its_own() -> None:
 
 def test_samples_are_the_run_alone() -> None:
     clock, book = FakeClock(), Memory()
-    measure([arm("a", Timed(clock, 7, 1, 2, 3, 4), items=5)], book, PLAN, clock)
+    measure([arm("a", Timed(clock, 7, 7, 1, 2, 3, 4), items=5)], book, PLAN, clock)
     assert [sample.ms for sample in book.samples] == pytest.approx([1, 2, 3, 4])
     assert {sample.items for sample in book.samples} == {5}
-    assert clock.slept == pytest.approx(5 * PLAN.pause_s)
+    assert clock.slept == pytest.approx(5 * PLAN.pause_s)  # before the warm-up, and before each sample
 
 
 def test_a_fast_arm_settles_before_each_sample() -> None:
     clock, book = FakeClock(), Memory()
-    fast, slow = Timed(clock, 9, 90, 1, 91, 2, 92, 3, 93, 4), Timed(clock, 50)
+    fast, slow = Timed(clock, 9, 9, 90, 1, 91, 2, 92, 3, 93, 4), Timed(clock, 50)
     measure([arm("fast", fast), arm("slow", slow)], book, Plan(samples=4, settle_below_ms=10, warm_up=COLD), clock)
     assert [sample.ms for sample in book.samples_of("fast")] == pytest.approx([1, 2, 3, 4])
-    assert slow.calls == 1 + 4
+    assert slow.calls == 2 + 4
 
 
 def test_a_slow_arm_stops_at_its_time_and_never_before_its_least() -> None:
@@ -217,7 +218,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
         def run() -> None:
             calls[name] += 1
             clock.time += 0.010
-            if name == "b" and calls[name] == 4:  # the warm-up, then two samples, then this
+            if name == "b" and calls[name] == 5:  # two to warm up, then two samples, then this
                 raise KeyboardInterrupt
 
         return run
@@ -239,7 +240,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert min(resumed) > max(sample.round for rows in before.samples.values() for sample in rows)
     assert len(after.runs) == 2
     assert after.configurations == {"a": {"batch": 1}, "b": {"batch": 2}}
-    assert after.warm_ups["a"] == WarmUp(1, False, 10.0)
+    assert after.warm_ups["a"] == WarmUp(2, False, 10.0)
 
 
 def test_a_finished_run_measures_nothing_more(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_finished_run_measures_nothing_more(tmp_path: Path) -> None:
     for _ in range(2):
         with open_file(tmp_path / "raw.jsonl") as book:
             measure([arm("a", work)], book, PLAN, clock)
-    assert work.calls == 1 + 4
+    assert work.calls == 2 + 4
 
 
 def test_each_sample_names_its_configuration_and_environment(tmp_path: Path) -> None:
