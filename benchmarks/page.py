@@ -11,7 +11,7 @@ from tbps_infer.benchmarks.plots import Plot
 from tbps_infer.benchmarks.report import TextTable, absent_lines, environment_lines, tables
 from tbps_infer.benchmarks.results import Results
 
-__all__ = ["report_page"]
+__all__ = ["html_items", "html_page", "html_table", "report_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -36,23 +36,35 @@ def report_page(results: Results, plots: Sequence[Plot]) -> str:
         results: Summarised samples.
         plots: Shown before the tables.
     """
-    parts = ["<h1>Latency on this machine</h1>", _items(environment_lines(results))]
+    parts = ["<h1>Latency on this machine</h1>", html_items(environment_lines(results))]
     parts += [_figure(plot) for plot in plots]
-    parts += [f"<h2>{escape(table.title)}</h2>{_table(table)}" for table in tables(results)]
+    parts += [f"<h2>{escape(table.title)}</h2>{html_table(table)}" for table in tables(results)]
     absent = absent_lines(results)
     if absent:
-        parts.append(f"<h2>Not measured</h2>{_items(absent)}")
+        parts.append(f"<h2>Not measured</h2>{html_items(absent)}")
     parts.append(
         "<p>Percentiles interpolate linearly between samples; those beyond the number of samples lie close to the "
         "slowest. Ratios are medians over rounds in which both arms ran, with bootstrap intervals.</p>"
     )
+    return html_page("tbps bench latency", parts)
+
+
+def html_page(title: str, parts: Sequence[str], style: str = "") -> str:
+    """A whole page of some HTML.
+
+    Args:
+        title: Of its tab.
+        parts: HTML, one below the other.
+        style: CSS beyond what every report has.
+    """
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f'<meta charset="utf-8">{viewport}<title>tbps bench latency</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8">{viewport}<title>{escape(title)}</title><style>{_STYLE}{style}</style>'
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
-def _items(lines: Sequence[str]) -> str:
+def html_items(lines: Sequence[str]) -> str:
+    """Sentences as a list; what stands between backticks is code."""
     return "<ul>" + "".join(f"<li>{_inline(line)}</li>" for line in lines) + "</ul>"
 
 
@@ -61,7 +73,9 @@ def _inline(line: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(line))
 
 
-def _table(table: TextTable) -> str:
+def html_table(table: TextTable) -> str:
+    """A table, its numbers to the right, that scrolls where the page is narrow."""
+
     def cells(row: Sequence[str], tag: str) -> str:
         marks = (' class="word"' if place < table.left else "" for place in range(len(row)))
         return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marks, row, strict=True))
