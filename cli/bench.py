@@ -14,7 +14,7 @@ from tbps_infer.cli.build import Lengths
 from tbps_infer.cli.options import EXISTING, verbosity_options
 from tbps_infer.cli.progress import progress_bar, say
 
-__all__ = ["bench"]
+__all__ = ["bench", "present_devices"]
 
 _WAYS = ("torch", "torch-compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
 _PRECISIONS = ("fp32", "fp16", "int8")
@@ -143,7 +143,7 @@ def latency(
     rule = WarmUpRule(most_seconds=warm_up_seconds)
     plan = Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule)
     options = LatencyOptions(
-        devices=devices or _present_devices(),
+        devices=devices or present_devices(),
         ways=ways or WAYS,
         precisions=precisions or _PRECISIONS,
         batches=tuple(sorted(set(batches))),
@@ -162,7 +162,8 @@ def latency(
     write_report(collect_results(held), files)
 
 
-def _present_devices() -> tuple[str, ...]:
+def present_devices() -> tuple[str, ...]:
+    """The CPU, and the first GPU where there is one."""
     from tbps_infer.tensorrt.device_memory import find_gpu
 
     return ("cpu",) if find_gpu() is None else ("cpu", "cuda:0")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tbps_infer.benchmarks.report import TextTable
     from tbps_infer.benchmarks.results import Results
 
-__all__ = ["ReportFiles", "write_report"]
+__all__ = ["ReportFiles", "print_table", "write_report"]
 
 _WIDE = 1000
 _STDOUT = Path("-")
@@ -85,7 +85,7 @@ def _print_tables(results: Results) -> None:
         click.echo(line)
     for table in tables(results):
         click.echo(f"\n{table.title}")
-        _print_table(table)
+        print_table(table)
     absent = absent_lines(results)
     if absent:
         click.echo("\nNot measured")
@@ -93,7 +93,8 @@ def _print_tables(results: Results) -> None:
             click.echo(f"  {line}")
 
 
-def _print_table(table: TextTable) -> None:
+def print_table(table: TextTable) -> None:
+    """A table on standard output, as wide as it takes where that is no terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -102,13 +102,7 @@ def choose_reference(
         BundleError: The golden vectors are missing or were altered.
     """
     if source is not None:
-        if source.facts.fingerprint != bundle.model.fingerprint:
-            raise UsageError(
-                f"{bundle.path} was not exported from {source.path}: their fingerprints are "
-                f"{bundle.model.fingerprint[:12]} and {source.facts.fingerprint[:12]}.",
-                "Give the checkpoint that tbps export was given.",
-            )
-        return checkpoint_reference(source, run.threads), data or golden_set(bundle)
+        return checkpoint_reference(bundle, source, run.threads), data or golden_set(bundle)
     if data is None:
         return golden_reference(bundle), golden_set(bundle)
     if (run.backend, run.device, run.precision) == ("onnxruntime", "cpu", "fp32"):
@@ -119,8 +113,14 @@ def choose_reference(
     return graphs_reference(bundle, run.threads), data
 
 
-def checkpoint_reference(source: SourceModel, threads: int | None = None) -> Reference:
-    """A checkpoint in PyTorch FP32 on the CPU."""
+def checkpoint_reference(bundle: Bundle, source: SourceModel, threads: int | None = None) -> Reference:
+    """A bundle's checkpoint in PyTorch FP32 on the CPU; raises UsageError when it is another model's."""
+    if source.facts.fingerprint != bundle.model.fingerprint:
+        raise UsageError(
+            f"{bundle.path} was not exported from {source.path}: their fingerprints are "
+            f"{bundle.model.fingerprint[:12]} and {source.facts.fingerprint[:12]}.",
+            "Give the checkpoint that tbps export was given.",
+        )
 
     def embed(data: EvaluationSet, on_progress: OnProgress) -> Embedded:
         with Encoder.of_model(source, RunOptions("torch", threads=threads)) as encoder:

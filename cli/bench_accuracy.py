@@ -1,0 +1,154 @@
+"""`tbps bench accuracy`: every engine of a bundle beside the checkpoint that it came from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tbps_infer.cli.families import family_options
+from tbps_infer.cli.options import EXISTING, batch_size_option, verbosity_options
+from tbps_infer.cli.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from tbps_infer.benchmarks.accuracy import AccuracyResults
+    from tbps_infer.bundle import Bundle
+    from tbps_infer.evaluation.verification import Reference
+    from tbps_infer.families.options import LoadOptions
+
+__all__ = ["accuracy"]
+
+_BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+_PRECISIONS = ("fp32", "fp16", "int8")
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_STDOUT = Path("-")
+
+
+@click.command()
+@click.argument("bundle", type=EXISTING)
+@click.option("--data", type=EXISTING, required=True, help="The data set.")
+@click.option("--split", default="test", help="Which split of it.")
+@click.option("--kind", help="The annotation format, when its file has another name.")
+@click.option(
+    "--reference", type=EXISTING, help="The checkpoint it was exported from.  [default: the bundle's FP32 graphs]"
+)
+@click.option(
+    "--backend", "backends", type=click.Choice(_BACKENDS), multiple=True, help="May be repeated.  [default: all]"
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="cpu, cuda or cuda:N; may be repeated.  [default: cpu, and a GPU if any]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(_PRECISIONS),
+    multiple=True,
+    help="May be repeated.  [default: all]",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
+@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON; - for standard output.")
+@click.option("--csv", "csv_file", type=_FILE, help="Write a row per engine.")
+@click.option("--markdown", "markdown_file", type=_FILE, help="Write the tables as Markdown.")
+@click.option("--html", "html_file", type=_FILE, help="Write one self-contained page, the worst items pictured.")
+@batch_size_option(32)
+@family_options
+@verbosity_options
+def accuracy(
+    bundle: Path,
+    data: Path,
+    split: str,
+    kind: str | None,
+    reference: Path | None,
+    backends: tuple[Any, ...],
+    devices: tuple[str, ...],
+    precisions: tuple[Any, ...],
+    threads: int | None,
+    json_file: Path | None,
+    csv_file: Path | None,
+    markdown_file: Path | None,
+    html_file: Path | None,
+    batch_size: int,
+    load: LoadOptions,
+) -> None:
+    """Measure how much accuracy each engine of BUNDLE costs, on the captions and pictures of a data set.
+
+    Metrics, their differences from the reference with intervals, cosines by branch and part, and rankings. What
+    cannot be had on this machine is listed with the reason.
+
+    \b
+    tbps bench accuracy bundle --data CUHK-PEDES --reference checkpoint --html accuracy.html
+    """
+    from tbps_infer.benchmarks.accuracy import list_engines, measure_accuracy
+    from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page
+    from tbps_infer.bundle import Bundle
+    from tbps_infer.cli.bench import present_devices
+    from tbps_infer.data.readers import read_dataset
+    from tbps_infer.evaluation.evaluation_set import labelled_set
+
+    opened = Bundle.open(bundle)
+    people = read_dataset(data, split, kind=kind)
+    against = _reference(opened, reference, load, threads)
+    runs = list(list_engines(backends or _BACKENDS, devices or present_devices(), precisions or _PRECISIONS, threads))
+    command = " ".join(["tbps", *sys.argv[1:]])
+    with progress_bar("Embedding", "items") as progress:
+        results = measure_accuracy(
+            opened,
+            against,
+            runs,
+            labelled_set(people),
+            command,
+            batch_size=batch_size,
+            on_step=lambda step: say(f"{step} ..."),
+            on_progress=progress,
+        )
+    if json_file == _STDOUT:
+        click.echo(_json(results))
+    else:
+        _print(results)
+    texts: dict[Path | None, Callable[[], str]] = {
+        json_file: lambda: _json(results) + "\n",
+        csv_file: lambda: accuracy_csv(results),
+        markdown_file: lambda: accuracy_markdown(results),
+        html_file: lambda: accuracy_page(results, people.caption_picture),
+    }
+    for path, text in texts.items():
+        if path is not None and path != _STDOUT:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text(), encoding="utf-8")
+            say(f"Wrote {path}.")
+
+
+def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threads: int | None) -> Reference:
+    from tbps_infer.evaluation.verification import checkpoint_reference, graphs_reference
+
+    if checkpoint is None:
+        return graphs_reference(bundle, threads)
+    from tbps_infer.families.table import load_source
+
+    return checkpoint_reference(bundle, load_source(None, checkpoint, load), threads)
+
+
+def _json(results: AccuracyResults) -> str:
+    return json.dumps(results.to_json(), indent=2, ensure_ascii=False)
+
+
+def _print(results: AccuracyResults) -> None:
+    from tbps_infer.benchmarks.accuracy_report import accuracy_tables, not_run_lines, summary_lines
+    from tbps_infer.cli.bench_output import print_table
+
+    for line in summary_lines(results):
+        click.echo(line)
+    for table in accuracy_tables(results):
+        click.echo(f"\n{table.title}")
+        print_table(table)
+    if results.not_run:
+        click.echo("\nNot run")
+        for line in not_run_lines(results):
+            click.echo(f"  {line}")
