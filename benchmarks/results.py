@@ -111,9 +111,11 @@ def collect_results(held: Samples) -> Results:
     A group is the same work at the same batch and length on one device. Its baseline is PyTorch eager in FP32, or the
     first backend in FP32 where that was not run; an arm that is configured as ``baseline`` goes before both.
     """
+    # Arms were warmed up in the order that the run lists them in; samples come in shuffled order.
+    arms = [arm for arm in (*held.warm_ups, *held.samples) if arm in held.samples]
     rows = [
-        Row(arm, held.configurations[arm], summarise(samples), held.warm_ups.get(arm))
-        for arm, samples in held.samples.items()
+        Row(arm, held.configurations[arm], summarise(held.samples[arm]), held.warm_ups.get(arm))
+        for arm in dict.fromkeys(arms)
     ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
