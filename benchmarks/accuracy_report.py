@@ -16,7 +16,7 @@ from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy
 from tbps_infer.benchmarks.page import html_items, html_page, html_table
 from tbps_infer.benchmarks.report import TextTable, markdown_table
 from tbps_infer.evaluation.agreement import BranchAgreement, WorstItem
-from tbps_infer.evaluation.differences import BOOTSTRAPS
+from tbps_infer.evaluation.differences import BOOTSTRAPS, MetricDifference
 
 __all__ = [
     "accuracy_csv",
@@ -35,9 +35,9 @@ _HEAD = ("backend", "device", "precision")
 
 _NOTE = (
     "Captions are the queries, all pictures the gallery, the caption's own among them; ties count as lost. "
-    f"Intervals: 95 %, percentiles of a paired bootstrap over captions ({BOOTSTRAPS} draws). Overlap: the share of the "
-    "first ten pictures that reference and engine have in common, mean over captions. Kendall's tau-b: of the scores "
-    "of the pictures that are among the first ten of either, mean over captions."
+    f"Intervals: 95 %, percentiles of a paired bootstrap over captions ({BOOTSTRAPS} draws). Overlap: the share of "
+    "the first ten pictures that reference and engine have in common, mean over captions. Kendall's tau-b: of the "
+    "scores of the pictures that are among the first ten of either, mean over captions."
 )
 
 _STYLE = """
@@ -79,13 +79,10 @@ def accuracy_tables(results: AccuracyResults) -> Iterator[TextTable]:
         left=3,
     )
     yield TextTable(
-        "Difference from the reference, points (95 % interval)",
-        (*_HEAD, *names),
-        tuple(
-            (*_cells(e), *(f"{d.difference:+.2f} ({d.low:+.2f} to {d.high:+.2f})" for d in e.differences))
-            for e in results.compared
-        ),
-        left=3,
+        "Difference from the reference, points",
+        (*_HEAD, "metric", "reference", "engine", "difference", "95 % interval"),
+        tuple((*_cells(e), *_difference_cells(each)) for e in results.compared for each in e.differences),
+        left=4,
     )
     yield TextTable(
         "Cosine with the reference",
@@ -206,6 +203,11 @@ def _thumbnail(path: Path) -> str:
 def _cells(engine: EngineAccuracy) -> tuple[str, str, str]:
     mark = " (reference)" if engine.agreement is None else ""
     return engine.run.backend, engine.run.device, f"{engine.run.precision}{mark}"
+
+
+def _difference_cells(each: MetricDifference) -> tuple[str, ...]:
+    numbers = (f"{each.reference:.2f}", f"{each.candidate:.2f}", f"{each.difference:+.2f}")
+    return each.name, *numbers, f"{each.low:+.2f} to {each.high:+.2f}"
 
 
 def _branches(engine: EngineAccuracy) -> Sequence[BranchAgreement]:

@@ -102,8 +102,11 @@ def _name_variables(command: click.Command, prefix: str) -> None:
             typed = next(name for name in parameter.opts if name.startswith("--"))
             parameter.envvar = f"{prefix}{typed[1:]}".replace("-", "_").upper()
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
-            _name_variables(child, f"{prefix}_{name}")
+        context = click.Context(command)
+        for name in command.list_commands(context):  # some are imported only here
+            child = command.get_command(context, name)
+            if child is not None:
+                _name_variables(child, f"{prefix}_{name}")
 
 
 EXTRAS: Mapping[str, str] = {
