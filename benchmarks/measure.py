@@ -16,7 +16,9 @@ from typing import Protocol
 __all__ = [
     "Arm",
     "Clock",
+    "MemoryRecorder",
     "Plan",
+    "ProcessorClock",
     "Recorder",
     "Sample",
     "SystemClock",
@@ -50,6 +52,14 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """`time.sleep`."""
         time.sleep(seconds)
+
+
+class ProcessorClock(SystemClock):
+    """What all threads of this process worked, for a machine that is not idle; pauses cost nothing."""
+
+    def now(self) -> float:
+        """`time.process_time`."""
+        return time.process_time()
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,35 @@ class Recorder(Protocol):
 
     def add_warm_up(self, arm: Arm, result: WarmUp) -> None:
         """Keep what warming up took."""
+
+
+class MemoryRecorder:
+    """A recorder for drivers that keep their samples elsewhere, or not at all.
+
+    Attributes:
+        samples: All of them, in the order taken.
+        warm_ups: By arm.
+    """
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self.warm_ups: dict[str, WarmUp] = {}
+
+    def samples_of(self, arm: str) -> Sequence[Sample]:
+        """All samples of an arm."""
+        return [sample for sample in self.samples if sample.arm == arm]
+
+    def next_round(self) -> int:
+        """One more than the greatest round so far."""
+        return 1 + max((sample.round for sample in self.samples), default=-1)
+
+    def add_sample(self, _arm: Arm, sample: Sample) -> None:
+        """Keep one."""
+        self.samples.append(sample)
+
+    def add_warm_up(self, arm: Arm, result: WarmUp) -> None:
+        """Keep what warming up took."""
+        self.warm_ups[arm.name] = result
 
 
 def warm_up(run: Callable[[], object], rule: WarmUpRule, clock: Clock) -> WarmUp:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tbps_infer.benchmarks.environment import record_environment
+from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 
 __all__ = ["ARMS", "argsort_metrics", "count_metrics", "made_problem"]
 
@@ -84,17 +86,17 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _measure(arm: str, size: int) -> dict[str, Any]:
     problem = made_problem(size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes()
     started = time.perf_counter()
     metrics = ARMS[arm](problem)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_resident_bytes()
     return {
         "arm": arm,
         "size": size,
         "seconds": seconds,
-        "peak_mib": peak / 1024,
-        "input_mib": before / 1024,
+        "peak_mib": peak / 2**20,
+        "input_mib": before / 2**20,
     } | metrics
 
 
@@ -115,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.only:
         print(json.dumps(_measure(given.only, given.size)))
         return 0
+    print(json.dumps(dict(record_environment().stable)), file=sys.stderr)
     rows = [_in_own_process(arm, given.size) for _ in range(given.rounds) for arm in ARMS]
     for row in rows:
         print(json.dumps(row), file=sys.stderr)

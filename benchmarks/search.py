@@ -15,22 +15,32 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.benchmarks.environment import record_environment
+from tbps_infer.benchmarks.measure import (
+    Arm,
+    Clock,
+    MemoryRecorder,
+    Plan,
+    ProcessorClock,
+    Sample,
+    SystemClock,
+    measure,
+)
+from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
+from tbps_infer.benchmarks.stages import write_gallery
+from tbps_infer.benchmarks.summary import paired_ratio, summarise
 from tbps_infer.bundle import ModelFacts
-from tbps_infer.gallery import Entry, FileStamp, Gallery, GalleryWriter, SearchOptions, index_gallery
+from tbps_infer.gallery import Gallery, SearchOptions, index_gallery
 from tbps_infer.gallery.kernel import ScanOptions, top_k
 from tbps_infer.gallery.multiply import numkong_usable
 from tbps_infer.gallery.vectors import StoredVectors, quantise
@@ -38,48 +48,26 @@ from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.runners.cores import usable_cores
 
-__all__ = ["environment", "interleaved", "main"]
+__all__ = ["interleaved", "main"]
 
 K = 10
 
 
-def environment() -> dict[str, Any]:
-    """What a figure depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions: dict[str, str | None] = {}
-    for name in ("numpy", "numkong", "faiss-cpu", "usearch"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    model = ""
-    if (info := Path("/proc/cpuinfo")).exists():
-        model = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), ""
-        )
-    return {
-        "cpu": model,
-        "cores": usable_cores(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **versions,
-    }
-
-
 def interleaved(
-    arms: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Milliseconds of every arm in every round; each arm runs once before, unmeasured."""
-    for run in arms.values():
-        run()
-    samples: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, run in arms.items():
-            started = clock()
+    arms: Mapping[str, Callable[[], object]], rounds: int, clock: Clock | None = None
+) -> dict[str, list[Sample]]:
+    """Samples of every arm in every round, once it is warm; see `tbps_infer.benchmarks.measure`."""
+
+    def only(run: Callable[[], object]) -> Callable[[], None]:
+        def work() -> None:
             run()
-            samples[name].append(1e3 * (clock() - started))
-    return samples
+
+        return work
+
+    recorder = MemoryRecorder()
+    plan = Plan(samples=rounds, least_samples=rounds)
+    measure([Arm(name, {}, only(run)) for name, run in arms.items()], recorder, plan, clock or SystemClock())
+    return {name: list(recorder.samples_of(name)) for name in arms}
 
 
 def unit_vectors(count: int, dim: int, seed: int) -> NDArray[np.float32]:
@@ -124,7 +112,8 @@ def kernel(arguments: argparse.Namespace) -> None:
         arms |= _torch_arm(full, queries[:count])
         if count == 1:
             arms |= {f"read float16, {n} threads": read(n) for n in sorted({1, threads})}
-        samples = interleaved(arms, arguments.rounds, time.process_time if arguments.cpu_time else time.perf_counter)
+        clock = ProcessorClock() if arguments.cpu_time else SystemClock()
+        samples = interleaved(arms, arguments.rounds, clock)
         _write(f"{count} queries x {rows} rows x {dim}", samples)
 
 
@@ -209,12 +198,7 @@ def _write_gallery(
     count, dim = shape
     layout = VectorLayout((Segment("all", dim, squared_norm),))
     facts = ModelFacts("benchmark", {}, Preprocessing(), "none", 64, 0, layout, "0" * 64)
-    with GalleryWriter.open(path, facts) as writer:
-        for start in range(0, count, 2000):
-            stop = min(start + 2000, count)
-            entries = [Entry(Path(f"/{n}"), FileStamp(0, 0, ""), {}) for n in range(start, stop)]
-            writer.commit(entries, vectors(start, stop))
-    return path
+    return write_gallery(path, facts, count, vectors)
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -255,18 +239,23 @@ def search(arguments: argparse.Namespace) -> None:
                 "rows": gallery.count,
                 "gigabytes": gallery.stored.row_bytes * gallery.count / 1e9,
                 "seconds": round(time.perf_counter() - started, 2),
-                "peak_resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+                "peak_resident_gb": peak_resident_bytes() / 1e9,
             }
             print(json.dumps(fact), flush=True)
 
 
-def _write(problem: str, samples: Mapping[str, Sequence[float]]) -> None:
-    for name, times in samples.items():
-        for sample in times:
-            print(json.dumps({"problem": problem, "arm": name, "ms": round(sample, 3)}))
+def _write(problem: str, samples: Mapping[str, Sequence[Sample]]) -> None:
+    for name, taken in samples.items():
+        for sample in taken:
+            print(json.dumps({"problem": problem, "arm": name, "round": sample.round, "ms": round(sample.ms, 3)}))
     print(f"\n{problem}", file=sys.stderr)
-    for name, times in samples.items():
-        print(f"  {name:48} median {statistics.median(times):8.1f} ms   least {min(times):8.1f} ms", file=sys.stderr)
+    first = next(iter(samples.values()))
+    for name, taken in samples.items():
+        ratio = paired_ratio(first, taken)
+        beside = "" if ratio is None or taken is first else f"   {ratio.median:5.2f} times as fast as the first"
+        summary = summarise(taken)
+        times = f"median {summary.p50_ms:8.1f} ms   least {summary.least_ms:8.1f} ms"
+        print(f"  {name:48} {times}{beside}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -295,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--count", type=int, default=200, help="queries taken from the file")
             command.add_argument("--approx", action="store_true", help="the graph as well")
     parsed = parser.parse_args(arguments)
-    print(json.dumps(environment()), file=sys.stderr)
+    environment = record_environment()
+    print(json.dumps({**environment.stable, **environment.conditions}), file=sys.stderr)
     parsed.run(parsed)
     return 0
 

@@ -280,6 +280,9 @@ def test_accuracy_is_plotted_against_the_latency_of_the_same_backend(results: Re
     assert draw_plots(results, [point])[-1].name == "accuracy-latency"
     with pytest.raises(BenchmarkError, match="other backends than those that were timed: tensorrt cuda:0 fp16"):
         draw_plots(results, [AccuracyPoint("tensorrt", "cuda:0", "fp16", 61.5)])
+    engine = {"backend": "onnxruntime", "device": "cpu", "precision": "fp32", "metrics": {"R@1": 61.5, "mAP": 50.0}}
+    (tmp_path / "good.json").write_text(json.dumps({"engines": [engine], "not_run": []}))
+    assert read_accuracy(tmp_path / "good.json") == [point]
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(BenchmarkError, match="is not what tbps bench accuracy writes"):
         read_accuracy(tmp_path / "bad.json")

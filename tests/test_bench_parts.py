@@ -388,3 +388,36 @@ def test_the_performance_page_is_written_from_raw_files(results: Results, tmp_pa
     assert "### How far from the machine's limit" in page
     assert main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.md")]) == 1
     assert not (tmp_path / "x.md").exists()
+
+
+# Drivers
+
+
+def test_the_search_driver_measures_by_the_core() -> None:
+    from tbps_infer.benchmarks.search import interleaved
+
+    clock = Ticking()
+    samples = interleaved({"slow": lambda: clock.sleep(0.3), "fast": lambda: clock.sleep(0.1)}, 4, clock)
+    assert {name: [round(sample.ms) for sample in taken] for name, taken in samples.items()} == {
+        "slow": [300] * 4,
+        "fast": [100] * 4,
+    }
+    assert [sample.round for sample in samples["slow"]] == [0, 1, 2, 3]
+
+
+def test_the_embedding_driver_embeds_everything_each_time(tiny_bundle: Path, tmp_path: Path) -> None:
+    from tbps_infer.benchmarks.embedding import embedding_arms
+    from tbps_infer.bundle import Bundle
+    from tbps_infer.encoder import Encoder
+    from tbps_infer.gallery import Gallery
+    from tbps_infer.sources import SourceItem
+
+    items = [SourceItem(path, {}) for path in Bundle.open(tiny_bundle).golden().crops]
+    with Encoder.open(tiny_bundle, batch_size=2) as encoder:
+        model, embed = embedding_arms(encoder, items, tmp_path)
+        for arm in (model, embed, embed):
+            assert arm.run() is None
+            assert arm.items == len(items)
+    for number in (0, 1):
+        with Gallery.open(tmp_path / f"gallery-{number}") as gallery:
+            assert gallery.count == len(items)

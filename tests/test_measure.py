@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbps_infer.benchmarks.environment import Environment
-from tbps_infer.benchmarks.measure import Arm, Plan, Sample, WarmUp, WarmUpRule, measure, warm_up
+from tbps_infer.benchmarks.measure import Arm, MemoryRecorder, Plan, Sample, WarmUp, WarmUpRule, measure, warm_up
 from tbps_infer.benchmarks.samples import SampleFile, read_samples
 from tbps_infer.benchmarks.summary import bootstrap_interval, paired_ratio, summarise
 from tbps_infer.errors import BenchmarkError
@@ -50,27 +50,6 @@ class Timed:
         self.calls += 1
         if self.log is not None:
             self.log.append(self.name)
-
-
-class Memory:
-    """A recorder in memory."""
-
-    def __init__(self) -> None:
-        self.samples: list[Sample] = []
-        self.warm: dict[str, WarmUp] = {}
-
-    def samples_of(self, arm: str) -> list[Sample]:
-        return [sample for sample in self.samples if sample.arm == arm]
-
-    def next_round(self) -> int:
-        return 1 + max((sample.round for sample in self.samples), default=-1)
-
-    def add_sample(self, arm: Arm, sample: Sample) -> None:
-        assert arm.name == sample.arm
-        self.samples.append(sample)
-
-    def add_warm_up(self, arm: Arm, result: WarmUp) -> None:
-        self.warm[arm.name] = result
 
 
 def arm(name: str, run: Callable[[], Mapping[str, float] | None], items: int = 1, **configuration: int) -> Arm:
@@ -115,7 +94,7 @@ def test_a_long_run_is_a_window_of_its_own() -> None:
 
 
 def test_each_round_runs_every_arm_once_in_an_order_of_its_own() -> None:
-    clock, log, book = FakeClock(), list[str](), Memory()
+    clock, log, book = FakeClock(), list[str](), MemoryRecorder()
     names = "abcde"
     arms = [arm(name, Timed(clock, 3, log=log, name=name)) for name in names]
     measure(arms, book, Plan(samples=20, settle_below_ms=0, warm_up=COLD), clock)
@@ -124,7 +103,7 @@ def test_each_round_runs_every_arm_once_in_an_order_of_its_own() -> None:
     assert len(set(rounds)) > 10
     places = Counter(order.index("a") for order in rounds)
     assert set(places) == set(range(5))
-    again = Memory()
+    again = MemoryRecorder()
     repeated: list[str] = []
     measure(
         [arm(name, Timed(clock, 3, log=repeated, name=name)) for name in names],
@@ -137,7 +116,7 @@ def test_each_round_runs_every_arm_once_in_an_order_of_its_own() -> None:
 
 
 def test_samples_are_the_run_alone() -> None:
-    clock, book = FakeClock(), Memory()
+    clock, book = FakeClock(), MemoryRecorder()
     measure([arm("a", Timed(clock, 7, 7, 1, 2, 3, 4), items=5)], book, PLAN, clock)
     assert [sample.ms for sample in book.samples] == pytest.approx([1, 2, 3, 4])
     assert {sample.items for sample in book.samples} == {5}
@@ -145,7 +124,7 @@ def test_samples_are_the_run_alone() -> None:
 
 
 def test_a_fast_arm_settles_before_each_sample() -> None:
-    clock, book = FakeClock(), Memory()
+    clock, book = FakeClock(), MemoryRecorder()
     fast, slow = Timed(clock, 9, 9, 90, 1, 91, 2, 92, 3, 93, 4), Timed(clock, 50)
     measure([arm("fast", fast), arm("slow", slow)], book, Plan(samples=4, settle_below_ms=10, warm_up=COLD), clock)
     assert [sample.ms for sample in book.samples_of("fast")] == pytest.approx([1, 2, 3, 4])
@@ -153,7 +132,7 @@ def test_a_fast_arm_settles_before_each_sample() -> None:
 
 
 def test_a_slow_arm_stops_at_its_time_and_never_before_its_least() -> None:
-    clock, book = FakeClock(), Memory()
+    clock, book = FakeClock(), MemoryRecorder()
     plan = Plan(samples=10, least_samples=3, arm_seconds=2.0, warm_up=COLD)
     measure([arm(str(ms), Timed(clock, ms)) for ms in (100, 500, 5000)], book, plan, clock)
     assert {name: len(book.samples_of(name)) for name in ("100", "500", "5000")} == {"100": 10, "500": 4, "5000": 3}
@@ -162,7 +141,7 @@ def test_a_slow_arm_stops_at_its_time_and_never_before_its_least() -> None:
 
 def test_drift_cancels_in_the_paired_ratio() -> None:
     """A machine that slows to a third: the arms' medians mislead, their ratio by round does not."""
-    clock, book = FakeClock(), Memory()
+    clock, book = FakeClock(), MemoryRecorder()
     start = clock.time
 
     def work(ms: float) -> Callable[[], None]:
@@ -183,13 +162,13 @@ def test_drift_cancels_in_the_paired_ratio() -> None:
 
 
 def test_parts_that_an_arm_times_itself() -> None:
-    clock, book = FakeClock(), Memory()
+    clock, book = FakeClock(), MemoryRecorder()
     measure([arm("a", lambda: {"compute_ms": 2.0, "copy_ms": 0.5})], book, PLAN, clock)
     assert summarise(book.samples).parts_ms == {"compute_ms": 2.0, "copy_ms": 0.5}
 
 
 def test_progress_ends_at_its_total() -> None:
-    clock, book, seen = FakeClock(), Memory(), list[tuple[int, int]]()
+    clock, book, seen = FakeClock(), MemoryRecorder(), list[tuple[int, int]]()
     arms = [arm("a", Timed(clock, 10)), arm("b", Timed(clock, 2000))]
     plan = Plan(samples=5, least_samples=2, arm_seconds=3, warm_up=COLD)
     measure(arms, book, plan, clock, lambda done, total: seen.append((done, total)))
@@ -200,7 +179,7 @@ def test_progress_ends_at_its_total() -> None:
 def test_names_are_distinct() -> None:
     clock = FakeClock()
     with pytest.raises(ValueError, match="same name"):
-        measure([arm("a", Timed(clock, 1))] * 2, Memory(), PLAN, clock)
+        measure([arm("a", Timed(clock, 1))] * 2, MemoryRecorder(), PLAN, clock)
 
 
 # The file
