@@ -9,8 +9,10 @@ import click
 
 from tbps_infer.cli.build import ENGINE_BACKENDS, build_and_report
 from tbps_infer.cli.families import family_options
+from tbps_infer.cli.gate_options import verify_data_option
 from tbps_infer.cli.options import (
     EXISTING,
+    int8_limit_options,
     mixed_precision_options,
     output_option,
     overwrite_option,
@@ -22,6 +24,7 @@ from tbps_infer.cli.progress import say
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_infer.evaluation.evaluation_set import EvaluationSet
     from tbps_infer.families.options import LoadOptions
 
 __all__ = ["export"]
@@ -46,6 +49,14 @@ __all__ = ["export"]
     default="onnxruntime",
     help="tensorrt and tensorrt-rtx also build engines, as tbps build does.",
 )
+@verify_data_option
+@click.option(
+    "--calibration",
+    type=EXISTING,
+    metavar="DATA",
+    help="INT8 only: a data set's folder (its train and val splits), or a .csv or .jsonl list with path and caption.",
+)
+@int8_limit_options
 @mixed_precision_options
 @precision_options
 @verbosity_options
@@ -59,6 +70,9 @@ def export(
     data: Path | None,
     samples: int,
     backend: Any,
+    gate_on: EvaluationSet | None,
+    calibration: Path | None,
+    int8_limits: dict[str, float],
     mixed: Any,
     precision: Any,
 ) -> None:
@@ -68,6 +82,7 @@ def export(
 
     \b
     tbps export checkpoints/best -o bundle
+    tbps export checkpoints/best -o bundle --precision int8 --calibration CUHK-PEDES
     """
     from tbps_infer.export.bundle import export_bundle
     from tbps_infer.export.options import ExportOptions
@@ -77,7 +92,7 @@ def export(
         from tbps_infer.export.engine_options import EngineOptions
         from tbps_infer.export.engines import check_buildable
 
-        engines = EngineOptions(backend=backend, precision=precision, mixed=mixed)
+        engines = EngineOptions(backend=backend, precision=precision, mixed=mixed, gate_on=gate_on)
         check_buildable(engines)  # before the minutes that exporting takes
     options = ExportOptions(
         load=load,
@@ -85,8 +100,9 @@ def export(
         external_data=external_data,
         overwrite=overwrite,
         samples=None if data is None else _samples(data, samples),
+        gate_on=gate_on,
         # Engines are built from the FP32 graphs; FP16 graphs in the bundle are for ONNX Runtime on a GPU.
-        **({} if engines else {"precision": precision, "mixed": mixed}),
+        **({} if engines else {"precision": precision, "mixed": mixed, "int8": _int8(calibration, int8_limits)}),
     )
     bundle = export_bundle(checkpoint, output, options, on_step=lambda step: say(f"{step} ..."))
     check = bundle.verification
@@ -95,8 +111,42 @@ def export(
         f"cosine image {check['image']['cosine_min']:.7f}, text {check['text']['cosine_min']:.7f} at least, "
         f"top-{check['ranking']['top_k']} overlap {check['ranking']['overlap']:.1%}"
     )
+    if "int8" in check:
+        click.echo(_int8_summary(check["int8"]))
     if engines:
         build_and_report(output, engines)
+
+
+def _int8(calibration: Path | None, limits: dict[str, float]) -> Any:
+    """`Int8Options`, or None without calibration data."""
+    if calibration is None:
+        if limits:
+            given = ", ".join(f"--int8-{name.replace('_', '-')}" for name in limits)
+            raise click.UsageError(f"{given} is for --precision int8 --calibration DATA.")
+        return None
+    from dataclasses import replace
+
+    from tbps_infer.export.int8_calibration import read_calibration
+    from tbps_infer.export.int8_options import INT8_THRESHOLDS, Int8Options
+
+    return Int8Options(read_calibration(calibration), replace(INT8_THRESHOLDS, **limits))
+
+
+def _int8_summary(check: dict[str, Any]) -> str:
+    agreement = check["verdict"]["agreement"]
+    branches = [
+        f"{branch} {check[branch]['int8_layers']} layers, {len(check[branch]['kept_fp32'])} kept in FP32, "
+        f"mean cosine {agreement[branch]['cosine']['mean']:.5f}"
+        for branch in ("image", "text")
+    ]
+    metrics = [
+        f"{name} {each['reference']:.2f} to {each['candidate']:.2f}"
+        for name, each in check["verdict"]["metrics"].items()
+        if name in ("R@1", "mAP")
+    ]
+    judged = check["judged_on"]
+    people = f"on {judged['pictures']} pictures and {judged['captions']} captions that it was not calibrated on"
+    return f"INT8: {'; '.join(branches)}; {', '.join([*metrics, '']) if metrics else ''}{people}"
 
 
 def _samples(data: Path, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:

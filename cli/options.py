@@ -13,6 +13,7 @@ import click
 __all__ = [
     "EXISTING",
     "batch_size_option",
+    "int8_limit_options",
     "mixed_precision_options",
     "output_option",
     "overwrite_option",
@@ -90,6 +91,28 @@ def mixed_precision_options(command: Command) -> Command:
 
         return command(*args, mixed=MixedPrecisionOptions(keep_fp32, auto_islands), **kwargs)
 
+    return wrapped  # type: ignore[return-value]
+
+
+def int8_limit_options(command: Command) -> Command:
+    """The limits of INT8's gate; passes ``int8_limits``, those given, by the names of `Thresholds`."""
+    helps = {
+        "max_rank1_drop": "INT8, data with ids: R@1 may drop by so many points.  [default: 0.5]",
+        "max_map_drop": "INT8, data with ids: mAP may drop by so many points.  [default: 0.5]",
+        "min_overlap": "INT8, data without ids: least share of the same first ten.  [default: 0.9]",
+        "min_cosine": "INT8, data without ids: least cosine with FP32.  [default: 0.99]",
+    }
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(f"int8_{name}") for name in helps}
+        return command(
+            *args, int8_limits={name: value for name, value in given.items() if value is not None}, **kwargs
+        )
+
+    for name, text in reversed(helps.items()):
+        flag = f"--int8-{name.replace('_', '-')}"
+        wrapped = click.option(flag, f"int8_{name}", type=click.FloatRange(min=0), metavar="X", help=text)(wrapped)
     return wrapped  # type: ignore[return-value]
 
 

@@ -20,9 +20,11 @@ from torch import nn
 
 from tbps_infer.bundle import Branch, Bundle, file_facts, is_bundle
 from tbps_infer.errors import BundleError, VerificationError
+from tbps_infer.export.gate import gate_graphs
 from tbps_infer.export.golden import write_golden
 from tbps_infer.export.graphs import export_graph
 from tbps_infer.export.half_graphs import write_half_graphs
+from tbps_infer.export.int8_graphs import write_int8_graphs
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.export.samples import prepare_samples, synthetic_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
@@ -66,7 +68,7 @@ def export_bundle(
         BundleError: ``out`` is there already and is not to be, or not a bundle that could be, replaced.
         CheckpointError: The checkpoint cannot be read.
         UsageError: The options do not fit.
-        VerificationError: A graph is not valid, or not what the PyTorch model is.
+        VerificationError: A graph is not valid, or not what the PyTorch model is, or does not pass the gate.
     """
     options = options or ExportOptions()
     _check_place(out, options.overwrite)
@@ -96,6 +98,8 @@ def export_bundle(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             verification=verification,
         ).write_facts()
+        if options.gate_on is not None:
+            gate_graphs(folder, source, options.gate_on, options.gate_limits, on_step)
         _move(folder, out)
     return Bundle.open(out)
 
@@ -139,6 +143,8 @@ def _check(
         )
     if options.precision == "fp32":
         return report.to_json()
+    if options.int8 is not None:
+        return {**report.to_json(), "int8": write_int8_graphs(folder, facts, tokenizer, options.int8, on_step)}
     on_step("Converting the graphs to FP16, and verifying them")
     halves = write_half_graphs(folder, reference, facts.layout, samples, facts.max_length, options.mixed)
     return {**report.to_json(), "fp16": halves}

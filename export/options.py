@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tbps_infer.errors import UsageError
+from tbps_infer.evaluation.gate import Thresholds
+from tbps_infer.export.int8_options import Int8Options
 from tbps_infer.export.limits import VerificationLimits
 from tbps_infer.export.mixed_precision import MixedPrecisionOptions
 from tbps_infer.families.options import LoadOptions
@@ -14,6 +16,8 @@ from tbps_infer.runners.protocol import Precision
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from tbps_infer.evaluation.evaluation_set import EvaluationSet
 
 __all__ = ["DEFAULT_OPSET", "MAX_OPSET", "MIN_OPSET", "ExportOptions"]
 
@@ -36,13 +40,17 @@ class ExportOptions:
         external_data: Keep the weights in files beside the graphs; graphs too large for one file do so anyway.
         overwrite: Replace a bundle that is already there.
         limits: How far the graphs may be from PyTorch.
-        precision: ``fp16`` adds FP16 graphs to the FP32 ones, which every other precision derives from.
-        mixed: What stays in FP32 in them.
+        precision: ``fp16`` and ``int8`` add graphs of theirs to the FP32 ones, which every other precision derives
+            from.
+        mixed: What stays in FP32 in FP16 graphs.
+        int8: What INT8 graphs are calibrated and judged on; wanted with ``int8``.
         samples: Crops with captions to verify on; synthetic ones when not given. They are not copied into the
             bundle, whose golden vectors are always of synthetic people.
+        gate_on: What to hold the graphs that a CPU runs to the gate on; they are not when not given.
 
     Raises:
-        UsageError: The opset or precision is not one of these, or samples are given and have no picture or caption.
+        UsageError: The opset is not one of these, INT8 has nothing to be calibrated on, an option belongs to another
+            precision, or samples are given and have no picture or caption.
     """
 
     family: str | None = None
@@ -53,7 +61,9 @@ class ExportOptions:
     limits: VerificationLimits = field(default_factory=VerificationLimits)
     precision: Precision = "fp32"
     mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
+    int8: Int8Options | None = None
     samples: Sequence[tuple[Image.Image, Sequence[str]]] | None = None
+    gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
@@ -61,12 +71,29 @@ class ExportOptions:
                 f"The opset is {self.opset}, want {MIN_OPSET} to {MAX_OPSET}.",
                 f"Keep {DEFAULT_OPSET}: it is read by every TensorRT from 10.3 on.",
             )
-        if self.precision not in ("fp32", "fp16"):
-            raise UsageError(f"Graphs are exported in fp32 or fp16, and {self.precision} was asked for.")
-        if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
-            raise UsageError("FP32 islands were asked for in FP32 graphs.", "Choose the precision fp16.")
+        if self.precision == "int8" and self.int8 is None:
+            raise UsageError(
+                "INT8 was asked for, and there is nothing to calibrate it on.",
+                "Give pictures with captions like those to be searched (--calibration DATA): a data set's folder, or "
+                "a .csv or .jsonl list with the columns path and caption.",
+            )
+        if self.precision != "int8" and self.int8 is not None:
+            raise UsageError(f"Calibration data was given for {self.precision} graphs.", "Choose the precision int8.")
+        if self.precision != "fp16" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
+            raise UsageError(
+                f"FP32 islands in FP16 graphs were asked for, and the precision {self.precision}.",
+                "Choose the precision fp16.",
+            )
         if self.samples is not None and not any(captions for _, captions in self.samples):
             raise UsageError(
                 "The samples to verify on have no caption.",
                 "Give at least one crop with one caption, or none at all.",
             )
+
+    @property
+    def gate_limits(self) -> dict[Precision, Thresholds]:
+        """What the gate asks of which graphs; ONNX Runtime runs FP16 ones on a GPU alone."""
+        limits: dict[Precision, Thresholds] = {"fp32": Thresholds()}
+        if self.int8 is not None:
+            limits["int8"] = self.int8.thresholds
+        return limits

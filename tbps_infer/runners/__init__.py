@@ -130,10 +130,10 @@ def _holds_tensors(path: Path) -> bool:
 
 
 def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:
-    """The checked graph of a branch in one precision: FP32 is always there, FP16 if it was exported.
+    """The checked graph of a branch in one precision: FP32 is always there, FP16 and INT8 if they were exported.
 
     Raises:
-        BackendError: There is no such graph, or ONNX Runtime would compute it in FP32.
+        BackendError: There is no such graph, or ONNX Runtime would compute it in FP32 on this device.
     """
     if options.precision == "fp32":
         return bundle.check_graph(branch)
@@ -141,11 +141,16 @@ def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:
     if name not in bundle.files:
         raise BackendError(
             f"{bundle.path} holds no {options.precision} graph of the {branch} branch.",
-            "Choose the precision fp32, or export the bundle again with --precision fp16."
-            if options.precision == "fp16"
-            else "Choose the precision fp32.",
+            f"Choose the precision fp32, or export the bundle again with --precision {options.precision}"
+            + (" --calibration DATA." if options.precision == "int8" else "."),
         )
-    if Device.parse(options.device).kind == "cpu":
+    on_cpu = Device.parse(options.device).kind == "cpu"
+    if options.precision == "int8" and not on_cpu:
+        raise BackendError(
+            "ONNX Runtime has no INT8 kernels for a GPU: it would compute most of the graph in FP32 without a word.",
+            "Choose the precision fp16 on the GPU, or --device cpu.",
+        )
+    if options.precision == "fp16" and on_cpu:
         raise BackendError(
             "ONNX Runtime has no FP16 kernels for the CPU: it would compute the graph in FP32 without a word.",
             "Choose the precision fp32, or a GPU: --device cuda.",

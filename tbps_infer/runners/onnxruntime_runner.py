@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.runners.cores import usable_cores
+from tbps_infer.runners.int8_kernels import products_saturate
 from tbps_infer.runners.options import Device, RunOptions
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, check_feeds
 
@@ -131,6 +132,8 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     settings.intra_op_num_threads = threads or usable_cores()
     settings.inter_op_num_threads = 1  # one operator at a time: these graphs are chains
     settings.log_severity_level = _ERRORS_ONLY
+    if products_saturate():
+        settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
     return ort, _open_session(ort, graph, settings, device)
 
 
