@@ -296,7 +296,7 @@ function bar(share) {
 
 function card(hit, index) {
   const item = make("li", "hit");
-  const about = [hit.metadata.camera, hit.metadata.time].filter((each) => each !== undefined && each !== null).map(String);
+  const about = [hit.metadata.camera, shortTime(hit.metadata.time)].filter((each) => each !== undefined && each !== null).map(String);
   item.id = `hit-${index}`;
   item.setAttribute("role", "option");
   item.setAttribute("aria-selected", "false");
@@ -315,7 +315,7 @@ function card(hit, index) {
   shot.append(picture, tick);
   const caption = make("div", "caption");
   caption.append(make("b", "", String(hit.rank)), make("span", "", hit.score.toFixed(3)));
-  item.append(shot, caption, bar(hit.score / wholeWeight()), make("div", "meta", about.join(" · ").replace("T", " ")));
+  item.append(shot, caption, bar(hit.score / wholeWeight()), ...about.map((text) => make("div", "meta", text)));
   item.addEventListener("click", (event) => {
     setFocus(index);
     if (event.target === tick || event.ctrlKey || event.metaKey) choose(hit);
@@ -323,6 +323,12 @@ function card(hit, index) {
     else openDetail(index);
   });
   return item;
+}
+
+// "2024-06-11T06:59:00" to the minute, as people write it; any other form as it is.
+function shortTime(time) {
+  const found = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)/.exec(time);
+  return found ? `${found[1]} ${found[2]}` : time;
 }
 
 function setFocus(index, { scroll = false } = {}) {
