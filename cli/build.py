@@ -6,12 +6,16 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tbps_infer.cli.gate_options import verify_data_option
 from tbps_infer.cli.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
 from tbps_infer.cli.progress import quiet, say
+
+if TYPE_CHECKING:
+    from tbps_infer.evaluation.evaluation_set import EvaluationSet
 
 __all__ = ["ENGINE_BACKENDS", "build", "build_and_report"]
 
@@ -72,6 +76,7 @@ class Lengths(click.ParamType):  # type: ignore[type-arg]
     help="tensorrt only: a file that keeps kernels' times from build to build.",
 )
 @click.option("--rebuild", is_flag=True, help="Build engines that are there and up to date again.")
+@verify_data_option
 @mixed_precision_options
 @precision_options
 @verbosity_options
@@ -88,6 +93,7 @@ def build(
     optimization_level: int | None,
     timing_cache: Path | None,
     rebuild: bool,
+    gate_on: EvaluationSet | None,
     mixed: Any,
     precision: Any,
 ) -> None:
@@ -116,6 +122,7 @@ def build(
         mixed=mixed,
         rebuild=rebuild,
         device=chosen.index,
+        gate_on=gate_on,
     )
     build_and_report(bundle, options)
 

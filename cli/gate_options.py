@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from tbps_infer.cli.options import EXISTING
 
 if TYPE_CHECKING:
     from tbps_infer.evaluation.gate import Verdict
     from tbps_infer.evaluation.verification import GateResult
 
-__all__ = ["refuse_failed", "result_lines", "threshold_options"]
+__all__ = ["refuse_failed", "result_lines", "threshold_options", "verify_data_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,6 +39,27 @@ def threshold_options(command: Command) -> Command:
 
         thresholds = Thresholds(max_rank1_drop, max_map_drop, min_overlap, min_cosine)
         return command(*args, thresholds=thresholds, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def verify_data_option(command: Command) -> Command:
+    """``--verify-data``; passes ``gate_on``, an `EvaluationSet` or None."""
+
+    @click.option(
+        "--verify-data",
+        type=EXISTING,
+        metavar="DATASET",
+        help="Hold what was made to the gate of tbps verify on this data set's test split; refused, it is not kept.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, verify_data: Path | None, **kwargs: Any) -> Any:
+        if verify_data is None:
+            return command(*args, gate_on=None, **kwargs)
+        from tbps_infer.data.readers import read_dataset
+        from tbps_infer.evaluation.evaluation_set import labelled_set
+
+        return command(*args, gate_on=labelled_set(read_dataset(verify_data, "test")), **kwargs)
 
     return wrapped  # type: ignore[return-value]
 

@@ -29,7 +29,7 @@ from tbps_infer.tensorrt.engine_folder import EngineFolder
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.runner import run_folder
 
-__all__ = ["check_engines", "compare_with_reference"]
+__all__ = ["check_engines", "compare_with_reference", "open_engines_of"]
 
 _BRANCHES: tuple[Branch, ...] = ("image", "text")
 
@@ -63,11 +63,16 @@ def check_engines(
     with contextlib.ExitStack() as stack:
         runners: dict[Branch, Runner] = {}
         for branch in _BRANCHES:
-            memory = open_memory(options.device)
-            runners[branch] = run_folder(folder, bundle, branch, library, memory, where=facts.gpu.name)
+            runners[branch] = open_engines_of(folder, bundle, branch, library, options.device)
             stack.callback(runners[branch].close)
         lengths = tuple(plan.length for plan in facts.plans if plan.length is not None)
         return compare_with_reference(bundle, runners, Shapes(facts.batch, lengths), limits_for(facts.precision))
+
+
+def open_engines_of(folder: EngineFolder, bundle: Bundle, branch: Branch, library: Library, device: int) -> Runner:
+    """A runner over engines that need not be in their place yet. Raises BackendError when they do not run."""
+    where = folder.facts.gpu.name if folder.facts.gpu else f"cuda:{device}"
+    return run_folder(folder, bundle, branch, library, open_memory(device), where=where)
 
 
 def compare_with_reference(

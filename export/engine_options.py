@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import UsageError
@@ -12,6 +12,9 @@ from tbps_infer.export.mixed_precision import MixedPrecisionOptions
 from tbps_infer.runners.protocol import Precision
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
+
+if TYPE_CHECKING:
+    from tbps_infer.evaluation.evaluation_set import EvaluationSet
 
 __all__ = ["DEFAULT_LENGTHS", "EngineOptions"]
 
@@ -35,6 +38,7 @@ class EngineOptions:
         mixed: What stays in FP32 beyond the rules.
         rebuild: Build again what is there and up to date.
         device: Index of the GPU to build and check on.
+        gate_on: What to hold the engines to the gate on; they are not when not given.
 
     Raises:
         UsageError: The precision is another, or an option belongs to FP16 alone.
@@ -49,6 +53,7 @@ class EngineOptions:
     mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
     rebuild: bool = False
     device: int = 0
+    gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in _PRECISIONS:

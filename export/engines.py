@@ -18,11 +18,13 @@ from typing import Any
 
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError
+from tbps_infer.evaluation.verification import GateResult, record_verdict
 from tbps_infer.export.activation_memory import predicted_activation_bytes
-from tbps_infer.export.engine_check import check_engines
+from tbps_infer.export.engine_check import check_engines, open_engines_of
 from tbps_infer.export.engine_options import EngineOptions
 from tbps_infer.export.engine_place import beside, install
 from tbps_infer.export.fp16_products import graph_precision
+from tbps_infer.export.gate import gate_engines
 from tbps_infer.export.mixed_precision import convert_file
 from tbps_infer.export.real_inputs import real_batches
 from tbps_infer.runners.protocol import branch_specs
@@ -87,8 +89,8 @@ def build_engines(
         UsageError: An option does not fit the flavour or the model.
         BundleError: The bundle is damaged, or cannot be written to.
         BackendError: TensorRT or a GPU is missing, the build fails, or the precision is not what was asked for.
-        VerificationError: The graph does not fit FP16, or the engines do not do what the bundle's reference does;
-            they are not installed.
+        VerificationError: The graph does not fit FP16, or the engines do not do what the bundle's reference does, or
+            do not pass the gate; they are not installed.
     """
     bundle = Bundle.open(bundle_path)
     library, gpu = check_buildable(options)
@@ -98,12 +100,15 @@ def build_engines(
     place = bundle.path / ENGINES / _folder_name(options, library, gpu)
     there = None if options.rebuild else _up_to_date(place, spec)
     if there is not None:
+        _record(bundle, _gate(there, bundle, library, options, on_step))
         return BuiltEngines(there, built=False)
     with beside(place) as folder:
         facts = _Build(bundle, options, library, gpu, spec, folder, on_step, on_progress).run()
+        verdict = _gate(EngineFolder(folder, facts), bundle, library, options, on_step)
         text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n"
         (folder / ENGINE_JSON).write_text(text, encoding="utf-8")
         install(folder, place)
+    _record(bundle, verdict)
     return BuiltEngines(EngineFolder.open(place), built=True)
 
 
@@ -112,7 +117,7 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
 
     Raises:
         UsageError: An option means nothing to the flavour.
-        BackendError: TensorRT is missing, or a GPU where one is needed.
+        BackendError: TensorRT is missing, or a GPU where one is needed: to build, or to verify on data.
     """
     library = open_library(options.backend)
     library.flavour.refuse_ignored({**options.settings.to_json(), "timing_cache": options.timing_cache})
@@ -122,7 +127,38 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
             f"{library} builds for the GPU of this machine, and there is none that CUDA finds.",
             "Run tbps build on the device itself; tbps doctor says what is missing.",
         )
+    if gpu is None and options.gate_on is not None:
+        raise BackendError(
+            "Data to verify on were given, and there is no GPU here to run the engines on.",
+            "Build without them, and run tbps verify on the device.",
+        )
     return library, gpu
+
+
+def _gate(
+    folder: EngineFolder,
+    bundle: Bundle,
+    library: Library,
+    options: EngineOptions,
+    on_step: Callable[[str], None],
+) -> GateResult | None:
+    """Hold engines to the gate where there are data to do so; None where not."""
+    if options.gate_on is None:
+        return None
+    device = options.device
+    return gate_engines(
+        folder,
+        bundle,
+        options.gate_on,
+        device,
+        lambda branch: open_engines_of(folder, bundle, branch, library, device),
+        on_step,
+    )
+
+
+def _record(bundle: Bundle, verdict: GateResult | None) -> None:
+    if verdict is not None:
+        record_verdict(bundle.path, verdict)
 
 
 @dataclass(frozen=True)
