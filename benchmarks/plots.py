@@ -1,4 +1,4 @@
-"""Plots of results as PNG: colours that colour-blind readers tell apart, and a marker and a dash of its own for each.
+"""Plots of results as PNG, for colour-blind readers too: a backend has a colour and a marker, a precision its dashes.
 
 matplotlib is imported when something is drawn; its figures are made without pyplot, so that no window system and no
 global state is touched.
@@ -21,7 +21,7 @@ __all__ = ["AccuracyPoint", "Plot", "draw_plots", "read_accuracy", "require_matp
 # Okabe and Ito's palette, without its yellow, which is too pale for lines on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("-", "--", "-.", ":")
+_BY_PRECISION = {"fp32": ("-", "full"), "fp16": ("--", "none"), "int8": (":", "left")}
 _DPI = 144
 _PRECISIONS = ("fp32", "fp16", "int8")
 _MOST_PANELS = 4
@@ -78,7 +78,7 @@ def draw_plots(results: Results, accuracy: Sequence[AccuracyPoint] | None = None
     styles = _styles(results)
     plots = []
     for branch in ("image", "text"):
-        rows = [row for row in results.of(branch) if row.number("batch")]
+        rows = _drawn([row for row in results.of(branch) if row.number("batch")])
         if rows:
             plots.append(_latency_plot(branch, rows, styles))
     if results.of("image") or results.of("text"):
@@ -107,22 +107,41 @@ Style = Mapping[str, Any]
 
 
 def _styles(results: Results) -> dict[str, Style]:
-    """A colour, a marker and a dash for each backend on each device in each precision, the same in every plot."""
-    labels = list(dict.fromkeys(row.label for row in results.rows if row.label))
-    return {
-        label: {
-            "color": _COLOURS[n % len(_COLOURS)],
-            "marker": _MARKERS[n % len(_MARKERS)],
-            "linestyle": _DASHES[n % len(_DASHES)],
+    """The same in every plot: colour and marker by backend, dashes and the marker's filling by precision."""
+    rows = {row.label: row for row in results.rows if row.label and "peer" not in row.configuration}
+    backends = list(dict.fromkeys(_without_precision(row) for row in rows.values()))
+    styles: dict[str, Style] = {}
+    for label, row in rows.items():
+        place = backends.index(_without_precision(row))
+        dashes, filling = _BY_PRECISION[str(row.configuration["precision"])]
+        styles[label] = {
+            "color": _COLOURS[place % len(_COLOURS)],
+            "marker": _MARKERS[place % len(_MARKERS)],
+            "linestyle": dashes,
+            "fillstyle": filling,
         }
-        for n, label in enumerate(labels)
-    }
+    return styles
+
+
+def _without_precision(row: Row) -> tuple[object, ...]:
+    return tuple(row.configuration[name] for name in ("backend", "device", "cuda_graphs"))
+
+
+def _drawn(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those that differ from another only by not using CUDA graphs: tables have them."""
+    with_graphs = {row.label.removesuffix(" graphs") for row in rows if row.configuration.get("cuda_graphs")}
+    return [
+        row
+        for row in rows
+        if row.configuration.get("cuda_graphs") is not False
+        or row.label.removesuffix(" no graphs") not in with_graphs
+    ]
 
 
 def _latency_plot(branch: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Plot:
     lengths = sorted({row.number("length") for row in rows})[-_MOST_PANELS:]
     columns, lines = min(len(lengths), 2), -(-len(lengths) // 2)
-    figure = _figure(4.2 * columns if columns > 1 else 6.4, 3.6 * lines + 0.8)
+    figure = _figure(4.8 * columns if columns > 1 else 7.0, 3.6 * lines + 1.2)
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for axis in axes[len(lengths) :]:
         axis.set_axis_off()
@@ -160,8 +179,8 @@ def _latency_plot(branch: str, rows: Sequence[Row], styles: Mapping[str, Style])
 
 
 def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
-    panels = [(branch, rows) for branch in ("image", "text") if (rows := results.of(branch))]
-    figure = _figure(4.6 * len(panels) if len(panels) > 1 else 6.4)
+    panels = [(branch, rows) for branch in ("image", "text") if (rows := _drawn(results.of(branch)))]
+    figure = _figure(5.6 * len(panels) if len(panels) > 1 else 7.0, 5.0)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     present = [
         p for p in _PRECISIONS if any(row.configuration["precision"] == p for _, rows in panels for row in rows)
@@ -169,19 +188,20 @@ def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
     for axis, (branch, rows) in zip(axes, panels, strict=True):
         length = max(row.number("length") for row in rows)
         rows = [row for row in rows if row.number("length") == length]
-        labels = list(dict.fromkeys(row.label for row in rows))
-        for label in labels:
-            best = max((row for row in rows if row.label == label), key=lambda row: row.summary.per_second)
-            # Beside each other, since backends of one precision may be equally fast.
-            peers = [other for other in labels if _precision(rows, other) == best.configuration["precision"]]
-            shift = 0.14 * (peers.index(label) - (len(peers) - 1) / 2)
-            place = present.index(str(best.configuration["precision"])) + shift
-            style = {**styles[label], "linestyle": "none"}
-            axis.plot([place], [best.summary.per_second], markersize=9, label=label, **style)
-            note = f"{best.summary.per_second:.3g}"
-            axis.annotate(
-                note, (place, best.summary.per_second), (0, 9), textcoords="offset points", ha="center", fontsize=8
-            )
+        for place, precision in enumerate(present):
+            labels = dict.fromkeys(row.label for row in rows if row.configuration["precision"] == precision)
+            best = [
+                max((row for row in rows if row.label == label), key=lambda row: row.summary.per_second)
+                for label in labels
+            ]
+            for shift, row in enumerate(best, start=1):
+                # Beside each other, since backends of one precision may be equally fast.
+                x, y = place - 0.4 + 0.8 * shift / (len(best) + 1), row.summary.per_second
+                style = {**styles[row.label], "linestyle": "none"}
+                axis.plot([x], [y], markersize=9, label=row.label, **style)
+                note = f"{y:,.0f}" if y >= 100 else f"{y:.3g}"
+                above = 9 if shift % 2 else -15  # neighbours' figures do not touch
+                axis.annotate(note, (x, y), (0, above), textcoords="offset points", ha="center", fontsize=7.5)
         axis.set_xticks(range(len(present)), present)
         axis.set_xlim(-0.6, len(present) - 0.4)
         axis.set_ylim(0, 1.15 * max(row.summary.per_second for row in rows))
@@ -196,8 +216,8 @@ def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
 def _accuracy_plot(results: Results, accuracy: Sequence[AccuracyPoint], styles: Mapping[str, Style]) -> Plot:
     """Rank-1 against the latency of a sentence's whole way, or of one picture where that was not timed."""
     what = "sentence to top 10" if results.of("sentence to top 10") else "image"
-    rows = [row for row in results.of(what) if row.number("batch") in (0, 1)]
-    figure = _figure(6.4)
+    rows = _drawn([row for row in results.of(what) if row.number("batch") in (0, 1)])
+    figure = _figure(7.0, 5.0)
     axis = figure.subplots()
     found = 0
     for row in rows:
@@ -232,10 +252,6 @@ def _backend_name(way: str) -> str:
     return "torch" if way == "torch-compile" else way
 
 
-def _precision(rows: Sequence[Row], label: str) -> object:
-    return next(row.configuration["precision"] for row in rows if row.label == label)
-
-
 def _plain_numbers(axis: Any) -> None:
     """20 and not 2·10¹ on a logarithmic axis, at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -246,7 +262,7 @@ def _plain_numbers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _figure(width: float, height: float = 4.4) -> Any:
+def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -257,7 +273,10 @@ def _figure(width: float, height: float = 4.4) -> Any:
 
 def _legend(figure: Any, axis: Any) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), fontsize=9, frameon=False)
+    columns = min(len(labels), max(int(figure.get_figwidth() / 3), 1))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False, markerscale=0.8
+    )
 
 
 def _png(figure: Any) -> bytes:

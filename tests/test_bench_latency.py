@@ -15,11 +15,12 @@ from click.testing import CliRunner, Result
 
 from tbps_infer.benchmarks import limits
 from tbps_infer.benchmarks.backends import Choice, Models, list_choices, open_choice
+from tbps_infer.benchmarks.environment import Environment
 from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
-from tbps_infer.benchmarks.measure import Plan, SystemClock, WarmUpRule
+from tbps_infer.benchmarks.measure import Plan, Sample, SystemClock, WarmUpRule
 from tbps_infer.benchmarks.plots import AccuracyPoint, draw_plots, read_accuracy
 from tbps_infer.benchmarks.results import Results, collect_results
-from tbps_infer.benchmarks.samples import read_samples
+from tbps_infer.benchmarks.samples import Samples, read_samples
 from tbps_infer.benchmarks.stages import random_embeddings, write_gallery
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
@@ -271,8 +272,28 @@ def test_plots_are_pictures_and_tell_arms_apart(results: Results) -> None:
     plots = draw_plots(results)
     assert [plot.name for plot in plots] == ["latency-image", "latency-text", "throughput-precision"]
     assert all(plot.png.startswith(b"\x89PNG") for plot in plots)
-    styles = list(_styles(results).values())
-    assert len({style["color"] for style in styles}) == len({style["marker"] for style in styles}) == len(styles)
+    styles = _styles(results)
+    assert set(styles) == {"torch cpu fp32", "onnxruntime cpu fp32"}
+    assert len({(style["color"], style["marker"]) for style in styles.values()}) == 2
+    assert len({style["color"] for style in styles.values()}) == len({s["marker"] for s in styles.values()}) == 2
+
+
+def test_precisions_of_one_backend_differ_without_colour_and_graphs_are_drawn_once() -> None:
+    from tbps_infer.benchmarks.plots import _drawn, _styles
+
+    held = Samples(Path("raw"), Environment({}, {}))
+    for choice in (*list_choices(["cuda"], ("tensorrt",)), *list_choices(["cuda"], ("onnxruntime",))):
+        values = {"what": "image", "backend": choice.way, "device": choice.device, "precision": choice.precision}
+        held.configurations[choice.label] = {**values, "cuda_graphs": choice.cuda_graphs, "batch": 1, "length": None}
+        held.samples[choice.label] = [Sample(choice.label, 0, 1.0, 1)]
+    results = collect_results(held)
+    styles = _styles(results)
+    assert len({(s["marker"], s["linestyle"], s["fillstyle"]) for s in styles.values()}) == len(styles) == 9
+    assert {row.label for row in _drawn(results.rows)} == {
+        f"{backend} cuda:0 {p}{graphs}"
+        for backend, graphs in (("tensorrt", " graphs"), ("onnxruntime", ""))
+        for p in ("fp32", "fp16", "int8")
+    }
 
 
 def test_accuracy_is_plotted_against_the_latency_of_the_same_backend(results: Results, tmp_path: Path) -> None:
