@@ -69,7 +69,9 @@ def tables(results: Results) -> Iterator[TextTable]:
         yield TextTable(TITLES["stages"], head, tuple(cells))
     limits = results.of("limit")
     if limits:
-        yield TextTable(TITLES["limit"], ("what", "by", "p50 ms", "rate"), tuple(map(_limit_cells, limits)), left=2)
+        yield TextTable(
+            TITLES["limit"], ("what", "by", "fastest ms", "rate"), tuple(map(_limit_cells, limits)), left=2
+        )
     yield from _memory_table(results)
     yield from _energy_table(results)
 
@@ -229,13 +231,18 @@ def _baseline(rows: Sequence[Row]) -> str:
 
 
 def _limit_cells(row: Row) -> tuple[str, ...]:
-    values, seconds = row.configuration, row.summary.p50_ms / 1e3
+    values, seconds = row.configuration, row.summary.least_ms / 1e3
     rate = float(row.number("work")) / seconds / 1e9
     unit = "GFLOP/s" if values["unit"] == "flop" else "GB/s"
     precision = f" {values['precision']}" if values["precision"] else ""
     threads = f", {values['threads']} threads" if values["threads"] else ""
     by = f"{values['library']}{threads}"
-    return (f"{values['kind']}{precision}, {values['device']}", by, _number(row.summary.p50_ms), f"{rate:.1f} {unit}")
+    return (
+        f"{values['kind']}{precision}, {values['device']}",
+        by,
+        _number(row.summary.least_ms),
+        f"{rate:.1f} {unit}",
+    )
 
 
 def _memory_table(results: Results) -> Iterator[TextTable]:

@@ -310,8 +310,8 @@ ARMS: tuple[tuple[dict[str, Value], int, tuple[int, ...]], ...] = (
     (configuration("onnxruntime", "fp32"), 1, (40, 50, 60)),
     (configuration("onnxruntime", "int8"), 1, (20, 20, 24)),
     ({**configuration("onnxruntime", "fp32"), "batch": 4}, 4, (160, 160, 160)),
-    (limit("matmul", "fp32", 10**9), 1, (10, 10, 10)),
-    (limit("copy", None, 10**9), 1, (100, 100, 100)),
+    (limit("matmul", "fp32", 10**9), 1, (10, 30, 20)),
+    (limit("copy", None, 10**9), 1, (200, 100, 150)),
     ({"what": "search", "device": "cpu", "rows": 1000, "row_bytes": 20_000}, 1, (4, 4, 4)),
     ({"what": "Crops to embeddings", "peer": "a plain loop", "baseline": True}, 2, (30, 30, 33)),
     ({"what": "Crops to embeddings", "peer": "tbps-infer"}, 2, (10, 10, 10)),
@@ -365,7 +365,7 @@ def test_peers_are_compared_with_their_baseline(results: Results) -> None:
 
 
 def test_how_far_from_the_limit(results: Results) -> None:
-    """1 GFLOP in 50 ms is a fifth of 100 GFLOP/s; 100 MB of weights in 50 ms a fifth of 10 GB/s."""
+    """1 GFLOP in 50 ms is a fifth of 1 GFLOP in 10 ms at best; 100 MB of weights in 50 ms a fifth of 1 GB in 100."""
     table = limit_table(results)
     assert table is not None
     assert [row[1:] for row in table.rows] == [
