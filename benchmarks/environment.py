@@ -96,7 +96,6 @@ def record_environment(
     """
     cpu = _cpu_info(root)
     memory = _memory(root)
-    gpus, moments = _nvidia_smi(tool)
     devfreq = _gpu_clock_files(root)
     stable = {
         "machine": platform.machine(),
@@ -110,7 +109,7 @@ def record_environment(
         "memory_bytes": memory.get("MemTotal"),
         "governor": _text(root / _CPU / "scaling_governor") or None,
         "most_cpu_mhz": _mhz(_text(root / _CPU / "scaling_max_freq")),
-        "gpus": gpus,
+        "gpus": _nvidia_smi(tool, _SMI_STABLE),
         "power_mode": _power_mode(tool) if _is_board(root) else None,
         "most_gpu_mhz": [_mhz(_text(file / "max_freq"), 1e6) for file in devfreq],
         "threads": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
@@ -121,7 +120,7 @@ def record_environment(
         "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "cpu_mhz": _mhz(_text(root / _CPU / "scaling_cur_freq")) or _rounded(cpu.get("cpu MHz")),
         "available_bytes": memory.get("MemAvailable"),
-        "gpus": moments,
+        "gpus": _nvidia_smi(tool, _SMI_MOMENT),
         "gpu_mhz": [_mhz(_text(file / "cur_freq"), 1e6) for file in devfreq],
     }
     return Environment(stable, conditions)
@@ -146,16 +145,11 @@ def _memory(root: Path) -> dict[str, int]:
     return {name: 1024 * int(size) for name, size in pairs}
 
 
-def _nvidia_smi(tool: Tool) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Each GPU's lasting and momentary facts, as nvidia-smi words them."""
-    names = (*_SMI_STABLE, *_SMI_MOMENT)
+def _nvidia_smi(tool: Tool, names: Sequence[str]) -> list[dict[str, str]]:
+    """Each GPU's facts as nvidia-smi words them; none where it does not know one of the names."""
     listed = tool(["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"])
     rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines() if line.strip()]
-    facts = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
-    return (
-        [{name: fact[name] for name in _SMI_STABLE} for fact in facts],
-        [{name: fact[name] for name in _SMI_MOMENT} for fact in facts],
-    )
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
 def _power_mode(tool: Tool) -> str | None:

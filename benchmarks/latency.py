@@ -6,18 +6,18 @@ noted with its reason, and never replaced. See `tbps_infer.benchmarks.measure` f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from tbps_infer.benchmarks.backends import WAYS, Choice, Models, TimedRun, Way, list_choices, open_choice
-from tbps_infer.benchmarks.energy import find_rails, measure_energy
 from tbps_infer.benchmarks.environment import Environment, record_environment
 from tbps_infer.benchmarks.limits import limit_arms
 from tbps_infer.benchmarks.measure import Arm, Clock, Plan, Value, measure
-from tbps_infer.benchmarks.peak_memory import PeakTask, measure_peak
+from tbps_infer.benchmarks.latency_notes import note_costs, note_energy, note_memory
+from tbps_infer.benchmarks.peak_memory import PeakTask
 from tbps_infer.benchmarks.samples import SampleFile, Samples
 from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, stage_arms
 from tbps_infer.bundle import Branch
@@ -74,7 +74,7 @@ class LatencyOptions:
 
 @dataclass
 class _Opened:
-    """A choice that works here, both branches."""
+    """A choice that works here, with the branches that do."""
 
     choice: Choice
     runners: dict[Branch, Runner]
@@ -138,12 +138,12 @@ def run_latency(
         book.add_note("model", _model_name(models))
         for subject, value in session.notes.items():
             book.add_note(subject, value)
-        _note_costs(book, models, lengths)
+        note_costs(book, models.bundle.path, lengths)
         say(f"{len(arms)} arms are warmed up, then sampled in shuffled rounds.")
         measure(arms, book, options.plan, clock, on_sample)
-        _note_energy(book, arms, options.plan, clock, say)
+        note_energy(book, arms, clock, options.plan.arm_seconds, say)
         if options.memory:
-            _note_memory(book, session, opened, max(options.batches), lengths[-1], (bundle, reference), say)
+            note_memory(book, _peak_tasks(session, opened, lengths[-1], bundle, reference), say)
         return book.held
 
 
@@ -178,11 +178,17 @@ def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -
     parity: dict[str, float] = {}
     descriptions: dict[str, str] = {}
     for choice in list_choices(options.devices, options.ways, options.precisions):
-        try:
-            branches = {branch: open_choice(choice, session.models, branch) for branch in _BRANCHES}
-        except BackendError as error:
-            absent[choice.label] = f"{error.message} {error.hint}".strip()
+        branches: dict[Branch, tuple[Runner, TimedRun]] = {}
+        reasons: dict[Branch, str] = {}
+        for branch in _BRANCHES:
+            try:
+                branches[branch] = open_choice(choice, session.models, branch)
+            except BackendError as error:
+                reasons[branch] = f"{error.message} {error.hint}".strip()
+        if not branches:
+            absent[choice.label] = reasons["image"]
             continue
+        absent |= {f"the {branch} branch on {choice.label}": reason for branch, reason in reasons.items()}
         for runner, _ in branches.values():
             stack.callback(runner.close)
         say(f"{choice.label}: comparing with the golden vectors ...")
@@ -215,9 +221,11 @@ def _arms(session: _Session, opened: Sequence[_Opened], lengths: Sequence[int]) 
     options, arms = session.options, list[Arm]()
     for one in opened:
         for batch in options.batches:
-            arms.append(_model_arm(session, one, "image", batch, None))
-            arms += [_model_arm(session, one, "text", batch, length) for length in lengths]
-        if options.stages:
+            if "image" in one.runs:
+                arms.append(_model_arm(session, one, "image", batch, None))
+            if "text" in one.runs:
+                arms += [_model_arm(session, one, "text", batch, length) for length in lengths]
+        if options.stages and "text" in one.runs:
             shared = _configuration(session, one.choice)
             arms += encode_arms(session.material, one.choice.label, shared, one.runners)
     if options.stages:
@@ -252,68 +260,21 @@ def _configuration(session: _Session, choice: Choice) -> dict[str, Value]:
     }
 
 
-def _note_costs(book: SampleFile, models: Models, lengths: Sequence[int]) -> None:
-    """Operations per item and bytes of weights, where onnx is installed to read them."""
-    if "costs" in book.held.notes:
-        return
-    try:
-        import onnx  # noqa: F401
-    except ImportError:
-        return
-    from tbps_infer.benchmarks.flops import graph_cost
-
-    costs: dict[str, dict[str, int]] = {}
-    for branch in _BRANCHES:
-        graph = models.bundle.path / f"{branch}.onnx"
-        for length in (None,) if branch == "image" else lengths:
-            cost = graph_cost(graph, {"batch": 1, "length": length or 1})
-            name = branch if length is None else f"{branch} {length}"
-            costs[name] = {"flops": cost.flops, "weight_bytes": cost.weight_bytes}
-    book.add_note("costs", costs)
-
-
-def _note_energy(book: SampleFile, arms: Sequence[Arm], plan: Plan, clock: Clock, say: Callable[[str], None]) -> None:
-    """Joules per item, on boards that measure their own power."""
-    rails = find_rails()
-    if not rails:
-        return
-    known = dict(book.held.notes.get("energy", {}))
-    for arm in arms:
-        if arm.name not in known and arm.configuration.get("what") in ("image", "text"):
-            say(f"{arm.name}: energy ...")
-            energy = measure_energy(arm, rails, clock, plan.arm_seconds)
-            known[arm.name] = energy.to_json()
-            book.add_note("energy", known)
-
-
-def _note_memory(
-    book: SampleFile,
-    session: _Session,
-    opened: Sequence[_Opened],
-    batch: int,
-    length: int,
-    paths: tuple[Path, Path | None],
-    say: Callable[[str], None],
-) -> None:
-    """Peaks of processes that open one branch and run the greatest batch."""
-    known = dict(book.held.notes.get("memory", {}))
+def _peak_tasks(
+    session: _Session, opened: Sequence[_Opened], length: int, bundle: Path, reference: Path | None
+) -> Iterator[PeakTask]:
+    """Each branch of each backend at the greatest batch and length."""
     for one in opened:
-        for branch in _BRANCHES:
-            name = f"{branch} {one.choice.label}"
-            if name in known:
-                continue
-            say(f"{name}: peak memory at batch {batch} ...")
-            task = PeakTask(
-                bundle=str(paths[0].resolve()),
-                reference=None if paths[1] is None else str(paths[1].resolve()),
+        for branch in one.runs:
+            yield PeakTask(
+                bundle=str(bundle.resolve()),
+                reference=None if reference is None else str(reference.resolve()),
                 branch=branch,
                 choice=one.choice,
-                batch=batch,
+                batch=max(session.options.batches),
                 length=None if branch == "image" else length,
                 threads=session.models.threads,
             )
-            known[name] = measure_peak(task).to_json()
-            book.add_note("memory", known)
 
 
 def _first_reason(notes: Mapping[str, Any]) -> str:

@@ -155,6 +155,28 @@ def test_a_backend_that_computes_something_else_is_not_timed(
         run_latency(tiny_bundle, None, tmp_path / "raw", options, ["tbps"], SystemClock(), quietly)
 
 
+def test_a_branch_that_is_not_there_does_not_take_the_other_with_it(
+    tiny_bundle: Path, small_limits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tbps_infer.benchmarks import latency
+
+    del small_limits
+
+    def images_alone(choice: Choice, models: Models, branch: str) -> object:
+        if branch == "text":
+            raise BackendError("No engine of the text branch.", "Build one.")
+        return open_choice(choice, models, "image")
+
+    monkeypatch.setattr(latency, "open_choice", images_alone)
+    options = LatencyOptions(**{**vars(SMALL), "ways": ("onnxruntime",), "precisions": ("fp32",)})
+    held = run_latency(tiny_bundle, None, tmp_path / "raw", options, ["tbps"], SystemClock(), quietly)
+    works = {values["what"] for values in held.configurations.values() if "backend" in values}
+    assert works == {"image"}
+    assert held.notes["absent"] == {
+        "the text branch on onnxruntime cpu fp32": "No engine of the text branch. Build one."
+    }
+
+
 def test_nothing_that_runs_is_an_error(tiny_bundle: Path, tmp_path: Path) -> None:
     options = LatencyOptions(**{**vars(SMALL), "ways": ("torch",)})
     with pytest.raises(BenchmarkError, match="No backend that was asked for runs here") as caught:

@@ -156,11 +156,12 @@ def test_a_board_is_read_from_its_files(tmp_path: Path) -> None:
 
 
 def test_gpus_as_nvidia_smi_words_them(tmp_path: Path) -> None:
-    line = "NVIDIA A10, 550.1, 150.00 W, 1695 MHz, 6251 MHz, Enabled, 210 MHz, 405 MHz, P8, 9.80 W, 33, 0x1\n"
+    lasting = "NVIDIA A10, 550.1, 150.00 W, 1695 MHz, 6251 MHz, Enabled\n"
+    of_now = "210 MHz, 405 MHz, P8, 9.80 W, 33, 0x1\n"
 
     def tool(command: Sequence[str]) -> str:
         assert command[0] == "nvidia-smi"
-        return line
+        return lasting if "driver_version" in command[1] else of_now
 
     found = record_environment(tmp_path, tool)
     (gpu,), (moment,) = found.stable["gpus"], found.conditions["gpus"]
