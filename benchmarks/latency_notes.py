@@ -1,4 +1,4 @@
-"""What a latency run notes beside its samples: operations, energy and peak memory; what is noted is not done again."""
+"""What a latency run notes beside its samples: operations, energy, peak memory. What is noted is not done again."""
 
 from __future__ import annotations
 
