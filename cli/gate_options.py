@@ -70,6 +70,12 @@ def result_lines(result: GateResult) -> Iterator[str]:
     yield f"{engine['backend']} {engine['device']} {engine['precision']} against {result.reference.description}"
     yield f"on {result.data}"
     yield from _verdict_lines(result.verdict)
+    found = result.verdict.agreement
+    if found is not None:
+        picture, caption = found.image.worst[0], found.text.worst[0]
+        yield f"least alike: {result.data.pictures[picture.index].name} ({picture.cosine:.6f})"
+        yield f'             "{result.data.captions[caption.index]}" ({caption.cosine:.6f})'
+    yield "passed" if result.verdict.passed else "FAILED"
 
 
 def refuse_failed(result: GateResult, hint: str) -> None:
@@ -98,4 +104,3 @@ def _verdict_lines(verdict: Verdict) -> Iterator[str]:
                 f"; {weakest} min {branch.parts[weakest].minimum:.7f}"
             )
         yield f"{'ranking':17}top-{found.k} overlap {found.overlap:.2%}, Kendall's tau {found.kendall_tau:.5f}"
-    yield "passed" if verdict.passed else "FAILED"
