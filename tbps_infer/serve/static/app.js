@@ -254,6 +254,11 @@ function only(shown) {
   showChosen();
 }
 
+// In a narrow window the fields can fill it: bring what was found into sight.
+function showBelow(id) {
+  requestAnimationFrame(() => $(id).scrollIntoView({ block: "nearest" }));
+}
+
 function showStart() {
   only("start");
   $("status").textContent = "";
@@ -262,6 +267,7 @@ function showStart() {
 function showFailure(error) {
   only("failure");
   $("status").textContent = "";
+  showBelow("failure");
   const [title, hint] = [$("failure").querySelector("h2"), $("failure").querySelector("p")];
   title.textContent = error.message;
   hint.textContent = error.hint ?? "";
@@ -272,6 +278,7 @@ function showHits(found, milliseconds) {
   showWeights();
   only(found.hits.length ? null : "empty");
   $("empty-clear").hidden = !filtersUsed();
+  showBelow(found.hits.length ? "status" : "empty");
   const among = found.searched === found.total ? number(found.total) : `${number(found.searched)} that pass the filters`;
   $("status").textContent = found.hits.length
     ? `The ${number(found.hits.length)} best of ${among}, in ${Math.max(1, Math.round(milliseconds))} ms`
