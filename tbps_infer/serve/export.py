@@ -29,6 +29,7 @@ class _Label:
 
     label: str
     person: str | None = None
+    image: Path | None = None
 
 
 def hits_csv(hits: Sequence[Hit], layout: VectorLayout, pictures: Mapping[int, str] | None = None) -> str:
