@@ -48,9 +48,11 @@ def find_islands(
     trials = 1
     if passes(frozenset()):
         return Islands(frozenset(), {}, trials)
+    if most < 1:
+        return Islands(None, {}, trials)
     harm = measure_harm()
     worst = sorted(layers, key=lambda layer: -harm[layer])
-    failed, count = 0, min(1, most)
+    failed, count = 0, 1
     while failed < most:
         trials += 1
         if passes(frozenset(worst[:count])):

@@ -73,7 +73,7 @@ class ExportOptions:
             )
         if self.precision == "int8" and self.int8 is None:
             raise UsageError(
-                "INT8 was asked for, and there is nothing to calibrate it on.",
+                "The precision int8 was asked for, and there is nothing to calibrate it on.",
                 "Give pictures with captions like those to be searched (--calibration DATA): a data set's folder, or "
                 "a .csv or .jsonl list with the columns path and caption.",
             )
