@@ -188,6 +188,7 @@ def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
     for axis, (branch, rows) in zip(axes, panels, strict=True):
         length = max(row.number("length") for row in rows)
         rows = [row for row in rows if row.number("length") == length]
+        top = max(row.summary.per_second for row in rows)
         for place, precision in enumerate(present):
             labels = dict.fromkeys(row.label for row in rows if row.configuration["precision"] == precision)
             best = [
@@ -200,11 +201,12 @@ def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
                 style = {**styles[row.label], "linestyle": "none"}
                 axis.plot([x], [y], markersize=9, label=row.label, **style)
                 note = f"{y:,.0f}" if y >= 100 else f"{y:.3g}"
-                above = 9 if shift % 2 else -15  # neighbours' figures do not touch
+                # Neighbours' figures do not touch, nor the axis.
+                above = 9 if shift % 2 or y < 0.1 * top else -15
                 axis.annotate(note, (x, y), (0, above), textcoords="offset points", ha="center", fontsize=7.5)
         axis.set_xticks(range(len(present)), present)
         axis.set_xlim(-0.6, len(present) - 0.4)
-        axis.set_ylim(0, 1.15 * max(row.summary.per_second for row in rows))
+        axis.set_ylim(0, 1.15 * top)
         axis.set_xlabel("precision")
         axis.set_title(f"{branch} branch" + (f", {length} tokens" if length else ""), fontsize=10)
         axis.grid(True, axis="y", linewidth=0.4, alpha=0.4)
@@ -241,6 +243,7 @@ def _accuracy_plot(results: Results, accuracy: Sequence[AccuracyPoint], styles: 
     axis.set_ylabel("Rank-1, %")
     axis.set_xlim(left=0)
     axis.margins(0.15)
+    axis.set_ylim(top=min(axis.get_ylim()[1], 100.5))
     axis.ticklabel_format(useOffset=False)
     axis.grid(True, linewidth=0.4, alpha=0.4)
     _legend(figure, axis)
