@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,15 +30,19 @@ FORMATS = ("table", "json", "jsonl", "csv")
 Result = tuple[Query, Sequence["Hit"]]
 
 
-def write_results(results: Iterable[Result], form: str, layout: VectorLayout) -> None:
+def write_results(results: Iterable[Result], form: str, layout: VectorLayout, *, explain: bool = False) -> None:
     """Write results to standard output as they come.
 
     Args:
         results: Queries with their hits, best first.
         form: One of `FORMATS`.
         layout: The model's, for the table's columns.
+        explain: Draw every segment's share of each score as a bar, in the table; the other forms say it anyway.
     """
-    writer = {"table": _write_table, "json": _write_json, "jsonl": _write_lines, "csv": _write_csv}[form]
+    if form == "table":
+        _write_table(results, layout, explain)
+        return
+    writer = {"json": _write_json, "jsonl": _write_lines, "csv": _write_csv}[form]
     writer(results, layout)
 
 
@@ -84,7 +89,7 @@ def _write_json(results: Iterable[Result], _layout: VectorLayout) -> None:
 
 
 def _write_csv(results: Iterable[Result], layout: VectorLayout) -> None:
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["id", "query", "rank", "score", "path", "record", *layout.names, "metadata"])
     for query, hits in results:
         for rank, hit in enumerate(hits, start=1):
@@ -94,27 +99,36 @@ def _write_csv(results: Iterable[Result], layout: VectorLayout) -> None:
             writer.writerow(row)
 
 
-def _write_table(results: Iterable[Result], layout: VectorLayout) -> None:
+def _write_table(results: Iterable[Result], layout: VectorLayout, explain: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
     on_terminal = sys.stdout.isatty()
-    console = Console(width=None if on_terminal else _WIDE)
+    # NO_COLOR takes the colours in rich, and leaves bold text and links; here it takes every escape.
+    plain = bool(os.environ.get("NO_COLOR"))
+    console = Console(width=None if on_terminal else _WIDE, color_system=None if plain else "auto")
+    linked = on_terminal and not plain
     groups = list(grouped_split(dict.fromkeys(layout.names, 0.0)))
     for number, (query, hits) in enumerate(results):
         with console.capture() as captured:
             if number:
                 console.print()
             console.print(Text(query.label, style="bold"), soft_wrap=True)
-            console.print(_table(query, hits, groups, on_terminal) if hits else "no picture passes the filter")
+            console.print(_table(query, hits, groups, linked) if hits else "no picture passes the filter")
+            if explain and hits:
+                console.print(Text(_explained(hits, layout)), soft_wrap=True)
         text = captured.get()
         # rich fills lines up with spaces; in a file or a pipe they are in the way.
         click.echo(text if on_terminal else "\n".join(line.rstrip() for line in text.split("\n")), nl=False)
 
 
-def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], on_terminal: bool) -> Table:
+def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], linked: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
+
+    from tbps_infer.render.verdicts import verdict
+
+    marks = {"right": ("✓", "bold green"), "wrong": ("✕", "red"), "unknown": ("?", "dim")}
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("rank", "score", *groups):
@@ -127,12 +141,28 @@ def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], on_terminal
         shares = grouped_split(hit.split)
         row = [Text(cell) for cell in (str(rank), f"{hit.score:.3f}", *(f"{shares[name]:.3f}" for name in groups))]
         if query.person is not None:
-            right = str(hit.metadata.get("id")) == query.person
-            row.append(Text("✓", style="bold green") if right else Text("·", style="dim"))
-        row.append(Text(_short(hit.path), style=f"link {hit.path.as_uri()}" if on_terminal else ""))
+            row.append(Text(*marks[verdict(hit.metadata, query.person)]))
+        row.append(Text(_short(hit.path), style=f"link {hit.path.as_uri()}" if linked else ""))
         row.append(Text(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), style="dim"))
         table.add_row(*row)
     return table
+
+
+_CELLS = 20
+
+
+def _explained(hits: Sequence[Hit], layout: VectorLayout) -> str:
+    """Every hit's split as aligned bars: a line per segment, how much of what it can give is filled."""
+    wide = max(map(len, layout.names))
+    lines = []
+    for rank, hit in enumerate(hits, start=1):
+        for row, segment in enumerate(layout.segments):
+            share = hit.split[segment.name]
+            filled = round(_CELLS * min(max(share / segment.weight, 0.0), 1.0))
+            bar = "█" * filled + "░" * (_CELLS - filled)
+            number = f"{rank:>4}" if row == 0 else "    "
+            lines.append(f"{number}  {segment.name:<{wide}}  {bar}  {share:6.3f} of {segment.weight:.3f}")
+    return "\n".join(lines)
 
 
 def _short(path: Path) -> str:

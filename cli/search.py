@@ -41,6 +41,8 @@ _QUERIES_AT_ONCE = 256
 @click.option("-k", "--top-k", type=click.IntRange(1), default=10, help="Hits per query.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to print hits.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write a page with thumbnails.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw strips of thumbnails into a PNG.")
+@click.option("--explain", is_flag=True, help="Show what each hit's score is made of, as bars.")
 @click.option(
     "--not", "exclude", multiple=True, metavar="TEXT", help="What the person does not have; again for more."
 )
@@ -70,6 +72,8 @@ def search(
     top_k: int,
     form: str,
     html: Path | None,
+    sheet: Path | None,
+    explain: bool,
     exclude: tuple[str, ...],
     together: bool,
     image_weight: float,
@@ -112,9 +116,36 @@ def search(
                 from tbps_infer.render.html import write_page
 
                 results = write_page(html, results, opened.model.layout)
-            write_results(results, form, opened.model.layout)
-    if html is not None:
-        say(f"Wrote {html}")
+            if sheet is not None:
+                results = _onto_sheet(sheet, results, opened, encoder, where, top_k)
+            write_results(results, form, opened.model.layout, explain=explain)
+    for written in (html, sheet):
+        if written is not None:
+            say(f"Wrote {written}")
+
+
+def _onto_sheet(
+    file: Path,
+    results: Iterator[tuple[Query, Sequence[Hit]]],
+    gallery: Gallery,
+    encoder: Encoder,
+    where: Filter,
+    k: int,
+) -> Iterator[tuple[Query, Sequence[Hit]]]:
+    from tbps_infer.queries import encode_queries
+    from tbps_infer.render.sheet import write_sheet
+    from tbps_infer.render.strip import Strip, shown
+    from tbps_infer.render.truth import best_right
+
+    def strip_of(result: tuple[Query, Sequence[Hit]]) -> Strip:
+        query, hits = result
+        tiles = tuple(shown(hit, rank, query.person) for rank, hit in enumerate(hits, start=1))
+        truth = None
+        if query.person is not None and not any(tile.verdict == "right" for tile in tiles):
+            truth = best_right(gallery, encode_queries(encoder, [query.parts]), query.person, where)
+        return Strip(query.label, tiles, truth, query.image)
+
+    return write_sheet(file, results, strip_of, gallery.model.layout, k)
 
 
 def find(

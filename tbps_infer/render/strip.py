@@ -1,0 +1,155 @@
+"""A query with its hits as a picture: the sentence at the left, framed thumbnails, and what each score is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+from tbps_infer.layout import VectorLayout
+from tbps_infer.render import canvas
+from tbps_infer.render.verdicts import Verdict, verdict
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery import Hit
+
+__all__ = ["LABEL_WIDTH", "MARGIN", "THUMB", "Shown", "Strip", "draw_strip", "shown", "tile_left"]
+
+THUMB = (96, 288)
+"""Width and height of a thumbnail in pixels, 1:3 as person crops are."""
+
+MARGIN = 16
+LABEL_WIDTH = 220
+_BARS = 34
+_GAP = 14
+_BREAK = 26
+_UNDER = 62
+_TEXT = 16
+_SMALL = 12
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a strip.
+
+    Attributes:
+        path: The picture.
+        rank: From 1.
+        score: Its similarity with the query.
+        verdict: Whether it is the person wanted.
+        split: The score's shares by segment; empty when not known.
+    """
+
+    path: Path
+    rank: int
+    score: float
+    verdict: Verdict
+    split: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One query of a sheet.
+
+    Attributes:
+        label: The sentence, or the picture's name.
+        hits: Best first.
+        truth: The best right picture where none of the hits is right: the failure layout.
+        picture: The query, where it is a picture.
+    """
+
+    label: str
+    hits: tuple[Shown, ...]
+    truth: Shown | None = None
+    picture: Path | None = None
+
+
+def shown(hit: Hit, rank: int, wanted: str | None) -> Shown:
+    """A hit of a gallery as a picture of a strip."""
+    return Shown(hit.path, rank, hit.score, verdict(hit.metadata, wanted), hit.split)
+
+
+def tile_left(index: int, layout: VectorLayout) -> int:
+    """The left edge, in pixels, of the ``index``-th thumbnail of a strip."""
+    bars = _BARS if _parts(layout) else 0
+    return MARGIN + LABEL_WIDTH + _GAP + canvas.FRAME + index * (THUMB[0] + 2 * canvas.FRAME + bars + _GAP)
+
+
+def draw_strip(strip: Strip, layout: VectorLayout, places: int) -> Image.Image:
+    """Draw a query and its hits.
+
+    Args:
+        strip: The query.
+        layout: The model's. Each part's bar lies beside the stripe of rows that it covers; other segments' bars lie
+            below the picture.
+        places: Thumbnails to leave room for, the truth of a failure not counted, so that strips line up.
+
+    Returns:
+        An RGB image; strips of equal ``places`` and ``layout`` have equal widths.
+    """
+    whole = [segment.name for segment in layout.segments if segment.name not in _parts(layout)]
+    under = _UNDER + 14 * (len(whole) if len(layout.segments) > 1 else 0)
+    height = MARGIN + canvas.FRAME + THUMB[1] + canvas.FRAME + under
+    lines = canvas.wrap(strip.label, LABEL_WIDTH, _TEXT, most=_label_lines(strip, height))
+    image = Image.new("RGB", (tile_left(places + 1, layout) + _BREAK + MARGIN, height), canvas.PAPER)
+    draw = ImageDraw.Draw(image)
+    top = MARGIN + canvas.FRAME
+    if strip.picture is not None:
+        size = (THUMB[0] // 2, THUMB[1] // 2)
+        image.paste(canvas.thumbnail(strip.picture, size), (MARGIN, top))
+        canvas.draw_lines(draw, (MARGIN, top + size[1] + 8), lines, _TEXT)
+    else:
+        canvas.draw_lines(draw, (MARGIN, top), lines, _TEXT)
+    if not strip.hits:
+        canvas.draw_lines(draw, (tile_left(0, layout), top), ["No picture passes the filter."], _TEXT, canvas.SOFT)
+    for index, hit in enumerate(strip.hits):
+        _draw_tile(image, draw, (tile_left(index, layout), top), hit, layout)
+    if strip.truth is not None:
+        left = tile_left(places, layout) + _BREAK
+        _draw_break(draw, left - canvas.FRAME - _BREAK // 2 - _GAP // 2, top)
+        _draw_tile(image, draw, (left, top), strip.truth, layout)
+        canvas.draw_lines(draw, (left, top + THUMB[1] + under - 24), ["best right one"], _SMALL, canvas.SOFT)
+    return image
+
+
+def _draw_tile(
+    image: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], hit: Shown, layout: VectorLayout
+) -> None:
+    left, top = at
+    image.paste(canvas.thumbnail(hit.path, THUMB), at)
+    canvas.draw_frame(draw, (left, top, left + THUMB[0], top + THUMB[1]), hit.verdict)
+    below = top + THUMB[1] + canvas.FRAME + 4
+    draw.text((left, below), f"{hit.rank}", fill=canvas.INK, font=canvas.font(_TEXT))
+    draw.text((left + THUMB[0], below), f"{hit.score:.3f}", fill=canvas.SOFT, font=canvas.font(_TEXT), anchor="ra")
+    if not hit.split or len(layout.segments) == 1:
+        return
+    parts = _parts(layout)
+    weights = {segment.name: segment.weight for segment in layout.segments}
+    for k, name in enumerate(parts):
+        stripe = (top + k * THUMB[1] // len(parts), top + (k + 1) * THUMB[1] // len(parts))
+        beside = (left + THUMB[0] + canvas.FRAME + 2, (stripe[0] + stripe[1]) // 2 - 5)
+        canvas.draw_bar(draw, beside, (_BARS - 4, 10), hit.split[name] / weights[name])
+    for row, name in enumerate(name for name in weights if name not in parts):
+        y = below + 24 + 14 * row
+        draw.text((left, y), canvas.printable(name)[:8], fill=canvas.SOFT, font=canvas.font(_SMALL))
+        canvas.draw_bar(draw, (left + 50, y + 2), (THUMB[0] - 50, 10), hit.split[name] / weights[name])
+
+
+def _draw_break(draw: ImageDraw.ImageDraw, x: int, top: int) -> None:
+    """Three dots: ranks are left out here."""
+    for step in (-10, 0, 10):
+        y = top + THUMB[1] // 2 + step
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=canvas.SOFT)
+
+
+def _label_lines(strip: Strip, height: int) -> int:
+    room = height - MARGIN - canvas.FRAME - (THUMB[1] // 2 + 8 if strip.picture else 0)
+    return max(room // canvas.line_height(_TEXT) - 1, 1)
+
+
+def _parts(layout: VectorLayout) -> Sequence[str]:
+    """The segments that are stripes of the picture, from the top: ``fine.0`` …"""
+    return [name for name in layout.names if name.startswith("fine.")]
