@@ -25,6 +25,7 @@ LAYOUT = VectorLayout((Segment("global", 4), Segment("fine.0", 2, 0.5), Segment(
 class _Query:
     label: str
     person: str | None = None
+    image: Path | None = None
 
 
 def _hit(path: Path, record: int = 1, **metadata: str | int) -> Hit:
@@ -140,3 +141,18 @@ def test_results_stream_and_a_failure_leaves_nothing(tmp_path: Path, picture: Pa
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         _write(tmp_path / "missing" / "page.html", [])
+
+
+def test_a_query_by_picture_shows_it(tmp_path: Path, picture: Path) -> None:
+    page = _write(tmp_path / "page.html", [(_Query("a.png", image=picture), [])])
+    assert page.count("data:image/jpeg;base64,") == 1
+
+
+def test_an_error_of_the_search_is_not_one_of_the_page(tmp_path: Path) -> None:
+    def failing() -> Iterator[tuple[_Query, Sequence[Hit]]]:
+        raise PermissionError("the gallery's, not the page's")
+        yield
+
+    with pytest.raises(PermissionError, match="the gallery's"):
+        list(write_page(tmp_path / "page.html", failing(), LAYOUT))
+    assert list(tmp_path.iterdir()) == []

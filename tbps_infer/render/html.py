@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.layout import VectorLayout
+from tbps_infer.render.verdicts import Verdict, verdict
 
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
@@ -29,6 +31,10 @@ class Labelled(Protocol):
     @property
     def label(self) -> str:
         """The sentence, or the picture's name."""
+
+    @property
+    def image(self) -> Path | None:
+        """The picture, where the query is one."""
 
     @property
     def person(self) -> str | None:
@@ -58,44 +64,56 @@ def write_page(
     """
     temporary = file.with_name(f".{file.name}.part")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as page:
-            page.write(_HEAD)
+        with _said(file):
+            page = temporary.open("w", encoding="utf-8", errors="backslashreplace")
+        with page:
+            _put(page, file, _HEAD)
             for result in results:
                 query, hits = result
-                page.write(_section(query.label, hits, layout, query.person))
+                _put(page, file, _section(query, hits, layout))
                 yield result
-            page.write("</main></body></html>\n")
-        temporary.replace(file)
-    except OSError as error:
-        raise UsageError(f"The page {file} cannot be written: {error.strerror}.", "Choose another place.") from error
+            _put(page, file, "</main></body></html>\n")
+        with _said(file):
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _section(label: str, hits: Sequence[Hit], layout: VectorLayout, wanted: str | None) -> str:
-    cards = "".join(_card(rank, hit, layout, wanted) for rank, hit in enumerate(hits, start=1))
+def _put(page: TextIO, file: Path, text: str) -> None:
+    with _said(file):
+        page.write(text)
+        page.flush()
+
+
+@contextlib.contextmanager
+def _said(file: Path) -> Iterator[None]:
+    """What the disk refuses, as an error of ours; an error of the search that feeds the page is not its business."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"The page {file} cannot be written: {error.strerror}.", "Choose another place.") from error
+
+
+def _section(query: Labelled, hits: Sequence[Hit], layout: VectorLayout) -> str:
+    cards = "".join(_card(rank, hit, layout, query.person) for rank, hit in enumerate(hits, start=1))
     empty = "" if hits else '<p class="empty">No picture passes the filter.</p>'
-    return f"<section><h2>{escape(label)}</h2>{empty}<ol>{cards}</ol></section>\n"
+    example = "" if query.image is None else f'<figure class="query">{_picture(query.image)}</figure>'
+    return f"<section><h2>{escape(query.label)}</h2>{example}{empty}<ol>{cards}</ol></section>\n"
+
+
+_SIGNS: Mapping[Verdict, str] = {"right": "✓", "wrong": "✕", "unknown": "?"}
 
 
 def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
-    kind, mark = _verdict(hit, wanted)
+    mark = verdict(hit.metadata, wanted)
     title = escape("\n".join([str(hit.path), *(f"{name}: {value}" for name, value in hit.metadata.items())]))
     bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
-    sign = f'<span class="mark" aria-label="{kind}">{mark}</span>' if mark else ""
+    sign = "" if wanted is None else f'<span class="mark" aria-label="{mark}">{_SIGNS[mark]}</span>'
     return (
-        f'<li class="{kind}" title="{title}"><figure>{_picture(hit.path)}{sign}'
+        f'<li class="{mark}" title="{title}"><figure>{_picture(hit.path)}{sign}'
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
         f'<dl>{bars}</dl><p class="name">{escape(hit.path.name)}</p></li>'
     )
-
-
-def _verdict(hit: Hit, wanted: str | None) -> tuple[str, str]:
-    """Whether a hit is the person wanted, and its mark; a picture of nobody known is neither right nor wrong."""
-    person = hit.metadata.get("id")
-    if wanted is None or person is None:
-        return "unknown", "" if wanted is None else "?"
-    return ("right", "✓") if str(person) == wanted else ("wrong", "✕")
 
 
 def _bar(name: str, share: float, weight: float) -> str:
@@ -149,6 +167,7 @@ background:var(--rest);object-fit:contain}
 .mark{position:absolute;top:6px;right:calc(50% - 44px);width:24px;height:24px;border-radius:50%;color:var(--mark);
 font-weight:700;line-height:24px;background:var(--right)}
 .unknown .mark{background:var(--soft)}.wrong .mark{background:var(--wrong);border-radius:4px}
+figure.query{margin:0 0 12px;text-align:left}figure.query img{margin:0}
 figcaption{display:flex;justify-content:space-between;margin:8px 2px 4px;font-variant-numeric:tabular-nums}
 figcaption span{color:var(--soft)}
 dl{display:grid;grid-template-columns:auto 1fr;gap:3px 6px;margin:0;font-size:11px;align-items:center;
