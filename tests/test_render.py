@@ -150,8 +150,8 @@ def test_a_query_by_picture_shows_it(tmp_path: Path, picture: Path) -> None:
 
 def test_an_error_of_the_search_is_not_one_of_the_page(tmp_path: Path) -> None:
     def failing() -> Iterator[tuple[_Query, Sequence[Hit]]]:
+        yield _Query("a man"), []
         raise PermissionError("the gallery's, not the page's")
-        yield
 
     with pytest.raises(PermissionError, match="the gallery's"):
         list(write_page(tmp_path / "page.html", failing(), LAYOUT))
