@@ -169,6 +169,14 @@ def test_names_that_only_resolve_here_are_refused(client: TestClient, host: str)
     assert client.get("/", headers={"Host": host}).status_code == 421
 
 
+def test_behind_a_proxy_the_token_stands_for_the_name(world: World) -> None:
+    with world.client(ServeOptions(token=TOKEN)) as client:
+        headers = {"Host": "search.example", "Origin": "https://search.example", "Authorization": f"Bearer {TOKEN}"}
+        assert client.post(SEARCH, json={"texts": ["a hat"]}, headers=headers).status_code == 200
+        del headers["Authorization"]
+        assert client.post(SEARCH, json={"texts": ["a hat"]}, headers=headers).status_code == 401
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8321", "localhost:1", "[::1]:8321", "LOCALHOST"])
 def test_this_machines_names_are_answered(client: TestClient, host: str) -> None:
     assert client.get("/api/v1/columns", headers={"Host": host}).status_code == 200

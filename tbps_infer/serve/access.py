@@ -29,7 +29,8 @@ class Access:
 
     def __init__(self, options: ServeOptions) -> None:
         self._token = options.token
-        self._loopback = options.loopback
+        # With a token a stranger's name gets nothing anyway: the cookie belongs to the name that it was given under.
+        self._own_names_only = options.loopback and options.token is None
 
     @property
     def needs_token(self) -> bool:
@@ -37,11 +38,11 @@ class Access:
         return self._token is not None
 
     def check_host(self, headers: Headers) -> None:
-        """Refuse (421) names that are not this machine's, while only this machine should ask.
+        """Refuse (421) names that are not this machine's, while only this machine should ask, without a token.
 
         A page on the web can have its own name resolve to 127.0.0.1 (DNS rebinding); its name is then in the header.
         """
-        if self._loopback and not is_loopback(_host_name(headers.get("host", ""))):
+        if self._own_names_only and not is_loopback(_host_name(headers.get("host", ""))):
             raise RefusedError(
                 421, "This server answers to 127.0.0.1 and localhost only.", "Open it by that address."
             )
