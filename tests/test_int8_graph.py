@@ -129,11 +129,11 @@ def test_a_residual_block_is_what_numpy_says() -> None:
     onnx.checker.check_model(graph, full_check=True)
     assert set(amax) == {"x", "r1", "c2", "r2"}, "what feeds a ReLU takes the ReLU's range"
 
-    def rounded(values: NDArray[Any], name: str) -> NDArray[Any]:
+    def rounded(values: NDArray[Any], name: str) -> Any:
         scale = np.float32(amax[name]) / np.float32(127)
         return np.clip(round_half_even(values.astype(np.float32) / scale), -128, 127) * scale
 
-    def conv(values: NDArray[Any], number: int) -> NDArray[Any]:
+    def conv(values: NDArray[Any], number: int) -> Any:
         weight = weights[f"w{number}"][:, :, 0, 0].astype(np.float64)
         scale = np.abs(weight).max(axis=1, keepdims=True) / 127
         weight = np.clip(round_half_even(weight / scale), -127, 127) * scale
