@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "search": ("tbps_infer.cli.search:search", "Find people in a gallery by description."),
     "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery: a page to search with, and a JSON API."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
+    "explain": ("tbps_infer.cli.explain:explain", "Draw what the model looks at."),
     "info": ("tbps_infer.cli.info:info", "Tell what a checkpoint, a bundle or a gallery is."),
     "doctor": ("tbps_infer.cli.doctor:doctor", "Tell what this machine can run, and try a bundle on it."),
     "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP on a data set."),

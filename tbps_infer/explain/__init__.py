@@ -1,0 +1,1 @@
+"""What the reference model looks at, and what it finds common."""
