@@ -20,8 +20,10 @@ from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.gate import Gate, error_response
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
+from tbps_infer.serve.pages import STATIC, page_router
 from tbps_infer.serve.pictures import Pictures
-from tbps_infer.serve.routes import STATIC, Service, router
+from tbps_infer.serve.routes import router
+from tbps_infer.serve.service import Service
 
 __all__ = ["create_app"]
 
@@ -58,6 +60,7 @@ def create_app(engine: Engine, options: ServeOptions, metrics: Metrics) -> FastA
         lifespan=lifespan,
     )
     app.include_router(router)
+    app.include_router(page_router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(TbpsError, _library_error)

@@ -1,4 +1,4 @@
-"""The JSON API and the page's files."""
+"""The JSON API."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path as FilePath
 from typing import IO, Annotated, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from tbps_infer.errors import FilterError
 from tbps_infer.gallery import Filter, Record, SearchOptions
 from tbps_infer.gallery.columns import Value
-from tbps_infer.serve.access import Access
-from tbps_infer.serve.engine import Engine, SearchAnswer, SearchJob
+from tbps_infer.serve.engine import SearchAnswer, SearchJob
 from tbps_infer.serve.export import hits_csv, hits_zip
 from tbps_infer.serve.failures import RefusedError
-from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.models import (
     LARGEST_RECORD,
     ColumnsReply,
@@ -34,15 +31,12 @@ from tbps_infer.serve.models import (
     SearchReply,
     SegmentReply,
 )
-from tbps_infer.serve.options import ServeOptions
-from tbps_infer.serve.pictures import Pictures, decode_example
+from tbps_infer.serve.pictures import decode_example
+from tbps_infer.serve.service import Service, service_of
 
-__all__ = ["STATIC", "Service", "router"]
-
-STATIC = FilePath(__file__).parent / "static"
+__all__ = ["router"]
 
 _CHUNK = 1 << 16
-_WHERE_TRIALS = 2
 _PICTURE_CACHE = "private, max-age=300, must-revalidate"
 
 P = ParamSpec("P")
@@ -53,27 +47,10 @@ RecordPath = Annotated[int, Path(ge=0, le=LARGEST_RECORD)]
 router = APIRouter()
 
 
-@dataclass
-class Service:
-    """What the routes use; `trials` bounds how many metadata expressions are tried at once."""
-
-    engine: Engine
-    pictures: Pictures
-    options: ServeOptions
-    access: Access
-    metrics: Metrics
-    trials: asyncio.Semaphore
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 @router.post("/api/v1/search", response_model=SearchReply)
 async def search(asked: SearchAsked, request: Request) -> Response:
     """Find the people that a query describes."""
-    service = _service(request)
+    service = service_of(request)
     answer = await _search(service, await _job(service, asked))
     hits = [
         HitReply.model_construct(
@@ -101,7 +78,7 @@ async def search(asked: SearchAsked, request: Request) -> Response:
 @router.get("/api/v1/columns")
 async def columns(request: Request) -> ColumnsReply:
     """What the gallery can be filtered by, and how its scores divide."""
-    service = _service(request)
+    service = service_of(request)
     gallery = service.engine.gallery
     facets = await run_in_threadpool(gallery.facets)
     limits = service.options.limits
@@ -129,7 +106,7 @@ async def columns(request: Request) -> ColumnsReply:
 @router.get("/api/v1/records/{record}")
 async def record_facts(record: RecordPath, request: Request) -> RecordReply:
     """What is known about one record."""
-    found = await _record(_service(request), record)
+    found = await _record(service_of(request), record)
     return await run_in_threadpool(_reply, found)
 
 
@@ -148,7 +125,7 @@ async def picture(record: RecordPath, request: Request) -> Response:
 @router.post("/api/v1/export", response_class=Response)
 async def export(asked: ExportAsked, request: Request) -> Response:
     """The chosen hits of a search, as CSV or as a zip with their pictures and a sheet to print."""
-    service = _service(request)
+    service = service_of(request)
     chosen = list(dict.fromkeys(asked.records))
     if len(chosen) > service.options.limits.hits:
         raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
@@ -168,56 +145,6 @@ async def export(asked: ExportAsked, request: Request) -> Response:
     most = service.options.limits.export_bytes
     archive = await run_in_threadpool(hits_zip, answer.hits, hashes, layout, _label(asked.search), most)
     return StreamingResponse(_pieces(archive), media_type="application/zip", headers=_download("hits.zip"))
-
-
-@router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
-async def health(request: Request) -> Response:
-    """200 once the model has answered, 503 before."""
-    ready = _service(request).engine.ready
-    text = '{"status": "ready"}' if ready else '{"status": "starting"}'
-    return Response(text, 200 if ready else 503, media_type="application/json")
-
-
-@router.get("/metrics", include_in_schema=False)
-async def metrics(request: Request) -> Response:
-    """Counters for Prometheus."""
-    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-async def index(request: Request) -> Response:
-    """The page."""
-    if "token" in request.query_params:
-        return RedirectResponse("/", 303)  # known already: only clear the address
-    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
-
-
-@router.get("/login", include_in_schema=False)
-async def login_page(request: Request) -> Response:
-    """Ask for the token; one in the address is taken once and then gone from it."""
-    access = _service(request).access
-    token = request.query_params.get("token")
-    if token is not None:
-        return _let_in(request, token)
-    if not access.needs_token:
-        return RedirectResponse("/", 303)
-    return FileResponse(STATIC / "login.html")
-
-
-@router.post("/login", include_in_schema=False)
-async def login(request: Request) -> Response:
-    """Take the token of the form."""
-    async with request.form(max_files=0, max_fields=1) as form:
-        token = form.get("token", "")
-    return _let_in(request, token if isinstance(token, str) else "")
-
-
-def _let_in(request: Request, token: str) -> Response:
-    access = _service(request).access
-    if not access.allows_token(token):
-        return RedirectResponse("/login?wrong", 303)
-    headers = {"Set-Cookie": access.set_cookie(request.url.scheme == "https")} if access.needs_token else {}
-    return RedirectResponse("/", 303, headers=headers)
 
 
 async def _job(service: Service, asked: SearchAsked) -> SearchJob:
@@ -257,7 +184,7 @@ async def _search(service: Service, job: SearchJob) -> SearchAnswer:
 
 
 async def _picture(request: Request, number: int, kind: Literal["thumbnail", "picture"]) -> Response:
-    service = _service(request)
+    service = service_of(request)
     record = await _record(service, number)
     etag = await _in_pool(service, service.pictures.etag, record, kind)
     headers = {"ETag": etag, "Cache-Control": _PICTURE_CACHE}

@@ -1,0 +1,34 @@
+"""What the routes of one server share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from tbps_infer.serve.access import Access
+from tbps_infer.serve.engine import Engine
+from tbps_infer.serve.metrics import Metrics
+from tbps_infer.serve.options import ServeOptions
+from tbps_infer.serve.pictures import Pictures
+
+__all__ = ["Service", "service_of"]
+
+
+@dataclass
+class Service:
+    """What the routes use; `trials` bounds how many metadata expressions are tried at once."""
+
+    engine: Engine
+    pictures: Pictures
+    options: ServeOptions
+    access: Access
+    metrics: Metrics
+    trials: asyncio.Semaphore
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service: Service = request.app.state.service
+    return service
