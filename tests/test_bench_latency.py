@@ -258,6 +258,7 @@ def test_graphs_are_refused_where_cuda_is_called_without_them(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch.compile warns of PyTorch's own old parts
 def test_compiled_pytorch_gives_the_same_embeddings(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     from tbps_infer.golden_replay import golden_cosine
 
