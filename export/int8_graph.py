@@ -9,8 +9,8 @@ A ReLU is written as a LeakyRelu of slope 0 between two pairs of one scale: ONNX
 its result is rounded at once, and it has a quantised LeakyRelu and no quantised Relu. The numbers are the same: what
 is below 0 becomes 0 after the rounding instead of before.
 
-`onnxruntime.quantization` writes neither: with its symmetric graphs ResNet-50 and BERT-base ran 1.2 and 1.0 times as
-fast as in FP32, and with these 2.4 times (docs/precision.md).
+`onnxruntime.quantization` writes neither: with its symmetric graphs ResNet-50 and BERT-base ran 1.2 to 1.4 and 1.0
+times as fast as in FP32, and with these 2.3 to 3 times (docs/precision.md).
 """
 
 from __future__ import annotations
