@@ -36,6 +36,7 @@ __all__ = ["export"]
 @family_options
 @click.option("--opset", type=int, default=18, help="ONNX opset of both graphs, 18 to 22.")
 @click.option("--external-data", is_flag=True, help="Keep the weights in files beside the graphs.")
+@click.option("--with-attention", is_flag=True, help="Add graphs of the decoder's attention (reference model only).")
 @overwrite_option("Replace a bundle that is already there.")
 @click.option(
     "--data",
@@ -66,6 +67,7 @@ def export(
     load: LoadOptions,
     opset: int,
     external_data: bool,
+    with_attention: bool,
     overwrite: bool,
     data: Path | None,
     samples: int,
@@ -98,6 +100,7 @@ def export(
         load=load,
         opset=opset,
         external_data=external_data,
+        with_attention=with_attention,
         overwrite=overwrite,
         samples=None if data is None else _samples(data, samples),
         gate_on=gate_on,

@@ -20,6 +20,7 @@ from torch import nn
 
 from tbps_infer.bundle import Branch, Bundle, file_facts, is_bundle
 from tbps_infer.errors import BundleError, VerificationError
+from tbps_infer.export.attention_graphs import export_attention
 from tbps_infer.export.gate import gate_graphs
 from tbps_infer.export.golden import write_golden
 from tbps_infer.export.graphs import export_graph
@@ -85,6 +86,9 @@ def export_bundle(
                 opset=options.opset,
                 external_data=options.external_data,
             )
+        if options.with_attention:
+            on_step("Exporting the attention graphs")
+            export_attention(checkpoint, folder, opset=options.opset)
         shutil.copyfile(source.tokenizer_path, folder / "tokenizer.json")
         verification = _check(source, folder, options, on_step)
         on_step("Hashing the files")

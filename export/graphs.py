@@ -35,6 +35,7 @@ def export_graph(
     *,
     opset: int = DEFAULT_OPSET,
     external_data: bool = False,
+    gives: Sequence[TensorSpec] | None = None,
 ) -> None:
     """Write a branch as an FP32 graph whose batch, and length for text, are free.
 
@@ -45,12 +46,14 @@ def export_graph(
         module: In eval mode, on the CPU; takes the branch's inputs in order and returns its embedding.
         path: The ``.onnx`` file; external data goes beside it, as ``<name>.onnx.data``.
         opset: 18 to 22.
+        gives: The outputs, where the module gives something else than the branch's embedding.
         external_data: Keep the weights beside the graph; above 2 GB, protobuf's limit, they are kept there anyway.
 
     Raises:
         VerificationError: What came out is not a valid graph, or not this branch's.
     """
-    inputs, outputs = branch_specs(facts, branch)
+    inputs, embedding = branch_specs(facts, branch)
+    outputs = embedding if gives is None else gives
     axes: dict[str, Any] = {
         spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in inputs
     }

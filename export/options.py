@@ -46,6 +46,7 @@ class ExportOptions:
         int8: What INT8 graphs are calibrated and judged on; wanted with ``int8``.
         samples: Crops with captions to verify on; synthetic ones when not given. They are not copied into the
             bundle, whose golden vectors are always of synthetic people.
+        with_attention: Add graphs that give the decoder's attention; the others stay as they are.
         gate_on: What to hold the graphs that a CPU runs to the gate on; they are not when not given.
 
     Raises:
@@ -64,6 +65,7 @@ class ExportOptions:
     int8: Int8Options | None = None
     samples: Sequence[tuple[Image.Image, Sequence[str]]] | None = None
     gate_on: EvaluationSet | None = None
+    with_attention: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
