@@ -13,28 +13,26 @@ __all__ = ["explain"]
 
 
 @click.command()
-@click.argument("checkpoint", type=EXISTING)
+@click.argument("model", type=EXISTING)
 @click.argument("image", type=EXISTING)
 @click.argument("sentence")
 @output_option("The figure, a PNG.")
 @verbosity_options
-def explain(checkpoint: Path, image: Path, sentence: str, output: Path) -> None:
-    """Draw what the decoder of CHECKPOINT (of the reference model) reads of IMAGE and of SENTENCE.
+def explain(model: Path, image: Path, sentence: str, output: Path) -> None:
+    """Draw what the decoder of MODEL (a checkpoint, or a bundle exported --with-attention) reads of IMAGE and of SENTENCE.
 
     \b
     tbps explain checkpoints/best crop.jpg "a woman in a red coat" -o attention.png
     """
-    from tbps_infer.bundle import is_bundle
-    from tbps_infer.errors import UsageError
-    from tbps_infer.explain.attention import attend
+    from tbps_infer.bundle import Bundle, is_bundle
+    from tbps_infer.explain.attention import attend, attend_onnx
     from tbps_infer.explain.figure import draw_attention
     from tbps_infer.reference.checkpoint import load_checkpoint
     from tbps_infer.render.sheet import save_png
 
-    if is_bundle(checkpoint):
-        raise UsageError(
-            f"{checkpoint} is a bundle, whose graphs do not give the decoder's attention.",
-            "Name the checkpoint that it was exported from.",
-        )
-    save_png(draw_attention(image, attend(load_checkpoint(checkpoint), image, sentence)), output)
+    if is_bundle(model):
+        attention = attend_onnx(Bundle.open(model), image, sentence)
+    else:
+        attention = attend(load_checkpoint(model), image, sentence)
+    save_png(draw_attention(image, attention), output)
     say(f"Wrote {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tbps_infer.bundle import Bundle
+from tbps_infer.errors import BundleError
 from tbps_infer.images import load_crop
 from tbps_infer.reference.backbones import additive_mask
 from tbps_infer.reference.checkpoint import Checkpoint
+from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
 
-__all__ = ["Attention", "ImageAttention", "TextAttention", "attend", "words_of"]
+__all__ = ["Attention", "ImageAttention", "TextAttention", "attend", "attend_onnx", "words_of"]
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,43 @@ def attend(checkpoint: Checkpoint, picture: Path | bytes, sentence: str) -> Atte
     words, ids, owner = words_of(checkpoint.tokenizer_path, sentence, config.text.max_length)
     crop = load_crop(picture, config.preprocessing)
     with torch.inference_mode():
-        seen = ImageAttention(checkpoint.model)(torch.from_numpy(crop)[None])[0]
+        seen = ImageAttention(checkpoint.model)(torch.from_numpy(crop)[None])[0].numpy()
         tokens = torch.tensor([ids], dtype=torch.int32)
         read = TextAttention(checkpoint.model)(tokens, torch.ones_like(tokens))[0].numpy()
+    return _told(config, words, owner, seen, read)
+
+
+def attend_onnx(bundle: Bundle, picture: Path | bytes, sentence: str) -> Attention:
+    """The same from a bundle that was exported with its attention graphs; raises BundleError for another."""
+    from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+    from tbps_infer.runners.options import RunOptions
+
+    if "image.attention.onnx" not in bundle.files:
+        raise BundleError(f"{bundle.path} has no attention graphs.", "Export it again with --with-attention.")
+    config = ModelConfig.from_json(dict(bundle.model.config))
+    words, ids, owner = words_of(bundle.check_file("tokenizer.json"), sentence, config.text.max_length)
+    tokens = np.array([ids], np.int32)
+    with closing(OnnxRuntimeRunner(bundle.check_file("image.attention.onnx"), RunOptions())) as runner:
+        seen = runner.run({"pixels": load_crop(picture, config.preprocessing)[None]})["image_attention"][0]
+    with closing(OnnxRuntimeRunner(bundle.check_file("text.attention.onnx"), RunOptions())) as runner:
+        feeds = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+        read = runner.run(feeds)["text_attention"][0]
+    return _told(config, words, owner, seen, read)
+
+
+def _told(
+    config: ModelConfig,
+    words: tuple[str, ...],
+    owner: list[int | None],
+    seen: NDArray[np.float32],
+    read: NDArray[np.float32],
+) -> Attention:
     rows, columns = config.map_size
-    image = seen.numpy().reshape(-1, rows, columns) * (rows * columns)
+    image = seen.reshape(-1, rows, columns) * (rows * columns)
     merged = np.zeros((len(read), len(words)), np.float32)
     for place, word in enumerate(owner):
         if word is not None:
-            merged[:, word] += read[:, place] * len(ids)
+            merged[:, word] += read[:, place] * len(owner)
     cut = config.coarse_tokens
     return Attention(image.astype(np.float32), words, merged[:cut], merged[cut:])
 
