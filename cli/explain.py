@@ -19,7 +19,8 @@ __all__ = ["explain"]
 @output_option("The figure, a PNG.")
 @verbosity_options
 def explain(model: Path, image: Path, sentence: str, output: Path) -> None:
-    """Draw what the decoder of MODEL (a checkpoint, or a bundle exported --with-attention) reads of IMAGE and of SENTENCE.
+    """Draw what the decoder of MODEL (a checkpoint, or a bundle exported --with-attention) reads of an IMAGE and a
+    SENTENCE.
 
     \b
     tbps explain checkpoints/best crop.jpg "a woman in a red coat" -o attention.png

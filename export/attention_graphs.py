@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from tbps_infer.explain.attention import ImageAttention, TextAttention
 from tbps_infer.export.graphs import export_graph
 from tbps_infer.export.options import DEFAULT_OPSET
@@ -26,9 +28,9 @@ def export_attention(checkpoint: Path, folder: Path, *, opset: int = DEFAULT_OPS
     loaded = load_checkpoint(checkpoint)
     config = loaded.config
     rows, columns = config.map_size
-    image = TensorSpec("image_attention", "float32", ("batch", config.coarse_tokens, rows * columns))
+    image = TensorSpec("image_attention", np.dtype(np.float32), ("batch", config.coarse_tokens, rows * columns))
     tokens = config.coarse_tokens + config.parts
-    text = TensorSpec("text_attention", "float32", ("batch", tokens, "length"))
+    text = TensorSpec("text_attention", np.dtype(np.float32), ("batch", tokens, "length"))
     file = folder / "image.attention.onnx"
     export_graph(ImageAttention(loaded.model), "image", loaded.facts, file, opset=opset, gives=(image,))
     file = folder / "text.attention.onnx"
