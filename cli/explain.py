@@ -1,39 +1,79 @@
-"""`tbps explain`: what the model looks at."""
+"""`tbps explain`: what the model looks at, and what it takes for common."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
-from tbps_infer.cli.progress import say
+from tbps_infer.cli.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["explain"]
 
 
 @click.command()
 @click.argument("model", type=EXISTING)
-@click.argument("image", type=EXISTING)
-@click.argument("sentence")
+@click.argument("image", type=EXISTING, required=False)
+@click.argument("sentence", required=False)
+@click.option("--commonality", type=EXISTING, metavar="DATASET", help="How common each part of its pictures is.")
+@click.option("--split", default="test", help="Of --commonality's data set.")
 @output_option("The figure, a PNG.")
 @verbosity_options
-def explain(model: Path, image: Path, sentence: str, output: Path) -> None:
-    """Draw what the decoder of MODEL (a checkpoint, or a bundle exported --with-attention) reads of an IMAGE and a
-    SENTENCE.
+def explain(
+    model: Path, image: Path | None, sentence: str | None, commonality: Path | None, split: str, output: Path
+) -> None:
+    """Draw what the decoder of MODEL reads of an IMAGE and a SENTENCE, or how common the parts of a data set are.
+
+    MODEL is a checkpoint, or a bundle; for IMAGE and SENTENCE one that was exported --with-attention.
 
     \b
     tbps explain checkpoints/best crop.jpg "a woman in a red coat" -o attention.png
+    tbps explain bundle --commonality people -o commonality.png
     """
+    from tbps_infer.render.sheet import save_png
+
+    if commonality is not None:
+        if image is not None:
+            raise click.UsageError("Give an IMAGE and a SENTENCE, or --commonality, not both.")
+        figure = _commonality(model, commonality, split)
+    elif image is None or sentence is None:
+        raise click.UsageError("Give an IMAGE and a SENTENCE, or --commonality DATASET.")
+    else:
+        figure = _attention(model, image, sentence)
+    save_png(figure, output)
+    say(f"Wrote {output}")
+
+
+def _attention(model: Path, image: Path, sentence: str) -> Image.Image:
     from tbps_infer.bundle import Bundle, is_bundle
     from tbps_infer.explain.attention import attend, attend_onnx
     from tbps_infer.explain.figure import draw_attention
     from tbps_infer.reference.checkpoint import load_checkpoint
-    from tbps_infer.render.sheet import save_png
 
     if is_bundle(model):
-        attention = attend_onnx(Bundle.open(model), image, sentence)
-    else:
-        attention = attend(load_checkpoint(model), image, sentence)
-    save_png(draw_attention(image, attention), output)
-    say(f"Wrote {output}")
+        return draw_attention(image, attend_onnx(Bundle.open(model), image, sentence))
+    return draw_attention(image, attend(load_checkpoint(model), image, sentence))
+
+
+def _commonality(model: Path, dataset: Path, split: str) -> Image.Image:
+    from tbps_infer.bundle import is_bundle
+    from tbps_infer.data.readers import read_dataset
+    from tbps_infer.encoder import Encoder
+    from tbps_infer.explain.commonality import draw_commonality, measure_commonality
+    from tbps_infer.runners.options import RunOptions
+
+    people = read_dataset(dataset, split)
+    with (
+        Encoder.open(model, RunOptions("onnxruntime" if is_bundle(model) else "torch")) as encoder,
+        progress_bar("Embedding", "items") as progress,
+    ):
+        found = measure_commonality(encoder, people, on_progress=progress)
+    for k, (kappa, margin) in enumerate(zip(found.kappa, found.margin, strict=True)):
+        spread = f"{kappa.min():.3f} to {kappa.max():.3f}"
+        say(f"part {k}: κ {kappa.mean():.3f} on average, {spread}; margin {margin.mean():.3f} on average")
+    return draw_commonality(found)
