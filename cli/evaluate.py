@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,16 @@ from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, ver
 from tbps_infer.cli.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    from tbps_infer.data.dataset import Split
+    from tbps_infer.evaluation.cases import Case
     from tbps_infer.evaluation.evaluate import EvaluationReport
+    from tbps_infer.layout import VectorLayout
     from tbps_infer.runners.options import RunOptions
 
 __all__ = ["evaluate"]
+
+_PICTURES = 8
+"""Of each caption on a sheet."""
 
 
 @click.command("eval")
@@ -24,11 +31,21 @@ __all__ = ["evaluate"]
 @click.option("--split", default="test", help="Which split.")
 @click.option("--kind", help="The annotation format, when its file has another name.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, tie bounds included.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw some captions' best pictures into a PNG.")
+@click.option("--cases", type=click.IntRange(1), default=8, help="Captions on the sheet, half of them failures.")
 @batch_size_option(32)
 @run_options
 @verbosity_options
 def evaluate(
-    model: Path, dataset: Path, split: str, kind: str | None, as_json: bool, batch_size: int, run: RunOptions
+    model: Path,
+    dataset: Path,
+    split: str,
+    kind: str | None,
+    as_json: bool,
+    sheet: Path | None,
+    cases: int,
+    batch_size: int,
+    run: RunOptions,
 ) -> None:
     """Measure MODEL (a bundle; a checkpoint with --backend torch) on DATASET by the field's protocol.
 
@@ -36,17 +53,46 @@ def evaluate(
 
     \b
     tbps eval bundle CUHK-PEDES
+    tbps eval bundle CUHK-PEDES --sheet cases.png
     """
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.encoder import Encoder
-    from tbps_infer.evaluation.evaluate import evaluate as run_evaluation
+    from tbps_infer.evaluation.evaluate import embed_split, evaluate_embeddings
 
     people = read_dataset(dataset, split, kind=kind)
     with Encoder.open(model, run, batch_size=batch_size) as encoder:
         say(f"Embedding {len(people.captions)} captions and {len(people.pictures)} pictures ...")
         with progress_bar("Embedding", "items") as progress:
-            report = run_evaluation(encoder.encode_texts, encoder.encode_images, people, on_progress=progress)
+            texts, images = embed_split(encoder.encode_texts, encoder.encode_images, people, progress)
+    report = evaluate_embeddings(texts, images, people)
+    if sheet is not None:
+        from tbps_infer.evaluation.cases import pick_cases
+
+        pages = _draw(sheet, pick_cases(texts, images, people, cases, k=_PICTURES), people, encoder.facts.layout)
+        say(f"Wrote {', '.join(map(str, pages))}")
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else _table(report))
+
+
+def _draw(sheet: Path, cases: Sequence[Case], people: Split, layout: VectorLayout) -> list[Path]:
+    """Draw cases onto pages; the pages."""
+    from tbps_infer.render.sheet import STRIPS_PER_PAGE, page_path, write_sheet
+    from tbps_infer.render.strip import Shown, Strip
+
+    def strip_of(case: Case) -> Strip:
+        hits = tuple(
+            Shown(people.pictures[picture].path, rank, float(score), "right" if right else "wrong", {})
+            for rank, (picture, score, right) in enumerate(
+                zip(case.pictures, case.scores, case.right, strict=True), 1
+            )
+        )
+        missed = Shown(
+            people.pictures[case.best_right].path, case.best_right_rank, case.best_right_score, "right", {}
+        )
+        return Strip(people.captions[case.caption], hits, None if case.right.any() else missed)
+
+    for _ in write_sheet(sheet, cases, strip_of, layout, _PICTURES):
+        pass
+    return [page_path(sheet, page + 1) for page in range(-(-len(cases) // STRIPS_PER_PAGE))]
 
 
 def _table(report: EvaluationReport) -> str:

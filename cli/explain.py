@@ -51,12 +51,14 @@ def explain(
 
 def _attention(model: Path, image: Path, sentence: str) -> Image.Image:
     from tbps_infer.bundle import Bundle, is_bundle
-    from tbps_infer.explain.attention import attend, attend_onnx
+    from tbps_infer.explain.attention import attend_onnx
     from tbps_infer.explain.figure import draw_attention
-    from tbps_infer.reference.checkpoint import load_checkpoint
 
     if is_bundle(model):
         return draw_attention(image, attend_onnx(Bundle.open(model), image, sentence))
+    from tbps_infer.explain.maps import attend
+    from tbps_infer.reference.checkpoint import load_checkpoint
+
     return draw_attention(image, attend(load_checkpoint(model), image, sentence))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbps_infer.explain.attention import ImageAttention, TextAttention
+from tbps_infer.explain.maps import ImageAttention, TextAttention
 from tbps_infer.export.graphs import export_graph
 from tbps_infer.export.options import DEFAULT_OPSET
 from tbps_infer.reference.checkpoint import load_checkpoint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from hypothesis import HealthCheck, settings
 # Two noisy cores: how long an example takes says nothing about the code.
 settings.register_profile("tbps", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tbps")
+
+# A shell's background job ignores interruptions and so does all that it starts; tests interrupt themselves.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

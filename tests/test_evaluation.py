@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tbps_infer.data.dataset import Picture, Split
 from tbps_infer.errors import DatasetError
-from tbps_infer.evaluation.evaluate import evaluate
+from tbps_infer.evaluation.cases import pick_cases
+from tbps_infer.evaluation.evaluate import evaluate, evaluate_embeddings
 
 AXES = np.eye(4, dtype=np.float32)
 
@@ -60,3 +61,28 @@ def test_embedding_in_parts_changes_nothing_and_tells_how_far_it_is(monkeypatch:
 def test_a_split_without_captions_is_refused() -> None:
     with pytest.raises(DatasetError, match="no captions"):
         evaluate(_texts, _images, Split("made", "test", (Picture(Path("0"), 1, ()),)))
+
+
+def test_cases_are_the_evaluations_own() -> None:
+    """Ranks against a full sort; successes before failures, half of each; ties count as lost."""
+    rng = np.random.default_rng(0)
+    pictures = [Picture(Path(str(number)), number % 7, (f"{number}",)) for number in range(40)]
+    split = Split("made", "test", tuple(pictures))
+    images = rng.standard_normal((40, 8)).astype(np.float32)
+    texts = (images + 1.2 * rng.standard_normal((40, 8))).astype(np.float32)
+    report = evaluate_embeddings(texts, images, split)
+    first = [int(np.argmax(images @ text)) % 7 == number % 7 for number, text in enumerate(texts)]
+    assert report.text_to_image.headline()["R@1"] == pytest.approx(100 * np.mean(first))
+    cases = pick_cases(texts, images, split, 6, k=3)
+    assert [bool(case.right[0]) for case in cases] == [True] * 3 + [False] * 3
+    for case in cases:
+        scores = images @ texts[case.caption]
+        order = np.argsort(-scores, kind="stable")
+        person = case.caption % 7
+        assert case.pictures.tolist() == order[:3].tolist()
+        assert case.right.tolist() == [picture % 7 == person for picture in order[:3]]
+        ranks = [rank for rank, picture in enumerate(order, start=1) if picture % 7 == person]
+        assert (case.best_right_rank, case.best_right) == (ranks[0], order[ranks[0] - 1])
+    tied = pick_cases(np.ones((40, 8), np.float32), np.ones((40, 8), np.float32), split, 1, k=3)[0]
+    assert tied.best_right_rank == 1 + sum(number % 7 != tied.caption % 7 for number in range(40))
+    assert len(pick_cases(texts, images, split, 40, k=3)) == 40

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from tbps_infer.data.synth.samples import sample_crops
-from tbps_infer.explain.attention import attend, words_of
+from tbps_infer.explain.attention import words_of
 from tbps_infer.explain.figure import draw_attention
+from tbps_infer.explain.maps import attend
 from tbps_infer.images import load_crop
 from tbps_infer.reference.checkpoint import load_checkpoint
 
@@ -23,7 +24,9 @@ def test_attention_is_what_encoding_computes(tmp_path: Path) -> None:
     crop.save(tmp_path / "crop.png")
     found = attend(checkpoint, tmp_path / "crop.png", captions[0])
     seen: list[np.ndarray[Any, Any]] = []
-    watch = checkpoint.model.decoder[-1].cross_attention.register_forward_hook(
+    attention = checkpoint.model.decoder[-1].cross_attention
+    assert isinstance(attention, torch.nn.Module)
+    watch = attention.register_forward_hook(
         lambda _module, _given, result: seen.append(result[1].mean(dim=1)[0].numpy())
     )
     words, ids, owner = words_of(TINY / "tokenizer.json", captions[0], 100)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tbps_infer.explain.attention import ImageAttention, TextAttention
+from tbps_infer.explain.maps import ImageAttention, TextAttention
 from tbps_infer.export.attention_graphs import export_attention
 from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner

@@ -14,7 +14,15 @@ from tbps_infer.data.dataset import Split
 from tbps_infer.errors import DatasetError
 from tbps_infer.evaluation.metrics import KS, RetrievalMetrics, retrieval_metrics
 
-__all__ = ["EncodeImages", "EncodeTexts", "EvaluationReport", "encode_in_parts", "evaluate"]
+__all__ = [
+    "EncodeImages",
+    "EncodeTexts",
+    "EvaluationReport",
+    "embed_split",
+    "encode_in_parts",
+    "evaluate",
+    "evaluate_embeddings",
+]
 
 EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 EncodeImages = Callable[[Sequence[Path]], NDArray[np.float32]]
@@ -75,12 +83,30 @@ def evaluate(
     Raises:
         DatasetError: The split has no caption.
     """
+    texts, images = embed_split(encode_texts, encode_images, split, on_progress)
+    return evaluate_embeddings(texts, images, split, ks=ks)
+
+
+def embed_split(
+    encode_texts: EncodeTexts,
+    encode_images: EncodeImages,
+    split: Split,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A split's captions, float32 ``[captions, dim]``, and pictures, ``[pictures, dim]``; otherwise as `evaluate`."""
     if not split.captions:
         raise DatasetError(f"{split.dataset} {split.name} has no captions.", "Choose a split that has some.")
     paths = [picture.path for picture in split.pictures]
     total = len(split.captions) + len(paths)
     texts = encode_in_parts(encode_texts, split.captions, lambda done: on_progress(done, total))
     images = encode_in_parts(encode_images, paths, lambda done: on_progress(len(split.captions) + done, total))
+    return texts, images
+
+
+def evaluate_embeddings(
+    texts: NDArray[np.float32], images: NDArray[np.float32], split: Split, *, ks: Sequence[int] = KS
+) -> EvaluationReport:
+    """What `evaluate` measures, of embeddings that `embed_split` made."""
     text_ids, image_ids = split.caption_identities, split.identities
     return EvaluationReport(
         dataset=split.dataset,

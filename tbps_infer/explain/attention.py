@@ -8,19 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BundleError
 from tbps_infer.images import load_crop
-from tbps_infer.reference.backbones import additive_mask
-from tbps_infer.reference.checkpoint import Checkpoint
 from tbps_infer.reference.config import ModelConfig
-from tbps_infer.reference.model import PartModel
 
-__all__ = ["Attention", "ImageAttention", "TextAttention", "attend", "attend_onnx", "words_of"]
+__all__ = ["Attention", "attend_onnx", "told", "words_of"]
 
 
 @dataclass(frozen=True)
@@ -40,49 +35,13 @@ class Attention:
     parts: NDArray[np.float32]
 
 
-class ImageAttention(nn.Module):
-    """uint8 ``[batch, height, width, 3]`` to the coarse tokens' weights, float ``[batch, N_c, rows·columns]``."""
-
-    def __init__(self, model: PartModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The last decoder layer's weights, averaged over heads; each row sums to 1."""
-        memory = self.model.image_memory(self.model.image_features(pixels))
-        return self.model.decode(self.model.coarse_tokens, memory, None)[1].mean(dim=1)
-
-
-class TextAttention(nn.Module):
-    """Ids and mask ``[batch, length]`` to the coarse and the text tokens' weights, ``[batch, N_c + K, length]``."""
-
-    def __init__(self, model: PartModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """As `ImageAttention`; padding gets 0."""
-        features = self.model.text_backbone(input_ids, attention_mask)
-        memory = self.model.text_memory(features, attention_mask)
-        mask = additive_mask(attention_mask, features)
-        sets = (self.model.coarse_tokens, self.model.part_tokens)
-        return torch.cat([self.model.decode(tokens, memory, mask)[1].mean(dim=1) for tokens in sets], dim=1)
-
-
-def attend(checkpoint: Checkpoint, picture: Path | bytes, sentence: str) -> Attention:
-    """What the decoder reads of a picture and of a sentence. Raises ImageError for a picture that is none."""
-    config = checkpoint.config
-    words, ids, owner = words_of(checkpoint.tokenizer_path, sentence, config.text.max_length)
-    crop = load_crop(picture, config.preprocessing)
-    with torch.inference_mode():
-        seen = ImageAttention(checkpoint.model)(torch.from_numpy(crop)[None])[0].numpy()
-        tokens = torch.tensor([ids], dtype=torch.int32)
-        read = TextAttention(checkpoint.model)(tokens, torch.ones_like(tokens))[0].numpy()
-    return _told(config, words, owner, seen, read)
-
-
 def attend_onnx(bundle: Bundle, picture: Path | bytes, sentence: str) -> Attention:
-    """The same from a bundle that was exported with its attention graphs; raises BundleError for another."""
+    """What the decoder reads of a picture and of a sentence, from a bundle's attention graphs.
+
+    Raises:
+        BundleError: The bundle was exported without them.
+        ImageError: The picture is none.
+    """
     from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
     from tbps_infer.runners.options import RunOptions
 
@@ -96,16 +55,25 @@ def attend_onnx(bundle: Bundle, picture: Path | bytes, sentence: str) -> Attenti
     with closing(OnnxRuntimeRunner(bundle.check_file("text.attention.onnx"), RunOptions())) as runner:
         feeds = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
         read = runner.run(feeds)["text_attention"][0]
-    return _told(config, words, owner, seen, read)
+    return told(config, words, owner, seen, read)
 
 
-def _told(
+def told(
     config: ModelConfig,
     words: tuple[str, ...],
     owner: list[int | None],
     seen: NDArray[np.float32],
     read: NDArray[np.float32],
 ) -> Attention:
+    """Attention as told: by cells and words.
+
+    Args:
+        config: The model's.
+        words: The sentence's words.
+        owner: Which word each token is a piece of; None for a special token.
+        seen: float32 ``[N_c, rows·columns]``, weights on the picture; each row sums to 1.
+        read: float32 ``[N_c + K, tokens]``, weights on the sentence.
+    """
     rows, columns = config.map_size
     image = seen.reshape(-1, rows, columns) * (rows * columns)
     merged = np.zeros((len(read), len(words)), np.float32)
