@@ -209,6 +209,33 @@ def test_an_interruption_from_the_keyboard_is_one(library: Library, graph: Path)
         build_plan(library, graph, SPEC, SM86, on_progress=lambda *_: os.kill(os.getpid(), signal.SIGINT))
 
 
+def test_an_interruption_that_reaches_the_logger_is_not_lost(
+    library: Library, graph: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of all callbacks the logger is called most, and TensorRT prints and forgets what is raised in it."""
+    plan = bytes(build_plan(library, graph, SPEC, SM86))
+    before = signal.getsignal(signal.SIGINT)
+    sent = []
+
+    def press(_severity: str, message: str) -> None:
+        if not sent:
+            sent.append(message)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(library.journal, "note", press)
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(library, graph, SPEC, SM86)
+    assert len(sent) == 1, "nothing was logged, so nothing was tried"
+    if not Path("/dev/nvidia0").exists():  # there it loads, with nothing to say
+        runtime = library.create_runtime()
+        sent.clear()
+        with pytest.raises(KeyboardInterrupt):
+            library.deserialize(runtime, plan, "image.plan")
+        assert len(sent) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Exception caught" not in capfd.readouterr().err
+
+
 def test_plans_that_do_not_load_answer_none(library: Library, graph: Path) -> None:
     runtime = library.create_runtime()
     plan = bytes(build_plan(library, graph, SPEC, SM86))

@@ -17,6 +17,7 @@ import numpy as np
 
 from tbps_infer.errors import BackendError
 from tbps_infer.tensorrt.flavours import Flavour, flavour_named
+from tbps_infer.tensorrt.interruption import held_back
 from tbps_infer.tensorrt.journal import Journal, attachments
 
 __all__ = ["OPTIONAL_API", "REQUIRED_API", "Library", "open_library"]
@@ -183,7 +184,8 @@ class Library:
     def deserialize(self, runtime: Any, plan: Any, name: str) -> Any:
         """An engine from a plan's bytes. Raises BackendError with TensorRT's reason."""
         self.begin()
-        engine = runtime.deserialize_cuda_engine(plan)
+        with held_back():
+            engine = runtime.deserialize_cuda_engine(plan)
         return self.made(
             engine, f"load the engine {name}", "Build it again on this machine: tbps build BUNDLE --rebuild."
         )

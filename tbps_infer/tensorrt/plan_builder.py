@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tbps_infer.errors import BackendError, UsageError
+from tbps_infer.tensorrt.interruption import Interruption, held_back
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.plan_spec import BuildSettings, PlanSpec
 
@@ -49,19 +49,20 @@ def build_plan(
     builder = library.create_builder()
     config = library.made(builder.create_builder_config(), "make a builder configuration")
     _configure(library, config, settings)
-    network, parser = _parse(library, builder, graph)
-    _check_interface(library, network, spec, graph)
-    # Only now: a parser on a network whose builder has a recorder crashes when it is freed.
-    builder.error_recorder = library.recorder
-    try:
-        _add_profile(library, builder, config, spec)
-        if timing_cache is not None:
-            _read_timing_cache(library, config, timing_cache)
-        plan = _build(library, builder, network, config, on_progress)
-        if timing_cache is not None:
-            _write_timing_cache(library, config, timing_cache)
-    finally:
-        del parser, network
+    with held_back() as interruption:
+        network, parser = _parse(library, builder, graph)
+        _check_interface(library, network, spec, graph)
+        # Only now: a parser on a network whose builder has a recorder crashes when it is freed.
+        builder.error_recorder = library.recorder
+        try:
+            _add_profile(library, builder, config, spec)
+            if timing_cache is not None:
+                _read_timing_cache(library, config, timing_cache)
+            plan = _build(library, builder, network, config, _monitor(library.module, on_progress, interruption))
+            if timing_cache is not None and interruption.error is None:
+                _write_timing_cache(library, config, timing_cache)
+        finally:
+            del parser, network
     return memoryview(plan)
 
 
@@ -157,26 +158,16 @@ def _add_profile(library: Library, builder: Any, config: Any, spec: PlanSpec) ->
         raise library.failed("use the shapes given")
 
 
-@dataclass
-class _Interruption:
-    """What a callback raised; an exception must not travel through TensorRT."""
-
-    error: BaseException | None = None
-
-
-def _build(library: Library, builder: Any, network: Any, config: Any, on_progress: OnProgress) -> Any:
+def _build(library: Library, builder: Any, network: Any, config: Any, monitor: Any) -> Any:
     library.begin()
-    interruption = _Interruption()
-    config.progress_monitor = _monitor(library.module, on_progress, interruption)
+    config.progress_monitor = monitor
     try:
         plan = builder.build_serialized_network(network, config)
     except Exception as error:
         raise BackendError(f"{library} failed to build: {error}; {library.journal.text()}.") from error
     finally:
         config.progress_monitor = None
-    if interruption.error is not None:
-        raise interruption.error
-    if plan is None:
+    if plan is None:  # an interrupted build too
         reason = library.journal.text()
         raise BackendError(
             f"{library} could not build the engine: {reason}.",
@@ -185,7 +176,9 @@ def _build(library: Library, builder: Any, network: Any, config: Any, on_progres
     return plan
 
 
-def _monitor(module: Any, on_progress: OnProgress, interruption: _Interruption) -> Any:
+def _monitor(module: Any, on_progress: OnProgress, interruption: Interruption) -> Any:
+    """What `on_progress` raises is noted and cancels: an exception must not travel through TensorRT."""
+
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
@@ -196,21 +189,21 @@ def _monitor(module: Any, on_progress: OnProgress, interruption: _Interruption) 
             try:
                 self.steps[phase_name] = num_steps
                 self._report(phase_name, 0)
-            except BaseException as error:  # Ctrl-C lands in whichever callback runs next
-                interruption.error = interruption.error or error
+            except BaseException as error:
+                interruption.note(error)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
                 self._report(phase_name, step + 1)
             except BaseException as error:
-                interruption.error = interruption.error or error
+                interruption.note(error)
             return interruption.error is None
 
         def phase_finish(self, phase_name: str) -> None:
             try:
                 self._report(phase_name, self.steps.get(phase_name, 0))
             except BaseException as error:
-                interruption.error = interruption.error or error
+                interruption.note(error)
 
         def _report(self, phase: str, done: int) -> None:
             if interruption.error is None:
