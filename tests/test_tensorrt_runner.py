@@ -346,20 +346,26 @@ def test_a_run_that_cannot_be_captured_runs_plainly_and_is_not_tried_again(monke
 
 def test_tensorrt_for_rtx_is_asked_whether_a_stream_can_be_captured() -> None:
     setup = Setup()
-    asked = []
+    asked: list[int] = []
+    ready: list[bool] = []
 
     def answer(_context: FakeContext, stream: int) -> bool:
         asked.append(stream)
-        return False
+        return bool(ready)
 
     FakeContext.is_stream_capturable = answer  # type: ignore[attr-defined]
     vars(setup.library.module)["IExecutionContext"].is_stream_capturable = None
     try:
         for _ in range(3):
             setup.runner.run(crops(1))
+        assert (len(asked), setup.memory.captures) == (2, 0), "asked again, and not after a first run"
+        ready.append(True)
+        setup.runner.run(crops(1))
+        assert (len(asked), setup.memory.captures, setup.memory.launches) == (3, 1, 1)
+        setup.runner.run(crops(1))
+        assert (len(asked), setup.memory.captures, setup.memory.launches) == (3, 1, 2)
     finally:
         del FakeContext.is_stream_capturable  # type: ignore[attr-defined]
-    assert (len(asked), setup.memory.captures) == (1, 0)
 
 
 def test_one_batch_travels_while_another_computes() -> None:
@@ -443,6 +449,43 @@ def test_a_closed_runner_refuses_and_closes_again() -> None:
         setup.runner.run(crops(1))
 
 
+def test_every_way_out_leaves_the_thread_without_the_device() -> None:
+    setup = Setup()
+    setup.runner.run(crops(1))
+    assert setup.memory.current == 0
+    stream = setup.runner.run_stream([crops(1), crops(2), crops(3)])
+    next(stream)
+    assert setup.memory.current == 1
+    stream.close()  # type: ignore[attr-defined]
+    with pytest.raises(FeedError):
+        setup.runner.run({})
+    setup.runner.run_timed(crops(2))
+    setup.runner.close()
+    assert setup.memory.current == 0
+
+
+def test_a_device_that_failed_is_let_go_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(lengths=(6, 10))
+    setup.runner.run(captions(1, 5))
+    setup.runner.run(captions(1, 9))
+    closed = []
+
+    def broken(stream: int) -> None:
+        closed.append(stream)
+        raise BackendError("CUDA could not run: an illegal memory access.")
+
+    monkeypatch.setattr(setup.memory, "synchronize", broken)
+    setup.engines[6].failing = True
+    with pytest.raises(BackendError, match="the kernel is on strike"):  # and not what came of waiting after it
+        setup.runner.run(captions(1, 5))
+    closed.clear()
+    with pytest.raises(BackendError, match="illegal memory access"):
+        setup.runner.close()
+    assert (len(closed), setup.released, setup.memory.closed) == (2, 1, True)
+    with pytest.raises(FeedError, match="closed"):
+        setup.runner.run(captions(1, 5))
+
+
 def test_too_little_memory_says_so() -> None:
     setup = Setup()
     setup.memory._capacity = 300
@@ -475,6 +518,18 @@ def test_a_context_that_refuses_a_shape_or_has_another_output_is_an_error() -> N
     with pytest.raises(BackendError, match=r"could not set pixels to \[8, 4, 2, 3\]"):
         session.submit(crops(8))
     session.close()
+
+
+def test_a_context_that_cannot_infer_its_shapes_says_what_tensorrt_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup()
+
+    def refuse(context: FakeContext) -> list[str]:
+        context.engine.recorder.report_error(None, "reshape would change volume 30720 to 15360")
+        raise RuntimeError("infer_shapes error code: -1")  # as the bindings of 10.3 to 11.4 do
+
+    monkeypatch.setattr(FakeContext, "infer_shapes", refuse)
+    with pytest.raises(BackendError, match="could not infer shapes: reshape would change volume"):
+        setup.runner.run(crops(2))
 
 
 def test_the_fake_memory_is_late() -> None:

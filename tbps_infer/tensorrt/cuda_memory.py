@@ -28,7 +28,13 @@ class CudaMemory:
     has_graphs = True
 
     def __init__(self, index: int) -> None:
-        self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
+        try:
+            self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
+        except ImportError as error:
+            raise BackendError(
+                f"cuda-bindings cannot be imported: {error}.",
+                "Install it of your CUDA's major version: pip install 'cuda-bindings==12.*'.",
+            ) from error
         self._index = index
         count = self._call("count the devices", self._cuda.cudaGetDeviceCount())
         if not 0 <= index < count:
@@ -42,6 +48,9 @@ class CudaMemory:
     def make_current(self) -> None:
         """Set the calling thread's device."""
         self._call("choose the device", self._cuda.cudaSetDevice(self._index))
+
+    def leave(self) -> None:
+        """Nothing to do: a thread may keep its device."""
 
     def gpu(self) -> GpuFacts:
         """Name, capability and memory, and the versions of driver and runtime."""

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.tensorrt.gpus import GpuFacts
 
-__all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "find_gpu", "open_memory"]
+__all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "device_of", "find_gpu", "open_memory"]
 
 MemoryKind = Literal["cuda-bindings", "pycuda"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
@@ -37,7 +38,10 @@ class DeviceMemory(Protocol):
     has_graphs: bool
 
     def make_current(self) -> None:
-        """Make the device the calling thread's; before anything else in a thread."""
+        """Make the device the calling thread's, before TensorRT is called in it."""
+
+    def leave(self) -> None:
+        """Undo one `make_current` of the calling thread, which may end afterwards."""
 
     def gpu(self) -> GpuFacts:
         """What the device is."""
@@ -134,6 +138,16 @@ def open_memory(index: int, kind: MemoryKind | None = None) -> DeviceMemory:
         f"Running engines needs the package {' or '.join(wanted)}, which is not installed.",
         "Install cuda-bindings of your CUDA's major version: pip install 'cuda-bindings==12.*'.",
     )
+
+
+@contextlib.contextmanager
+def device_of(memory: DeviceMemory) -> Iterator[None]:
+    """Have the memory's device as the calling thread's own meanwhile."""
+    memory.make_current()
+    try:
+        yield
+    finally:
+        memory.leave()
 
 
 def find_gpu(index: int = 0) -> GpuFacts | None:

@@ -36,6 +36,7 @@ class FakeMemory:
         launches: Graphs launched so far.
         captures: Captures begun so far.
         closed: Whether `close` was called.
+        current: How many `make_current` were not undone.
         device_ms: The device's clock: each piece of work done moves it on by what it was put there with.
     """
 
@@ -47,6 +48,7 @@ class FakeMemory:
         self.launches = 0
         self.captures = 0
         self.closed = False
+        self.current = 0
         self.device_ms = 0.0
         self._facts = gpu
         self._capacity = capacity
@@ -66,7 +68,12 @@ class FakeMemory:
         return blocks + len(self._pinned) + len(self._queues) + len(self._events)
 
     def make_current(self) -> None:
-        """Nothing to do."""
+        """Count."""
+        self.current += 1
+
+    def leave(self) -> None:
+        """Count back."""
+        self.current -= 1
 
     def gpu(self) -> GpuFacts:
         """What it was told to be."""

@@ -1,10 +1,15 @@
-"""Device memory over `pycuda`, which has no CUDA graphs: every run is enqueued call by call."""
+"""Device memory over `pycuda`, which has no CUDA graphs: every run is enqueued call by call.
+
+pycuda keeps a stack of contexts for each thread and aborts the process when a thread ends with one on it
+(``context_stack::~context_stack`` in its cuda.hpp). So it is on a thread's stack only while it is used there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,117 +42,130 @@ class PycudaMemory:
         try:
             cuda.init()
             count = cuda.Device.count()
+            if not 0 <= index < count:
+                raise BackendError(
+                    f"There is no device cuda:{index}; this machine has {count}.", "nvidia-smi lists the devices."
+                )
+            self._device = cuda.Device(index)
+            # The primary context is the one that the CUDA runtime inside TensorRT uses.
+            self._context = self._device.retain_primary_context()
         except cuda.Error as error:
             raise self._failed("start", error) from error
-        if not 0 <= index < count:
-            raise BackendError(
-                f"There is no device cuda:{index}; this machine has {count}.", "nvidia-smi lists the devices."
-            )
-        self._device = cuda.Device(index)
-        # The primary context is the one that the CUDA runtime inside TensorRT uses.
-        self._context = self._device.retain_primary_context()
         self._thread = threading.local()
-        self.make_current()
         self._allocations: dict[int, Any] = {}
         self._pinned: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
     def make_current(self) -> None:
-        """Push the context on the calling thread's stack, once in each thread."""
-        if not getattr(self._thread, "pushed", False):
+        """Push the context on the calling thread's stack, unless it is there."""
+        depth = getattr(self._thread, "depth", 0)
+        if depth == 0:
             self._context.push()
-            self._thread.pushed = True
+        self._thread.depth = depth + 1
+
+    def leave(self) -> None:
+        """Take the context off the calling thread's stack when this is the last leave."""
+        self._thread.depth -= 1
+        if self._thread.depth == 0:
+            self._context.pop()
 
     def gpu(self) -> GpuFacts:
         """Name, capability and memory, and the versions of driver and runtime."""
-        major, minor = self._device.compute_capability()
-        free, total = self._cuda.mem_get_info()
-        return GpuFacts(
-            name=self._device.name(),
-            sm=f"sm{major}{minor}",
-            memory_bytes=int(total),
-            free_bytes=int(free),
-            driver=version_text(self._cuda.get_driver_version()),
-            runtime=".".join(map(str, self._cuda.get_version()[:2])),
-        )
+        with self._calling("describe the device"):
+            major, minor = self._device.compute_capability()
+            free, total = self._cuda.mem_get_info()
+            return GpuFacts(
+                name=self._device.name(),
+                sm=f"sm{major}{minor}",
+                memory_bytes=int(total),
+                free_bytes=int(free),
+                driver=version_text(self._cuda.get_driver_version()),
+                runtime=".".join(map(str, self._cuda.get_version()[:2])),
+            )
 
     def allocate(self, size: int) -> int:
         """Allocate on the device."""
-        try:
+        with self._calling(f"allocate {size} bytes"):
             allocation = self._cuda.mem_alloc(max(size, 1))
-        except self._cuda.Error as error:
-            raise self._failed(f"allocate {size} bytes", error) from error
         self._allocations[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
         """Free on the device."""
-        self._allocations.pop(address).free()
+        with self._calling("free memory"):
+            self._allocations.pop(address).free()
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """Allocate page-locked memory."""
-        array: NDArray[np.uint8] = self._cuda.pagelocked_empty(max(size, 1), np.uint8)[:size]
+        with self._calling(f"pin {size} bytes"):
+            array: NDArray[np.uint8] = self._cuda.pagelocked_empty(max(size, 1), np.uint8)[:size]
         self._pinned[array.ctypes.data] = array.base if array.base is not None else array
         return array
 
     def free_pinned(self, array: NDArray[np.uint8]) -> None:
         """Let page-locked memory go with the last array that looks at it."""
-        self._pinned.pop(array.ctypes.data)
+        with self._calling("free pinned memory"):
+            self._pinned.pop(array.ctypes.data)
 
     def make_stream(self) -> int:
         """Make a non-blocking stream."""
-        stream = self._cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
+        with self._calling("make a stream"):
+            stream = self._cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def free_stream(self, stream: int) -> None:
         """Let a stream go."""
-        self._streams.pop(stream)
+        with self._calling("free a stream"):
+            self._streams.pop(stream)
 
     def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
         """Copy asynchronously."""
-        self._cuda.memcpy_htod_async(address, array, self._streams[stream])
+        with self._calling("copy to the device"):
+            self._cuda.memcpy_htod_async(address, array, self._streams[stream])
 
     def copy_to_host(self, array: NDArray[Any], address: int, stream: int) -> None:
         """Copy asynchronously."""
-        self._cuda.memcpy_dtoh_async(array, address, self._streams[stream])
+        with self._calling("copy from the device"):
+            self._cuda.memcpy_dtoh_async(array, address, self._streams[stream])
 
     def synchronize(self, stream: int) -> None:
         """Wait for a stream."""
-        try:
+        with self._calling("run"):
             self._streams[stream].synchronize()
-        except self._cuda.Error as error:
-            raise self._failed("run", error) from error
 
     def make_event(self) -> Any:
         """Make an event without times."""
-        return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+        with self._calling("make an event"):
+            return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
 
     def make_timer(self) -> Any:
         """Make an event with times."""
-        return self._cuda.Event()
+        with self._calling("make an event"):
+            return self._cuda.Event()
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """Ask CUDA, which resolves about half a microsecond."""
-        return float(start.time_till(end))
+        with self._calling("compare two events"):
+            return float(start.time_till(end))
 
     def free_event(self, event: Any) -> None:
         """Let an event go with its last name."""
 
     def record(self, event: Any, stream: int) -> None:
         """Record an event."""
-        event.record(self._streams[stream])
+        with self._calling("record an event"):
+            event.record(self._streams[stream])
 
     def wait_event(self, event: Any, stream: int) -> None:
         """Let a stream wait."""
-        self._streams[stream].wait_for_event(event)
+        with self._calling("wait for an event"):
+            self._streams[stream].wait_for_event(event)
 
     def wait_host(self, event: Any) -> None:
         """Wait for an event."""
-        try:
+        with self._calling("run"):
             event.synchronize()
-        except self._cuda.Error as error:
-            raise self._failed("run", error) from error
 
     def capture(self, stream: int, enqueue: Callable[[], bool]) -> Any | None:
         """Never captures; `has_graphs` says so."""
@@ -163,14 +181,25 @@ class PycudaMemory:
         """Never called, since nothing is captured."""
 
     def close(self) -> None:
-        """Free what is left and take the context off the stack."""
-        for address in list(self._allocations):
-            self.free(address)
-        self._pinned.clear()
-        self._streams.clear()
-        if getattr(self._thread, "pushed", False):
-            self._context.pop()
-            self._thread.pushed = False
+        """Free what is left."""
+        with contextlib.suppress(BackendError):  # after a failure on the device every call fails
+            for address in list(self._allocations):
+                self.free(address)
+        with contextlib.suppress(BackendError), self._calling("free what is left"):
+            self._pinned.clear()
+            self._streams.clear()
+
+    @contextlib.contextmanager
+    def _calling(self, what: str) -> Iterator[None]:
+        """Have the context on the thread's stack; what pycuda raises becomes a BackendError."""
+        try:
+            self.make_current()
+            try:
+                yield
+            finally:
+                self.leave()
+        except self._cuda.Error as error:
+            raise self._failed(what, error) from error
 
     def _failed(self, what: str, error: Exception) -> BackendError:
         return BackendError(

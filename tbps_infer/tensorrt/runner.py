@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, Precision, TensorSpec, branch_specs, check_feeds
 from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
-from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, open_memory
+from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, device_of, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
@@ -94,10 +95,7 @@ class TensorRTRunner:
         Returns:
             The outputs, and the times. Raises as `run`.
         """
-        with self._lock:
-            if self._closed:
-                raise FeedError("the runner is closed")
-            self._memory.make_current()
+        with self._in_use():
             check_feeds(self._inputs, feeds)
             session, fitting = self._fitting(feeds)
             timers = [self._memory.make_timer() for _ in range(4)]
@@ -120,10 +118,7 @@ class TensorRTRunner:
         Yields:
             The outputs of each batch, in order. Raises as `run`.
         """
-        with self._lock:
-            if self._closed:
-                raise FeedError("the runner is closed")
-            self._memory.make_current()
+        with self._in_use():
             under_way: deque[tuple[EngineSession, Slot]] = deque()
             parts: deque[int] = deque()
             finished: list[dict[str, NDArray[Any]]] = []
@@ -148,18 +143,31 @@ class TensorRTRunner:
                     session.collect(slot)
 
     def close(self) -> None:
-        """Free engines and memory; running afterwards raises FeedError; closing twice is harmless."""
+        """Free engines and memory; running afterwards raises FeedError; closing twice is harmless.
+
+        Raises:
+            BackendError: The device failed before; what can be freed is freed all the same.
+        """
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
-            self._memory.make_current()
-            for session in self._sessions.values():
-                session.close()
-            self._sessions.clear()
-            self._loaders.clear()
-            self._release()
-            self._memory.close()
+            with self._in_use(), contextlib.ExitStack() as stack:
+                self._closed = True
+                stack.callback(self._memory.close)
+                stack.callback(self._release)
+                for session in self._sessions.values():
+                    stack.callback(session.close)
+                self._sessions.clear()
+                self._loaders.clear()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """The runner for this thread alone, the device its own. Raises FeedError when it is closed."""
+        with self._lock:
+            if self._closed:
+                raise FeedError("the runner is closed")
+            with device_of(self._memory):
+                yield
 
     def _fitting(self, feeds: Feeds) -> tuple[EngineSession, Feeds]:
         """The engine for these arrays, and the arrays filled up to its length."""

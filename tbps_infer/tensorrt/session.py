@@ -6,6 +6,7 @@ scratch memory, so the second waits for the first to have computed, and not for 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -126,8 +127,9 @@ class EngineSession:
             self._mark(timers, 3, slot)
             self._memory.record(slot.done, slot.stream)
         except BaseException:
-            self._memory.synchronize(slot.stream)
             self._free.append(slot)
+            with contextlib.suppress(BackendError):  # what failed first is what is told
+                self._memory.synchronize(slot.stream)
             raise
         self._last = slot
         return slot
@@ -250,12 +252,12 @@ class EngineSession:
         return bool(bound.context.execute_async_v3(slot.stream))
 
     def _capture(self, slot: Slot, bound: _Bound) -> None:
-        bound.capturable = False  # one try: what fails once is run plainly
-        if not self._memory.has_graphs:
-            return
+        bound.capturable = self._memory.has_graphs
         asks = self._library.has("IExecutionContext", "is_stream_capturable")
-        if asks and not bound.context.is_stream_capturable(slot.stream):
+        # TensorRT for RTX compiles a new shape's kernels while others stand in for them: asked until that is done.
+        if not bound.capturable or (asks and not bound.context.is_stream_capturable(slot.stream)):
             return
+        bound.capturable = False  # one try: what fails once is run plainly
         bound.graph = self._memory.capture(slot.stream, lambda: self._enqueue(slot, bound))
         if bound.graph is None:
             _logger.info("the engine's run cannot be captured as a CUDA graph: %s", self._library.journal.text())
@@ -271,7 +273,10 @@ class EngineSession:
         for spec in self._inputs:
             shape = (bucket, *self._sizes[spec.name])
             library.made(context.set_input_shape(spec.name, shape), f"set {spec.name} to {list(shape)}")
-        missing = context.infer_shapes()
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:  # the one call that does not answer None or False
+            raise library.failed("infer shapes") from error
         if missing:
             raise library.failed(f"infer shapes without {', '.join(missing)}")
         for spec in self._outputs:
