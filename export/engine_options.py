@@ -10,6 +10,7 @@ from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import UsageError
 from tbps_infer.export.mixed_precision import MixedPrecisionOptions
 from tbps_infer.runners.protocol import Precision
+from tbps_infer.tensorrt.engine_folder import ENGINE_PRECISIONS
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
@@ -20,8 +21,6 @@ __all__ = ["DEFAULT_LENGTHS", "EngineOptions"]
 
 DEFAULT_LENGTHS = (32, 48, 64)
 """With the model's own greatest: captions have 15 to 40 tokens, and an engine of a fixed length beats a free one."""
-
-_PRECISIONS = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class EngineOptions:
     gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in _PRECISIONS:
-            raise UsageError(f"Engines are built in {' or '.join(_PRECISIONS)}; got {self.precision}.")
+        if self.precision not in ENGINE_PRECISIONS:
+            raise UsageError(f"Engines are built in {' or '.join(ENGINE_PRECISIONS)}; got {self.precision}.")
         if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
             raise UsageError("FP32 islands were asked for in an FP32 engine.", "Choose the precision fp16.")
 

@@ -5,6 +5,7 @@ All is made in a folder beside its place, proven, checked on the GPU where there
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -28,7 +29,7 @@ from tbps_infer.export.gate import gate_engines
 from tbps_infer.export.mixed_precision import convert_file
 from tbps_infer.export.real_inputs import real_batches
 from tbps_infer.runners.protocol import branch_specs
-from tbps_infer.tensorrt.device_memory import find_gpu
+from tbps_infer.tensorrt.device_memory import device_of, find_gpu, open_memory, why_no_gpu
 from tbps_infer.tensorrt.engine_folder import (
     ENGINE_JSON,
     ENGINES,
@@ -123,10 +124,13 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
     library.flavour.refuse_ignored({**options.settings.to_json(), "timing_cache": options.timing_cache})
     gpu = find_gpu(options.device)
     if gpu is None and library.flavour.needs_gpu_to_build:
+        reason = why_no_gpu(options.device)
         raise BackendError(
-            f"{library} builds for the GPU of this machine, and there is none that CUDA finds.",
-            "Run tbps build on the device itself; tbps doctor says what is missing.",
+            f"{library} builds for the GPU of this machine, and there is none that CUDA finds. {reason.message}",
+            f"{reason.hint} Run tbps build on the device itself; tbps doctor says what is missing.",
         )
+    if gpu is None and options.device > 0:  # named by the user, and not the one that is taken where none was
+        raise why_no_gpu(options.device)
     if gpu is None and options.gate_on is not None:
         raise BackendError(
             "Data to verify on were given, and there is no GPU here to run the engines on.",
@@ -176,7 +180,12 @@ class _Build:
         """Convert, build, prove and check; the plans are in the folder afterwards."""
         plans: list[PlanFacts] = []
         mixed: dict[str, Any] = {}
-        with tempfile.TemporaryDirectory(dir=self.folder.parent, prefix="graphs-") as scratch:
+        with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder.parent, prefix="graphs-"))
+            if self.library.flavour.needs_gpu_to_build:  # the builder takes whichever device is the thread's
+                memory = open_memory(self.options.device)
+                stack.callback(memory.close)
+                stack.enter_context(device_of(memory))
             for branch in _BRANCHES:
                 graph = self._graph(branch, Path(scratch), mixed)
                 lengths = self.options.lengths_for(self.bundle.model) if branch == "text" else (None,)

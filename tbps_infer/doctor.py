@@ -192,6 +192,11 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
     if gpu is None:
         yield Finding(name, "absent", "not tried: no GPU here", "Copy the bundle to the device, or build there.")
         return
+    try:
+        folder.refuse_other_gpu(gpu)
+    except BackendError as error:  # a bundle may hold engines for several machines
+        yield Finding(name, "absent", f"not tried: {error.message}", error.hint)
+        return
     for branch in _BRANCHES:
 
         def replay(branch: Branch = branch) -> Finding:
@@ -218,6 +223,8 @@ def _gpu(device: int) -> GpuFacts | Finding:
         return Finding("GPU", "absent", error.message, error.hint)
     try:
         return memory.gpu()
+    except BackendError as error:  # it is there, and does not answer
+        return Finding("GPU", "problem", error.message, error.hint)
     finally:
         memory.close()
 

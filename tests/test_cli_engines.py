@@ -104,6 +104,20 @@ def test_doctor_finds_what_was_altered(built: Path, tmp_path: Path) -> None:
     assert "text.onnx is not the file this bundle was written with" in problem["detail"]
 
 
+def test_doctor_does_not_blame_a_bundle_for_engines_of_another_machine(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tbps_infer import doctor
+    from tbps_infer.tensorrt.gpus import GpuFacts
+
+    gpu = GpuFacts("NVIDIA GeForce RTX 4090", "sm89", 24 << 30, 20 << 30, "12.8", "12.8")
+    monkeypatch.setattr(doctor, "_gpu", lambda _device: gpu)
+    found = [finding for finding in doctor.examine_bundle(built) if finding.subject.startswith("engines ")]
+    assert [finding.status for finding in found] == ["ok", "absent"]
+    assert "were built for sm86, and here is nvidia-geforce-rtx-4090-sm89" in found[1].detail
+    assert "--target sm89" in found[1].action
+
+
 def test_doctor_finds_a_tokenizer_and_pixels_that_changed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tbps_infer import doctor
     from tbps_infer.images import load_crop

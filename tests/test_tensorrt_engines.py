@@ -27,13 +27,15 @@ from tbps_infer.runners.fake import FakeRunner
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Precision
+from tbps_infer.tensorrt import device_memory
 from tbps_infer.tensorrt import runner as runner_module
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
 from tbps_infer.tensorrt.fake_memory import FakeMemory
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts
+from tbps_infer.tensorrt.library import open_library
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings, PlanSpec
-from tbps_infer.tensorrt.runner import open_engines
+from tbps_infer.tensorrt.runner import find_engines, open_engines
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
@@ -292,14 +294,20 @@ def test_an_altered_graph_is_not_built(small: Path) -> None:
 def test_engines_are_refused_on_another_version_or_gpu(fp16: BuiltEngines) -> None:
     folder = fp16.folder
     folder.refuse_elsewhere(folder.facts.version, SM86)
-    again = f"tbps build {folder.path.parent.parent} --backend tensorrt-rtx --precision fp16 --target sm86 --rebuild"
-    for version, gpu, said in (
-        ("1.8.0", SM86, "and 1.8.0 is here"),
-        (folder.facts.version, replace(SM86, sm="sm89"), "built for sm86, and here is nvidia-geforce-rtx-3060-sm89"),
+    again = f"tbps build {folder.path.parent.parent} --backend tensorrt-rtx --precision fp16 --target"
+    for version, gpu, said, target in (
+        ("1.8.0", SM86, "and 1.8.0 is here", "sm86 --rebuild"),
+        # Built again for sm86 they would be refused again.
+        (
+            folder.facts.version,
+            replace(SM86, sm="sm89"),
+            "for sm86, and here is nvidia-geforce-rtx-3060-sm89",
+            "sm89",
+        ),
     ):
         with pytest.raises(BackendError, match=said) as caught:
             folder.refuse_elsewhere(version, gpu)
-        assert again in caught.value.hint
+        assert caught.value.hint.endswith(f"{again} {target}")
     portable = replace(folder, facts=replace(folder.facts, target=None))
     for sm, fits in (("sm80", True), ("sm120", True), ("sm75", False)):
         if fits:
@@ -342,6 +350,40 @@ def test_a_runner_refuses_engines_that_do_not_fit(
     with pytest.raises(BackendError, match="has no engines of tensorrt-rtx in fp16") as caught:
         open_on(small, "text", monkeypatch)
     assert "tbps build" in caught.value.hint
+
+
+def test_engines_for_this_gpu_alone_come_before_portable_ones_and_outdated_ones_last(
+    small: Path, fp16: BuiltEngines
+) -> None:
+    there, library = small / "engines" / fp16.folder.path.name, open_library("tensorrt-rtx")
+
+    def add(name: str, **changes: Any) -> None:
+        folder = small / "engines" / name
+        folder.mkdir(exist_ok=True)
+        facts = replace(fp16.folder.facts, **changes)
+        (folder / "engine.json").write_text(json.dumps(facts.to_json()), encoding="utf-8")
+
+    def found(sm: str) -> str:
+        return find_engines(Bundle.open(small), library, "fp16", replace(SM86, sm=sm)).path.name
+
+    add("a-portable", target=None)
+    assert (found("sm86"), found("sm89")) == (there.name, "a-portable")
+    outdated = {**fp16.folder.facts.spec, "graphs": {"text.onnx": "0" * 64}}
+    add(there.name, spec=outdated)
+    assert found("sm86") == "a-portable"
+    add("a-portable", target=None, spec=outdated)
+    with pytest.raises(BackendError, match=r"made from another text\.onnx"):
+        found("sm86")
+    with pytest.raises(BackendError, match="has no engines of tensorrt-rtx in int8") as caught:
+        find_engines(Bundle.open(small), library, "int8", SM86)
+    assert "built in no other" in caught.value.hint
+
+
+@pytest.mark.usefixtures("ready_plans")
+def test_a_target_may_be_written_in_capitals(small: Path) -> None:
+    built = build_engines(small, options(settings=BuildSettings(target="SM86"), rebuild=True))
+    assert built.folder.facts.target == "sm86"
+    assert built.folder.path.name.endswith("-sm86-fp16")
 
 
 def test_a_plan_that_does_not_load_here_says_why(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,12 +489,48 @@ def test_engines_for_another_gpu_are_not_executed_and_say_so(small: Path, monkey
     assert "built for sm86, and here is nvidia-geforce-rtx-3060-sm89" in check["reason"]
 
 
+def test_full_tensorrt_builds_with_the_chosen_device_as_the_threads_own(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, opened = FakeMemory(gpu=SM86), []
+
+    def open_it(index: int) -> FakeMemory:
+        opened.append(index)
+        return memory
+
+    def build(*_: Any, **__: Any) -> memoryview:
+        assert memory.current == 1
+        raise KeyboardInterrupt
+
+    full = SimpleNamespace(flavour=FLAVOURS["tensorrt"], version="10.3.0")
+    monkeypatch.setattr(engines, "open_library", lambda _name: full)
+    monkeypatch.setattr(engines, "find_gpu", lambda _index: SM86)
+    monkeypatch.setattr(engines, "open_memory", open_it)
+    monkeypatch.setattr(engines, "build_plan", build)
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(small, EngineOptions(backend="tensorrt", precision="fp32", device=1))
+    assert (opened, memory.current, memory.closed) == ([1], 0, True)
+
+
+def test_a_device_that_was_named_and_is_not_there_is_not_done_without(small: Path) -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU here")
+    before = contents(small)
+    with pytest.raises(BackendError, match="CUDA could not count the devices"):
+        build_engines(small, options(device=1))
+    assert contents(small) == before
+
+
 def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = SimpleNamespace(flavour=FLAVOURS["tensorrt"], version="10.3.0")
     monkeypatch.setattr(engines, "open_library", lambda _name: full)
     monkeypatch.setattr(engines, "find_gpu", lambda _index: None)
-    with pytest.raises(BackendError, match="builds for the GPU of this machine, and there is none"):
+    monkeypatch.setattr(device_memory, "_installed", lambda _module: False)
+    with pytest.raises(
+        BackendError, match=r"GPU of this machine, and there is none .*needs the package cuda"
+    ) as caught:
         build_engines(bundle, EngineOptions(backend="tensorrt"))
+    assert "Install cuda-bindings" in caught.value.hint
     with pytest.raises(UsageError, match="target means nothing to tensorrt"):
         build_engines(bundle, EngineOptions(backend="tensorrt", settings=BuildSettings(target="sm86")))
 

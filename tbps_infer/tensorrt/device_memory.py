@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.tensorrt.gpus import GpuFacts
 
-__all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "device_of", "find_gpu", "open_memory"]
+__all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "device_of", "find_gpu", "open_memory", "why_no_gpu"]
 
 MemoryKind = Literal["cuda-bindings", "pycuda"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
@@ -160,6 +160,15 @@ def find_gpu(index: int = 0) -> GpuFacts | None:
         return memory.gpu()
     finally:
         memory.close()
+
+
+def why_no_gpu(index: int) -> BackendError:
+    """Why `find_gpu` finds no device of this index."""
+    try:
+        open_memory(index).close()
+    except BackendError as error:
+        return error
+    return BackendError(f"The device cuda:{index} did not answer.", "Check with nvidia-smi that it is free.")
 
 
 def _installed(module: str) -> bool:

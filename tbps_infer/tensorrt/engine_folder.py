@@ -25,10 +25,20 @@ from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.precision_proof import PrecisionProof
 
-__all__ = ["ENGINE_JSON", "PORTABLE_TARGET", "EngineFacts", "EngineFolder", "PlanFacts", "engines_of", "spec_hash"]
+__all__ = [
+    "ENGINE_JSON",
+    "ENGINE_PRECISIONS",
+    "PORTABLE_TARGET",
+    "EngineFacts",
+    "EngineFolder",
+    "PlanFacts",
+    "engines_of",
+    "spec_hash",
+]
 
 ENGINE_JSON = "engine.json"
 ENGINES = "engines"
+ENGINE_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 SCHEMA_VERSION = 1
 PORTABLE_TARGET = "sm80-and-later"
 """What TensorRT for RTX builds for when it is given no target."""
@@ -98,6 +108,11 @@ class EngineFacts:
     mixed_precision: Mapping[str, Any]
     self_check: Mapping[str, Any]
     created: str
+
+    @property
+    def portable(self) -> bool:
+        """Whether they run on several kinds of GPU."""
+        return self.flavour == "tensorrt-rtx" and self.target is None
 
     @property
     def batch(self) -> tuple[int, int, int]:
@@ -170,10 +185,13 @@ class EngineFolder:
     @property
     def rebuild_command(self) -> str:
         """What makes these engines again."""
+        return f"{self.command(target=self.facts.target)} --rebuild"
+
+    def command(self, *, target: str | None) -> str:
+        """What makes engines like these for a target, which TensorRT for RTX alone is told."""
         facts = self.facts
-        target = f" --target {facts.target}" if facts.target else ""
-        bundle = self.path.parent.parent
-        return f"tbps build {bundle} --backend {facts.flavour} --precision {facts.precision}{target} --rebuild"
+        given = f" --target {target}" if target and facts.flavour == "tensorrt-rtx" else ""
+        return f"tbps build {self.path.parent.parent} --backend {facts.flavour} --precision {facts.precision}{given}"
 
     def check_plan(self, plan: PlanFacts) -> Path:
         """The path of a plan whose bytes are those that were written; raises BackendError on any others."""
@@ -194,12 +212,16 @@ class EngineFolder:
             BackendError: With the command that builds them again.
         """
         facts = self.facts
-        again = f"Build them on this machine: {self.rebuild_command}"
         if facts.version != version:
             raise BackendError(
                 f"The engines in {self.path} were built by {facts.flavour} {facts.version}, and {version} is here.",
-                again,
+                f"Build them on this machine: {self.rebuild_command}",
             )
+        self.refuse_other_gpu(gpu)
+
+    def refuse_other_gpu(self, gpu: GpuFacts) -> None:
+        """Refuse a GPU that the engines were not built for. Raises BackendError with the command that does."""
+        facts = self.facts
         if facts.flavour == "tensorrt-rtx":
             fits = int(gpu.sm[2:]) >= 80 if facts.target is None else facts.target == gpu.sm
             built_for = facts.target or PORTABLE_TARGET
@@ -208,7 +230,8 @@ class EngineFolder:
             built_for = facts.gpu.label if facts.gpu else "an unknown GPU"
         if not fits:
             raise BackendError(
-                f"The engines in {self.path} were built for {built_for}, and here is {gpu.label}.", again
+                f"The engines in {self.path} were built for {built_for}, and here is {gpu.label}.",
+                f"Build some for it on this machine: {self.command(target=gpu.sm)}",
             )
 
 

@@ -68,6 +68,8 @@ class BuildSettings:
     def __post_init__(self) -> None:
         if self.workspace_bytes is not None and self.workspace_bytes < 1 << 20:
             raise UsageError(f"The workspace is {self.workspace_bytes} bytes, want 1 MiB at least.")
+        if self.target is not None:
+            object.__setattr__(self, "target", self.target.lower())  # as GPUs and plans call themselves
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"The optimization level is {self.optimization_level}, want 0 to 5.")
 

@@ -16,7 +16,7 @@ from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, Precision, TensorSpec, branch_specs, check_feeds
 from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
 from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, device_of, open_memory
-from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
+from tbps_infer.tensorrt.engine_folder import ENGINE_PRECISIONS, EngineFolder, PlanFacts, engines_of
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
@@ -217,7 +217,11 @@ def open_engines(
 
 
 def find_engines(bundle: Bundle, library: Library, precision: Precision, gpu: GpuFacts) -> EngineFolder:
-    """The bundle's engines that fit this library, precision and GPU. Raises BackendError when there are none."""
+    """The bundle's engines that fit this library, precision and GPU, those for this GPU alone before portable ones.
+
+    Raises:
+        BackendError: There are none, or only some that were made from other graphs.
+    """
     flavour = library.flavour.name
     folders = [
         folder
@@ -227,18 +231,25 @@ def find_engines(bundle: Bundle, library: Library, precision: Precision, gpu: Gp
     if not folders:
         raise BackendError(
             f"{bundle.path} has no engines of {flavour} in {precision}.",
-            f"Build them on this machine: tbps build {bundle.path} --backend {flavour} --precision {precision}",
+            "Choose the precision fp32 or fp16: engines are built in no other."
+            if precision not in ENGINE_PRECISIONS
+            else f"Build them on this machine: tbps build {bundle.path} --backend {flavour} --precision {precision}",
         )
-    refusals = []
-    for folder in folders:
+    elsewhere: list[BackendError] = []
+    outdated: list[BackendError] = []
+    for folder in sorted(folders, key=lambda folder: folder.facts.portable):
         try:
             folder.refuse_elsewhere(library.version, gpu)
         except BackendError as refusal:
-            refusals.append(refusal)
+            elsewhere.append(refusal)
             continue
-        refuse_other_graphs(folder, bundle)
+        try:
+            refuse_other_graphs(folder, bundle)
+        except BackendError as refusal:
+            outdated.append(refusal)
+            continue
         return folder
-    raise refusals[0]
+    raise (outdated or elsewhere)[0]
 
 
 def refuse_other_graphs(folder: EngineFolder, bundle: Bundle) -> None:
