@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -35,7 +36,8 @@ def beside(place: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     except OSError as error:
-        raise BundleError(f"The engines cannot be written: {error}.", "Make room on the disk.") from error
+        hint = "Make room on the disk." if error.errno == errno.ENOSPC else "Choose a place where you may write."
+        raise BundleError(f"The engines cannot be written: {error}.", hint) from error
     finally:
         shutil.rmtree(parent, ignore_errors=True)
         if first:

@@ -284,9 +284,10 @@ class _Build:
 
 
 def _described(name: str, proof: PrecisionProof, size: int, scratch: int, seconds: float) -> str:
+    unknown = f", {proof.folded_products} FP16 products are in none" if proof.folded_products else ""
     return (
         f"Built {name}: {size / _MB:.1f} MB, and {scratch / _MB:.1f} MB to run in, in {seconds:.1f} s; "
-        f"{proof.fp16_kernels} of {proof.kernels} kernels use FP16, "
+        f"{proof.fp16_kernels} of {proof.kernels} kernels use FP16{unknown}, "
         f"{proof.fused_attention} of {proof.attentions} attentions are fused"
     )
 

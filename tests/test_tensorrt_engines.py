@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, BundleError, UsageError, VerificationError
 from tbps_infer.export import engine_check, engines
 from tbps_infer.export.engine_options import EngineOptions
+from tbps_infer.export.engine_place import beside
 from tbps_infer.export.engines import BuiltEngines, build_engines
 from tbps_infer.export.fp16_emulation import emulated
 from tbps_infer.export.limits import FP16_LIMITS
@@ -253,6 +255,14 @@ def test_fp32_asked_for_and_fp16_got_is_an_error(
     monkeypatch.setattr(Bundle, "graph_path", lambda _bundle, _branch: halves)
     with pytest.raises(BackendError, match=r"fp32 was asked for, and 58 kernels of image\.plan use FP16"):
         build_engines(small, options("fp32", rebuild=True))
+
+
+def test_products_that_are_in_no_kernel_are_told(fp16: BuiltEngines) -> None:
+    proof = fp16.folder.facts.plans[0].proof
+    assert "are in none" not in engines._described("image.plan", proof, 1, 1, 1.0)
+    assert "FP16, 2 FP16 products are in none, " in engines._described(
+        "image.plan", replace(proof, folded_products=2), 1, 1, 1.0
+    )
 
 
 def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -> None:
@@ -572,3 +582,11 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
             assert len(plan) == pytest.approx(share * megabytes * 1e6, rel=0.05)
             predicted = predicted_activation_bytes(graph, {n: r.maximum for n, r in spec.shapes.items()})
             assert program.activation_bytes == pytest.approx(predicted, rel=0.4)
+
+
+@pytest.mark.parametrize(("code", "hint"), [(errno.ENOSPC, "Make room"), (errno.EACCES, "where you may write")])
+def test_what_cannot_be_written_is_told_with_what_helps(tmp_path: Path, code: int, hint: str) -> None:
+    with pytest.raises(BundleError, match="cannot be written") as caught, beside(tmp_path / "engines" / "one"):
+        raise OSError(code, "no", "timing.cache")
+    assert hint in caught.value.hint
+    assert list(tmp_path.iterdir()) == []

@@ -103,6 +103,8 @@ def test_every_product_must_be_in_the_precision_that_was_asked_for() -> None:
         prove([kernel("m1", "half"), kernel("m2", "float")], "fp32")
     with pytest.raises(BackendError, match="is not proven"):
         prove([kernel("", "half")], "fp16")
+    with pytest.raises(BackendError, match="name 1 of the graph's 3 FP16 products"):
+        prove([kernel("m1", "half")], "fp16", "m1 m2 m3")
 
 
 def test_the_memory_told_is_what_is_alive_at_the_fullest_moment(tmp_path: Path) -> None:

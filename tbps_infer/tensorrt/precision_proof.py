@@ -81,7 +81,7 @@ def prove_precision(
 
     Raises:
         BackendError: FP16 was asked for and a product is in FP32, or the other way round; or no kernel is known by
-            its ONNX node, so that nothing is proven.
+            its ONNX node, or fewer than half of the products are, so that nothing is proven.
     """
     half = {node for kernel in kernels if kernel.fp16 for node in kernel.nodes}
     known = {node for kernel in kernels for node in kernel.nodes}
@@ -106,6 +106,12 @@ def prove_precision(
         count = len(missed) or len(graph.fp16_products)
         raise BackendError(
             f"FP16 was asked for, and {engine} has {count} products in FP32: {names}.",
+            "Build in fp32, or report it with the versions that tbps doctor prints.",
+        )
+    if graph.precision == "fp16" and proof.folded_products > proof.fp16_products:
+        raise BackendError(
+            f"The kernels of {engine} name {proof.fp16_products} of the graph's {len(graph.fp16_products)} FP16 "
+            "products, so the precision of the others is not proven.",
             "Build in fp32, or report it with the versions that tbps doctor prints.",
         )
     return proof
