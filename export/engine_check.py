@@ -18,7 +18,7 @@ from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, FeedError, VerificationError
 from tbps_infer.export.engine_options import EngineOptions
 from tbps_infer.export.limits import VerificationLimits, limits_for
-from tbps_infer.export.real_inputs import bundle_samples
+from tbps_infer.export.real_inputs import SAMPLE_CROPS, bundle_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
 from tbps_infer.golden_replay import golden_cosine
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
@@ -66,7 +66,9 @@ def check_engines(
             runners[branch] = open_engines_of(folder, bundle, branch, library, options.device)
             stack.callback(runners[branch].close)
         lengths = tuple(plan.length for plan in facts.plans if plan.length is not None)
-        return compare_with_reference(bundle, runners, Shapes(facts.batch, lengths), limits_for(facts.precision))
+        return compare_with_reference(
+            bundle, runners, Shapes(facts.batch, lengths, SAMPLE_CROPS), limits_for(facts.precision)
+        )
 
 
 def open_engines_of(folder: EngineFolder, bundle: Bundle, branch: Branch, library: Library, device: int) -> Runner:

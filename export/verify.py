@@ -28,9 +28,6 @@ Embed = Callable[[Feeds], NDArray[np.float32]]
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (3, 17, 64, 100)
 
-# Each shape is tried on about this many items: small batches several times.
-_ITEMS_PER_SHAPE = 8
-
 
 @dataclass(frozen=True)
 class Shapes:
@@ -39,10 +36,12 @@ class Shapes:
     Attributes:
         batch_sizes: An engine's least, usual and greatest.
         lengths: Tokens per caption, 3 or more; none above the model's ``max_length``.
+        items: Crops, or captions, that every shape is tried on at least.
     """
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
     lengths: tuple[int, ...] = LENGTHS
+    items: int = 8
 
     @classmethod
     def up_to(cls, max_length: int) -> Shapes:
@@ -138,14 +137,14 @@ def _compare(
 
 def _image_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
     for size in shapes.batch_sizes:
-        for start in range(0, _ITEMS_PER_SHAPE, size):
+        for start in range(0, shapes.items, size):
             yield f"batch {size} from picture {start}", samples.image_batch(start, size)
 
 
 def _text_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
     for length in shapes.lengths:
         for size in shapes.batch_sizes:
-            for start in range(0, _ITEMS_PER_SHAPE, size):
+            for start in range(0, shapes.items, size):
                 name = f"batch {size} from caption {start}, length {length}"
                 yield name, samples.text_batch(start, size, length)
 
@@ -157,7 +156,7 @@ def _drifts(branch: Branch, embed: Embed, samples: Samples, shapes: Shapes) -> t
         return _batch_drift(embed, samples.image_batch(0, size)), None
     longest = max(shapes.lengths)
     differences = []
-    for number in range(_ITEMS_PER_SHAPE):
+    for number in range(shapes.items):
         row = samples.caption(number, longest)
         alone = embed(samples.feeds([row]))
         beside = embed(samples.feeds([row, samples.filled(number, longest)]))

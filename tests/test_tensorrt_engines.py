@@ -437,6 +437,8 @@ def test_engines_that_pass_the_self_check_are_installed_with_its_report(
     assert 0 < check["text"]["largest_difference"] < 5e-3, "FP16 differs from FP32, and not by much"
     assert (check["batch_sizes"], check["lengths"]) == ([1, 8, 32], [32, 100])
     assert check["ranking"]["pictures"] >= 32
+    assert check["image"]["compared"] == 3 * 32, "32 crops at each of three batch sizes"
+    assert check["text"]["compared"] == 3 * 32 * 2, "and as many captions at each length"
     assert built.folder.facts.gpu == SM86
 
 
