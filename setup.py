@@ -21,6 +21,7 @@ PACKAGES = [
 setup(
     packages=PACKAGES,
     package_dir=FOLDERS,
+    include_package_data=False,  # what follows is all; the data's folders are no packages
     package_data={
         "tbps_infer": ["py.typed", "assets/**/*", "serve/static/*"],
     },
