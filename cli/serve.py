@@ -12,6 +12,7 @@ from tbps_infer.cli.options import EXISTING, run_options, verbosity_options
 from tbps_infer.cli.progress import say
 
 if TYPE_CHECKING:
+    from tbps_infer.explain.attention import AttentionGraphs
     from tbps_infer.gallery import Gallery
     from tbps_infer.runners.options import RunOptions
 
@@ -68,7 +69,7 @@ def serve(
     metrics = Metrics()
     search = SearchOptions(threads=run.threads, device=search_device)
     with bind(options) as bound:
-        engine = Engine(encoder, gallery, batches, metrics, options=search)
+        engine = Engine(encoder, gallery, batches, metrics, options=search, attention=_attention(model))
         app = create_app(engine, options, metrics)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
@@ -86,3 +87,14 @@ def remembered_bundle(gallery: Gallery, path: Path) -> Path:
         where = f"at {gallery.bundle_path}, where it was" if gallery.bundle_path else "recorded"
         raise GalleryError(f"The bundle of {path} is not {where}.", "Name it: --bundle BUNDLE.")
     return gallery.bundle_path
+
+
+def _attention(model: Path) -> AttentionGraphs | None:
+    """The bundle's attention graphs, where it was exported with them."""
+    from tbps_infer.bundle import Bundle, is_bundle
+    from tbps_infer.explain.attention import AttentionGraphs, has_attention
+
+    if not is_bundle(model):
+        return None
+    bundle = Bundle.open(model)
+    return AttentionGraphs(bundle) if has_attention(bundle) else None

@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
-from tbps_infer.explain.maps import ImageAttention, TextAttention
+from tbps_infer.bundle import Bundle
+from tbps_infer.cli.main import cli
+from tbps_infer.data.synth import sample_crops
+from tbps_infer.errors import BundleError
+from tbps_infer.explain.attention import attend_onnx
+from tbps_infer.explain.maps import ImageAttention, TextAttention, attend
 from tbps_infer.export.attention_graphs import export_attention
+from tbps_infer.export.bundle import export_bundle
+from tbps_infer.export.options import ExportOptions
 from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
@@ -34,3 +44,26 @@ def test_attention_graphs_equal_pytorch(tmp_path: Path) -> None:
         want = TextAttention(model)(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
     np.testing.assert_allclose(text, want, atol=1e-4)
     assert not text[2, :, 4:].any()
+
+
+def test_a_bundle_explains_as_its_checkpoint_does(tmp_path: Path) -> None:
+    """One export with attention graphs, and what its bundle tells of a picture and a sentence."""
+    bundle = export_bundle(TINY, tmp_path / "bundle", ExportOptions(with_attention=True))
+    ((crop, captions),) = sample_crops(1, seed=4)
+    crop.save(tmp_path / "crop.png")
+    want = attend(load_checkpoint(TINY), tmp_path / "crop.png", captions[0])
+    found = attend_onnx(bundle, tmp_path / "crop.png", captions[0])
+    assert found.words == want.words
+    for name in ("image", "coarse", "parts"):
+        np.testing.assert_allclose(getattr(found, name), getattr(want, name), atol=5e-3)
+    command = ["explain", str(bundle.path), str(tmp_path / "crop.png"), captions[0], "-o", str(tmp_path / "a.png")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "a.png") as figure:
+        assert figure.width > 600
+
+
+def test_a_bundle_without_attention_says_what_to_do(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="has no attention graphs") as caught:
+        attend_onnx(Bundle.open(tiny_bundle), tmp_path / "crop.png", "a man")
+    assert "--with-attention" in caught.value.hint

@@ -215,7 +215,7 @@ def test_an_interruption_that_reaches_the_logger_is_not_lost(
     """Of all callbacks the logger is called most, and TensorRT prints and forgets what is raised in it."""
     plan = bytes(build_plan(library, graph, SPEC, SM86))
     before = signal.getsignal(signal.SIGINT)
-    sent = []
+    sent: list[str] = []
 
     def press(_severity: str, message: str) -> None:
         if not sent:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import contextlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from tbps_infer.errors import BundleError
 from tbps_infer.images import load_crop
 from tbps_infer.reference.config import ModelConfig
 
-__all__ = ["Attention", "attend_onnx", "told", "words_of"]
+__all__ = ["Attention", "AttentionGraphs", "attend_onnx", "has_attention", "told", "words_of"]
+
+_GRAPHS = ("image.attention.onnx", "text.attention.onnx")
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,55 @@ class Attention:
     parts: NDArray[np.float32]
 
 
-def attend_onnx(bundle: Bundle, picture: Path | bytes, sentence: str) -> Attention:
-    """What the decoder reads of a picture and of a sentence, from a bundle's attention graphs.
+class AttentionGraphs:
+    """A bundle's attention graphs, open: any thread may ask, one at a time is answered.
 
     Raises:
         BundleError: The bundle was exported without them.
-        ImageError: The picture is none.
+        BackendError: ONNX Runtime is not installed.
     """
-    from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
-    from tbps_infer.runners.options import RunOptions
 
-    if "image.attention.onnx" not in bundle.files:
-        raise BundleError(f"{bundle.path} has no attention graphs.", "Export it again with --with-attention.")
-    config = ModelConfig.from_json(dict(bundle.model.config))
-    words, ids, owner = words_of(bundle.check_file("tokenizer.json"), sentence, config.text.max_length)
-    tokens = np.array([ids], np.int32)
-    with closing(OnnxRuntimeRunner(bundle.check_file("image.attention.onnx"), RunOptions())) as runner:
-        seen = runner.run({"pixels": load_crop(picture, config.preprocessing)[None]})["image_attention"][0]
-    with closing(OnnxRuntimeRunner(bundle.check_file("text.attention.onnx"), RunOptions())) as runner:
-        feeds = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
-        read = runner.run(feeds)["text_attention"][0]
-    return told(config, words, owner, seen, read)
+    def __init__(self, bundle: Bundle) -> None:
+        from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+        from tbps_infer.runners.options import RunOptions
+
+        if not has_attention(bundle):
+            raise BundleError(f"{bundle.path} has no attention graphs.", "Export it again with --with-attention.")
+        self._config = ModelConfig.from_json(dict(bundle.model.config))
+        self._tokenizer = bundle.check_file("tokenizer.json")
+        self._lock = threading.Lock()
+        with contextlib.ExitStack() as opened:
+            image, text = (
+                opened.enter_context(contextlib.closing(OnnxRuntimeRunner(bundle.check_file(name), RunOptions())))
+                for name in _GRAPHS
+            )
+            self._image, self._text = image, text
+            self._opened = opened.pop_all()
+
+    def attend(self, picture: Path | bytes, sentence: str) -> Attention:
+        """What the decoder reads of a picture and of a sentence. Raises ImageError when the picture is none."""
+        words, ids, owner = words_of(self._tokenizer, sentence, self._config.text.max_length)
+        tokens = np.array([ids], np.int32)
+        crop = load_crop(picture, self._config.preprocessing)[None]
+        with self._lock:
+            seen = self._image.run({"pixels": crop})["image_attention"][0]
+            read = self._text.run({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["text_attention"][0]
+        return told(self._config, words, owner, seen, read)
+
+    def close(self) -> None:
+        """Let the graphs go; closing twice is harmless."""
+        self._opened.close()
+
+
+def has_attention(bundle: Bundle) -> bool:
+    """Whether a bundle was exported with its attention graphs."""
+    return all(name in bundle.files for name in _GRAPHS)
+
+
+def attend_onnx(bundle: Bundle, picture: Path | bytes, sentence: str) -> Attention:
+    """What the decoder reads of a picture and of a sentence, once; raises as `AttentionGraphs` and its `attend`."""
+    with contextlib.closing(AttentionGraphs(bundle)) as graphs:
+        return graphs.attend(picture, sentence)
 
 
 def told(

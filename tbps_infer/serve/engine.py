@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.encoder import Encoder
+from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Hit, SearchOptions
 from tbps_infer.queries import compose
 from tbps_infer.serve.batching import Batcher
@@ -80,7 +81,8 @@ class Engine:
         gallery: The folder.
         batch: How queries are run together.
         metrics: Where they are counted.
-        threads: Of a search; None is one per core.
+        options: How to search.
+        attention: The model's attention graphs, where its bundle has them; closed with it.
 
     Raises:
         GalleryError: The gallery cannot be read.
@@ -95,11 +97,13 @@ class Engine:
         metrics: Metrics,
         *,
         options: SearchOptions | None = None,
+        attention: AttentionGraphs | None = None,
     ) -> None:
         self.gallery = LiveGallery(gallery)
         with self.gallery.snapshot() as snapshot:
             snapshot.gallery.require_model(encoder.facts)
         self.search_options = options or _AS_USUAL
+        self.attention = attention
         self._encoder = encoder
         self._metrics = metrics
         self._batcher: Batcher[SearchJob, SearchAnswer] = Batcher(self._run, batch, metrics, encoder.close)
@@ -134,6 +138,8 @@ class Engine:
         """Answer what waits and give everything back."""
         self._batcher.close()
         self.gallery.close()
+        if self.attention is not None:
+            self.attention.close()
 
     def _run(self, jobs: Sequence[SearchJob]) -> list[SearchAnswer]:
         started = time.perf_counter()

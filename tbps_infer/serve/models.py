@@ -12,7 +12,16 @@ from tbps_infer.gallery.columns import Value
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.options import Limits
 
-__all__ = ["ColumnsReply", "ExportAsked", "FilterAsked", "HitReply", "RecordReply", "SearchAsked", "SearchReply"]
+__all__ = [
+    "AttentionAsked",
+    "ColumnsReply",
+    "ExportAsked",
+    "FilterAsked",
+    "HitReply",
+    "RecordReply",
+    "SearchAsked",
+    "SearchReply",
+]
 
 LARGEST_RECORD = 2**63 - 1
 
@@ -94,6 +103,12 @@ class SearchAsked(_Strict):
             raise RefusedError(422, error.message, error.hint) from error
 
 
+class AttentionAsked(_Strict):
+    """The sentence that a record's attention is drawn for."""
+
+    text: str
+
+
 class ExportAsked(_Strict):
     """The chosen hits of a search, as a table or with their pictures."""
 
@@ -153,4 +168,5 @@ class ColumnsReply(BaseModel):
     total: int
     family: str
     segments: list[SegmentReply]
+    attention: bool = Field(description="Whether a record's attention can be asked for.")
     limits: dict[str, float]

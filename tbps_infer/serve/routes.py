@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,8 @@ from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from tbps_infer.errors import FilterError
+from tbps_infer.errors import FilterError, ImageError
+from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Record, SearchOptions
 from tbps_infer.gallery.columns import Value
 from tbps_infer.serve.engine import SearchAnswer, SearchJob
@@ -23,6 +25,7 @@ from tbps_infer.serve.export import hits_csv, hits_zip
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.models import (
     LARGEST_RECORD,
+    AttentionAsked,
     ColumnsReply,
     ExportAsked,
     HitReply,
@@ -93,6 +96,7 @@ async def columns(request: Request) -> ColumnsReply:
         total=gallery.count,
         family=facts.family,
         segments=[SegmentReply(name=s.name, weight=s.weight) for s in facts.layout.segments],
+        attention=service.engine.attention is not None,
         limits={
             "hits": limits.hits,
             "texts": limits.texts,
@@ -120,6 +124,18 @@ async def thumbnail(record: RecordPath, request: Request) -> Response:
 async def picture(record: RecordPath, request: Request) -> Response:
     """A record's picture as JPEG, 1600 pixels at most."""
     return await _picture(request, record, "picture")
+
+
+@router.post("/api/v1/records/{record}/attention", response_class=Response)
+async def attention(record: RecordPath, asked: AttentionAsked, request: Request) -> Response:
+    """What the model looked at in a record's picture and in a sentence, as a PNG."""
+    service = service_of(request)
+    graphs = service.engine.attention
+    if graphs is None:
+        raise RefusedError(404, "The model shows no attention.", "Export its bundle again with --with-attention.")
+    SearchAsked(texts=[asked.text]).check(service.options.limits)
+    found = await _record(service, record)
+    return Response(await _in_pool(service, _attention_png, graphs, found, asked.text), media_type="image/png")
 
 
 @router.post("/api/v1/export", response_class=Response)
@@ -208,6 +224,18 @@ async def _record(service: Service, number: int) -> Record:
 async def _in_pool(service: Service, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     call = partial(function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(service.pictures.pool, call)
+
+
+def _attention_png(graphs: AttentionGraphs, record: Record, text: str) -> bytes:
+    from tbps_infer.explain.figure import draw_attention
+
+    try:
+        figure = draw_attention(record.path, graphs.attend(record.path, text))
+    except (ImageError, OSError):
+        raise RefusedError(404, "The picture cannot be read any more.", "Embed the gallery again.") from None
+    data = io.BytesIO()
+    figure.save(data, "PNG")
+    return data.getvalue()
 
 
 def _reply(record: Record) -> RecordReply:

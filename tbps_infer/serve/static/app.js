@@ -414,6 +414,8 @@ async function openDetail(index) {
   $("parts").replaceChildren(...state.about.segments.map((segment) => partRow(segment, hit.split[segment.name])));
   showMetadata(hit.metadata);
   $("detail-state").hidden = true;
+  $("detail-looked").hidden = true;
+  $("detail-look").hidden = !(state.about.attention && state.asked.texts?.length);
   $("previous").disabled = index === 0;
   $("next").disabled = index === state.hits.length - 1;
   showChosen();
@@ -426,6 +428,23 @@ async function openDetail(index) {
     $("detail-state").textContent = record.state === "missing"
       ? "The file is not there any more."
       : "The file has changed since it was embedded: the score is that of the earlier one.";
+  } catch (error) {
+    $("detail-state").hidden = false;
+    $("detail-state").textContent = error.message;
+  }
+}
+
+async function showAttention() {
+  const index = state.open;
+  const hit = state.hits[index];
+  try {
+    const answer = await call(`/api/v1/records/${hit.record}/attention`, { text: state.asked.texts[0] });
+    const address = URL.createObjectURL(await answer.blob());
+    if (state.open !== index) return URL.revokeObjectURL(address);
+    const link = $("detail-looked").querySelector("a");
+    if (link.href.startsWith("blob:")) URL.revokeObjectURL(link.href);
+    link.href = link.firstElementChild.src = address;
+    $("detail-looked").hidden = false;
   } catch (error) {
     $("detail-state").hidden = false;
     $("detail-state").textContent = error.message;
@@ -593,6 +612,7 @@ function listen() {
   $("help-open").addEventListener("click", () => $("help").showModal());
   $("detail-like").addEventListener("click", () => moreLike(state.hits[state.open]));
   $("detail-choose").addEventListener("click", () => choose(state.hits[state.open]));
+  $("detail-look").addEventListener("click", showAttention);
   $("previous").addEventListener("click", () => openDetail(state.open - 1));
   $("next").addEventListener("click", () => openDetail(state.open + 1));
   $("save-csv").addEventListener("click", () => save("csv"));
