@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tbps_infer.bundle import Branch, Bundle, file_facts, is_bundle
-from tbps_infer.errors import BundleError, VerificationError
+from tbps_infer.errors import BundleError, UsageError, VerificationError
 from tbps_infer.export.attention_graphs import export_attention
 from tbps_infer.export.gate import gate_graphs
 from tbps_infer.export.golden import write_golden
@@ -30,6 +30,7 @@ from tbps_infer.export.options import ExportOptions
 from tbps_infer.export.samples import prepare_samples, synthetic_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
 from tbps_infer.families.table import SourceModel, load_source
+from tbps_infer.reference.checkpoint import FAMILY
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds
@@ -75,6 +76,11 @@ def export_bundle(
     _check_place(out, options.overwrite)
     on_step(f"Loading {checkpoint}")
     source = load_source(options.family, checkpoint, options.load)
+    if options.with_attention and source.facts.family != FAMILY:
+        raise UsageError(
+            f"Attention graphs are of the family {FAMILY}, and {checkpoint} is of {source.facts.family}.",
+            "Leave --with-attention out.",
+        )
     with _beside(out) as folder:
         for branch in _BRANCHES:
             on_step(f"Exporting the {branch} branch")

@@ -249,6 +249,8 @@ def test_from_a_published_checkpoint_to_hits_by_the_command_line(tmp_path: Path)
     assert asked.exit_code == 1 and "--image-size HEIGHTxWIDTH" in asked.output
     assert run("export", file, "-o", tmp_path / "b", "--merges", file, "--vocab", file).exit_code == 2
     assert run("export", file, "-o", tmp_path / "b", "--image-size", "384").exit_code == 2
+    refused = run("export", file, "-o", tmp_path / "b", "--with-attention")
+    assert refused.exit_code == 2 and "is of rde" in refused.output and not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
