@@ -100,7 +100,7 @@ def search(
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
     options = SearchOptions("approx" if approx else "auto", min_score, per_id, run.threads, device=search_device)
     with Gallery.open(gallery) as opened:
-        model = bundle or _remembered(opened, gallery)
+        model = bundle or opened.require_bundle()
         with Encoder.open(model, run, batch_size=batch_size) as encoder:
             opened.require_model(encoder.facts)
             if together:
@@ -192,12 +192,3 @@ def _say_recall(
     )
     if wanted:
         say(f"Approximate: {found} of {wanted} hits of an exact search ({len(exact)} queries compared)")
-
-
-def _remembered(gallery: Gallery, path: Path) -> Path:
-    from tbps_infer.errors import GalleryError
-
-    if gallery.bundle_path is None or not gallery.bundle_path.exists():
-        where = f"at {gallery.bundle_path}, where it was" if gallery.bundle_path else "recorded"
-        raise GalleryError(f"The bundle of {path} is not {where}.", "Name it: --bundle BUNDLE.")
-    return gallery.bundle_path

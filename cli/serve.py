@@ -13,7 +13,6 @@ from tbps_infer.cli.progress import say
 
 if TYPE_CHECKING:
     from tbps_infer.explain.attention import AttentionGraphs
-    from tbps_infer.gallery import Gallery
     from tbps_infer.runners.options import RunOptions
 
 __all__ = ["serve"]
@@ -64,7 +63,7 @@ def serve(
     batches = BatchOptions(most=batch, queue=queue)
     options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches)
     with Gallery.open(gallery) as opened:
-        model = bundle or remembered_bundle(opened, gallery)
+        model = bundle or opened.require_bundle()
     encoder = Encoder.open(model, run, batch_size=batch)
     metrics = Metrics()
     search = SearchOptions(threads=run.threads, device=search_device)
@@ -77,16 +76,6 @@ def serve(
             say(f"Serving {engine.gallery.count} records of {gallery} at {address} (Ctrl-C ends)")
 
         run_server(app, bound, started)
-
-
-def remembered_bundle(gallery: Gallery, path: Path) -> Path:
-    """The bundle that a gallery was embedded with; raises GalleryError where it is not known or gone."""
-    from tbps_infer.errors import GalleryError
-
-    if gallery.bundle_path is None or not gallery.bundle_path.exists():
-        where = f"at {gallery.bundle_path}, where it was" if gallery.bundle_path else "recorded"
-        raise GalleryError(f"The bundle of {path} is not {where}.", "Name it: --bundle BUNDLE.")
-    return gallery.bundle_path
 
 
 def _attention(model: Path) -> AttentionGraphs | None:

@@ -31,6 +31,7 @@ from tbps_infer.export.samples import prepare_samples, synthetic_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
 from tbps_infer.families.table import SourceModel, load_source
 from tbps_infer.reference.checkpoint import FAMILY
+from tbps_infer.reference.model import PartModel
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds
@@ -76,11 +77,7 @@ def export_bundle(
     _check_place(out, options.overwrite)
     on_step(f"Loading {checkpoint}")
     source = load_source(options.family, checkpoint, options.load)
-    if options.with_attention and source.facts.family != FAMILY:
-        raise UsageError(
-            f"Attention graphs are of the family {FAMILY}, and {checkpoint} is of {source.facts.family}.",
-            "Leave --with-attention out.",
-        )
+    decoding = _with_decoder(source, checkpoint) if options.with_attention else None
     with _beside(out) as folder:
         for branch in _BRANCHES:
             on_step(f"Exporting the {branch} branch")
@@ -92,9 +89,9 @@ def export_bundle(
                 opset=options.opset,
                 external_data=options.external_data,
             )
-        if options.with_attention:
+        if decoding is not None:
             on_step("Exporting the attention graphs")
-            export_attention(checkpoint, folder, opset=options.opset)
+            export_attention(decoding, source.facts, folder, opset=options.opset)
         shutil.copyfile(source.tokenizer_path, folder / "tokenizer.json")
         verification = _check(source, folder, options, on_step)
         on_step("Hashing the files")
@@ -112,6 +109,16 @@ def export_bundle(
             gate_graphs(folder, source, options.gate_on, options.gate_limits, on_step)
         _move(folder, out)
     return Bundle.open(out)
+
+
+def _with_decoder(source: SourceModel, checkpoint: Path) -> PartModel:
+    model = source.image.get_submodule("model")
+    if not isinstance(model, PartModel):
+        raise UsageError(
+            f"Attention graphs are of the family {FAMILY}, and {checkpoint} is of {source.facts.family}.",
+            "Leave --with-attention out.",
+        )
+    return model
 
 
 def torch_reference(module: nn.Module) -> Embed:

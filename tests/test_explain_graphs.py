@@ -27,8 +27,9 @@ TINY = Path(__file__).parents[1] / "tbps_infer" / "assets" / "tiny"
 
 
 def test_attention_graphs_equal_pytorch(tmp_path: Path) -> None:
-    export_attention(TINY, tmp_path)
-    model = load_checkpoint(TINY).model
+    checkpoint = load_checkpoint(TINY)
+    model = checkpoint.model
+    export_attention(model, checkpoint.facts, tmp_path)
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (3, 96, 32, 3), dtype=np.uint8)
     ids = generator.integers(5, 700, (3, 17), dtype=np.int32)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import family_checkpoints as made
 import numpy as np
 import pytest
 import torch
@@ -24,20 +22,6 @@ from tbps_infer.images import to_crop
 from tbps_infer.text import SPECIAL_TOKENS, Tokenizer
 
 MERGES = Path(__file__).parents[2] / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"
-
-
-def _helper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "family_checkpoints", Path(__file__).parent / "family_checkpoints.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-made = _helper()
 
 
 # The published forward passes, all tokens through all layers, on a state dict.

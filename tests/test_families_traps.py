@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import family_checkpoints as made
 import pytest
 import torch
 from torch import Tensor
@@ -22,20 +22,6 @@ from tbps_infer.families.table import inspect_checkpoint, load_source
 from tbps_infer.text import CAPTION_RULES, Tokenizer, clip_tokenizer
 
 MERGES = Path(__file__).parents[2] / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"
-
-
-def _helper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "family_checkpoints", Path(__file__).parent / "family_checkpoints.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-made = _helper()
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import family_checkpoints as made
 import numpy as np
 import pytest
 import torch
@@ -33,20 +32,6 @@ MERGES = Path(__file__).parents[2] / "shared" / "data" / "bpe_simple_vocab_16e6.
 FAMILIES = ("irra", "rde", "tbps-clip", "plip")
 
 
-def _helper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "family_checkpoints", Path(__file__).parent / "family_checkpoints.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-made = _helper()
-
-
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
@@ -60,7 +45,7 @@ def save(folder: Path, family: str) -> Path:
         (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
         return Path(made.save_plip(folder / "best.pth.tar", *made.plip_tensors()))
     made.write_merges(folder / "merges.txt", 60)
-    writers: dict[str, Callable[[object], dict[str, Tensor]]] = {
+    writers: dict[str, Callable[[made.Sizes], dict[str, Tensor]]] = {
         "irra": made.irra_tensors,
         "rde": made.rde_tensors,
         "tbps-clip": made.tbps_clip_tensors,

@@ -163,6 +163,13 @@ class Gallery:
         """Raise ModelMismatchError unless the gallery was embedded by this very model."""
         self.facts.require_model(model, self.path)
 
+    def require_bundle(self) -> Path:
+        """The bundle or checkpoint that it was last embedded with; raises GalleryError where that is gone."""
+        if self.bundle_path is None or not self.bundle_path.exists():
+            where = f"at {self.bundle_path}, where it was" if self.bundle_path else "recorded"
+            raise GalleryError(f"The bundle of {self.path} is not {where}.", "Name it: --bundle BUNDLE.")
+        return self.bundle_path
+
     def records(self) -> Iterator[Record]:
         """Every record, in order."""
         sql = f"{self._select_records} WHERE record BETWEEN ? AND ? ORDER BY record"
