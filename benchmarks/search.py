@@ -43,6 +43,7 @@ from tbps_infer.bundle import ModelFacts
 from tbps_infer.gallery import Gallery, SearchOptions, index_gallery
 from tbps_infer.gallery.kernel import ScanOptions, top_k
 from tbps_infer.gallery.multiply import numkong_usable
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import StoredVectors, quantise
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
@@ -87,7 +88,7 @@ def kernel(arguments: argparse.Namespace) -> None:
         "int8": StoredVectors(*quantise(full)),
         "float32": StoredVectors(full),
     }
-    every = np.arange(rows)
+    every = Rows.of(np.arange(rows))
 
     def search(dtype: str, count: int, options: ScanOptions) -> Callable[[], NDArray[np.int64]]:
         return lambda: top_k(stored[dtype], every, queries[:count], K, max_norm=1.02, options=options).indices
@@ -132,7 +133,7 @@ def _faiss_arms(
         faiss.omp_set_num_threads(threads)
         return index.search(queries, K)
 
-    want = top_k(StoredVectors(full), np.arange(len(full)), queries, K, max_norm=1.02).scores
+    want = top_k(StoredVectors(full), Rows.of(np.arange(len(full))), queries, K, max_norm=1.02).scores
     found = index.search(queries, K)[0]
     np.testing.assert_allclose(found, want, atol=1e-5)
     return {f"faiss-cpu IndexFlatIP float32, {threads} threads": search}

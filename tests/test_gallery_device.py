@@ -17,6 +17,7 @@ from tbps_infer.export.scan_graphs import STORED_TYPES, scan_graph
 from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, SearchOptions
 from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.kernel import top_k
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
@@ -56,7 +57,7 @@ def check(
     vectors: StoredVectors, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int, scan: object
 ) -> None:
     assert isinstance(scan, DeviceScan)
-    found = top_k(vectors, rows, queries, k, max_norm=1.02, preselection=scan)
+    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, preselection=scan)
     scores, order = brute_force(vectors, rows, queries, k)
     np.testing.assert_array_equal(found.scores, scores)
     np.testing.assert_array_equal(found.indices, order)
@@ -99,7 +100,7 @@ def test_damaged_rows_are_refused_unless_nobody_wants_them(dtype: str, damage: f
     queries = np.ones((1, DIM), dtype=np.float32)
     scan = DeviceScan(vectors, CPU, block_rows=32)
     with pytest.raises(DamagedVectorsError, match="Rows 64 to 95"):
-        top_k(vectors, np.arange(100), queries, 5, max_norm=1.02, preselection=scan)
+        top_k(vectors, Rows.of(np.arange(100)), queries, 5, max_norm=1.02, preselection=scan)
     check(vectors, np.delete(np.arange(100), 70), queries, 5, scan)
 
 

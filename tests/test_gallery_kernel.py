@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 from tbps_infer.gallery.candidates import Candidates
 from tbps_infer.gallery.kernel import ScanOptions, top_k
 from tbps_infer.gallery.multiply import multiplier_for, numkong_usable, one_blas_thread
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise, split_products, to_float32
 
 NUMKONG = [False, pytest.param(True, marks=pytest.mark.skipif(not numkong_usable(), reason="NumKong is missing"))]
@@ -56,7 +62,10 @@ def problems(draw: st.DrawFn) -> Problem:
     pool += rng.normal(size=dim) * draw(st.sampled_from([0.0, 1.0]))
     vectors = stored(pool[rng.integers(0, len(pool), count)], draw(st.sampled_from(DTYPES)))
     rows = np.arange(count)
-    if draw(st.booleans()):
+    which = draw(st.sampled_from(["all", "a run", "any"]))
+    if which == "a run":
+        rows = rows[draw(st.integers(0, count - 1)) :][: draw(st.integers(0, count))]
+    elif which == "any":
         rows = rng.permutation(count)[: draw(st.integers(0, count))]
     queries = rng.normal(size=(draw(st.integers(1, 5)), dim)).astype(np.float32)
     queries *= np.float32(draw(st.sampled_from([0.0, 1.0, 1e-6, 1e5])))  # a query of zeros ties with everything
@@ -72,7 +81,8 @@ def problems(draw: st.DrawFn) -> Problem:
 @given(problems())
 def test_top_k_is_brute_force(problem: Problem) -> None:
     vectors, rows, queries, k, options = problem
-    found = top_k(vectors, rows, queries, k, max_norm=norm_of(vectors), options=options)
+    with mock.patch("tbps_infer.gallery.candidates._SAMPLE", 8):  # so that blocks are larger than it
+        found = top_k(vectors, Rows.of(rows), queries, k, max_norm=norm_of(vectors), options=options)
     want_scores, want_indices = brute_force(vectors, rows, queries, k)
     np.testing.assert_array_equal(found.indices, want_indices)
     np.testing.assert_array_equal(found.scores, want_scores)
@@ -91,7 +101,7 @@ def test_what_the_products_cannot_tell_apart_is_told_apart(dtype: str, numkong: 
     for block_bytes in (1 << 16, 1 << 18, 1 << 22):
         for some in (slice(0, 1), slice(None)):
             options = ScanOptions(block_bytes=block_bytes, numkong=numkong)
-            found = top_k(vectors, rows, queries[some], 5, max_norm=norm_of(vectors), options=options)
+            found = top_k(vectors, Rows.of(rows), queries[some], 5, max_norm=norm_of(vectors), options=options)
             np.testing.assert_array_equal(found.indices, want_indices[some])
             np.testing.assert_array_equal(found.scores, want_scores[some])
     if dtype == "float32":
@@ -120,12 +130,12 @@ def test_scores_do_not_depend_on_the_batch_the_block_or_the_threads() -> None:
     vectors = StoredVectors((rng.normal(size=(3000, 96)) / 10).astype(np.float16))
     queries = rng.normal(size=(64, 96)).astype(np.float32)
     rows = np.arange(len(vectors))
-    together = top_k(vectors, rows, queries, 20, max_norm=2.0)
+    together = top_k(vectors, Rows.of(rows), queries, 20, max_norm=2.0)
     for size in (1, 7):
         for start in (0, 21):
             some = slice(start, start + size)
             options = ScanOptions(block_bytes=1 << 16, threads=size)
-            found = top_k(vectors, rows, queries[some], 20, max_norm=2.0, options=options)
+            found = top_k(vectors, Rows.of(rows), queries[some], 20, max_norm=2.0, options=options)
             np.testing.assert_array_equal(found.scores, together.scores[some])
             np.testing.assert_array_equal(found.indices, together.indices[some])
 
@@ -138,10 +148,49 @@ def test_a_pool_that_overflows_scores_its_pairs_and_goes_on(monkeypatch: pytest.
     queries = rng.normal(size=(3, 8)).astype(np.float32)
     rows = rng.permutation(1200)
     options = ScanOptions(block_bytes=0, threads=2)
-    found = top_k(vectors, rows, queries, 5, max_norm=norm_of(vectors), options=options)
+    found = top_k(vectors, Rows.of(rows), queries, 5, max_norm=norm_of(vectors), options=options)
     want_scores, want_indices = brute_force(vectors, rows, queries, 5)
     np.testing.assert_array_equal(found.indices, want_indices)
     np.testing.assert_array_equal(found.scores, want_scores)
+
+
+def test_searches_at_the_same_time_share_their_helpers() -> None:
+    rng = np.random.default_rng(6)
+    vectors = stored(rng.normal(size=(600, 8)), "float16")
+    queries = rng.normal(size=(24, 1, 8)).astype(np.float32)
+    rows, options = Rows.of(np.arange(600)), ScanOptions(block_bytes=0, threads=3)
+
+    def search(query: NDArray[np.float32]) -> list[int]:
+        indices: list[int] = top_k(vectors, rows, query, 4, max_norm=10.0, options=options).indices[0].tolist()
+        return indices
+
+    with ThreadPoolExecutor(6) as callers:
+        together = list(callers.map(search, queries))
+    assert together == [brute_force(vectors, rows.numbers, query, 4)[1][0].tolist() for query in queries]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_process_searches_with_helpers_of_its_own() -> None:
+    """A pool that is inherited has no threads: what is given to it would never be done."""
+    program = """
+import os, threading, numpy as np
+from tbps_infer.gallery.kernel import ScanOptions, in_blocks
+def threads():
+    seen = set()
+    meet = threading.Barrier(2, timeout=20)
+    def work(_, start, stop):
+        seen.add(threading.get_ident())
+        meet.wait()
+    multiply = type("None_", (), {"uses_blas": False})()
+    in_blocks(2, 1, work, multiply, lambda: multiply, 2)
+    return len(seen)
+assert threads() == 2
+child = os.fork()
+if child == 0:
+    os._exit(threads())
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 2
 
 
 def test_few_pairs_are_scored_exactly() -> None:
@@ -149,7 +198,8 @@ def test_few_pairs_are_scored_exactly() -> None:
     scores = np.random.default_rng(5).normal(size=(1, 4000)).astype(np.float32)
     pool = Candidates(1, 10, lambda _, index: scores[0, index])
     for start in range(0, 4000, 100):
-        pool.add(np.arange(start, start + 100), scores[:, start : start + 100].T, np.array([1e-6]))
+        positions = np.arange(start, start + 100)
+        pool.add(positions.__getitem__, scores[:, start : start + 100].T, np.array([1e-6]))
     found, indices = pool.finish()
     np.testing.assert_array_equal(indices[0], np.argsort(-scores[0], kind="stable")[:10])
     np.testing.assert_array_equal(found[0], np.sort(scores[0])[::-1][:10])
@@ -172,7 +222,7 @@ def test_damaged_numbers_are_noticed(damage: float, dtype: type[np.floating[Any]
     queries = np.array([[0.5, 0.5, -0.5, 0.5], [0.5, 0.5, 0.5, 0.5]], dtype=np.float32)
     options = ScanOptions(block_bytes=0, threads=2, numkong=numkong)
     with pytest.raises(DamagedVectorsError, match="Rows 32 to 47"):
-        top_k(StoredVectors(vectors), np.arange(50), queries, 3, max_norm=1.0, options=options)
+        top_k(StoredVectors(vectors), Rows.of(np.arange(50)), queries, 3, max_norm=1.0, options=options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tbps_infer.bundle import Branch
 from tbps_infer.errors import VerificationError
 from tbps_infer.gallery.kernel import top_k
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import StoredVectors, inner_products
 from tbps_infer.layout import VectorLayout
 
@@ -209,7 +210,7 @@ def merged_items(reference: NDArray[np.float32], candidate: NDArray[np.float32],
 def top_pictures(embedded: Embedded, k: int) -> NDArray[np.int64]:
     """The k pictures with the largest inner product with each caption, ``[m, k]``, best first, ties in order."""
     images = StoredVectors(np.ascontiguousarray(embedded.images, dtype=np.float32))
-    rows = np.arange(len(embedded.images))
+    rows = Rows.of(np.arange(len(embedded.images)))
     longest = float(np.linalg.norm(embedded.images, axis=1).max(initial=0)) * (1 + 1e-5)
     parts = [
         top_k(images, rows, embedded.texts[start : start + _CHUNK], k, max_norm=longest).indices

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError, GalleryError
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import StoredVectors, inner_products
 
 __all__ = ["Graph", "GraphOptions", "build_graph"]
@@ -43,7 +44,7 @@ class Graph:
     def top_k(
         self,
         vectors: StoredVectors,
-        rows: NDArray[np.int64],
+        rows: Rows,
         queries: NDArray[np.float32],
         k: int,
         candidates: int,
@@ -54,19 +55,19 @@ class Graph:
         """The k best of what the graph proposes and of the rows that it does not have.
 
         Args:
-            rows: int64 ``[m]``: the rows to return; what else the graph proposes is passed over.
+            rows: The m rows to return; what else the graph proposes is passed over.
             candidates: Rows that the graph is asked for.
 
         Returns:
             As `tbps_infer.gallery.kernel.top_k`; -inf is the score of what was not found.
         """
         position = np.full(len(vectors), -1, dtype=np.int64)
-        position[rows] = np.arange(len(rows))
-        outside = np.flatnonzero(rows >= self.count)
+        position[rows.numbers] = np.arange(len(rows))
+        outside = np.flatnonzero(rows.numbers >= self.count)
         k = min(k, len(rows))
         if k == 0 or len(queries) == 0:
             return top_k(vectors, rows, queries, k or 1, max_norm=max_norm, options=options)
-        late = top_k(vectors, rows[outside], queries, k, max_norm=max_norm, options=options)
+        late = top_k(vectors, Rows.of(rows.numbers[outside]), queries, k, max_norm=max_norm, options=options)
         self.index.expansion_search = candidates
         found = self.index.search(queries, min(candidates, self.count), threads=options.threads or 0)
         keys = np.asarray(found.keys).reshape(len(queries), -1).astype(np.int64)
@@ -75,7 +76,7 @@ class Graph:
         for number, proposed in enumerate(keys):
             own = position[proposed[(proposed >= 0) & (proposed < self.count)]]
             own = own[own >= 0]
-            exact = inner_products(vectors, rows[own], queries, np.full(len(own), number))
+            exact = inner_products(vectors, rows.numbers[own], queries, np.full(len(own), number))
             merged_scores = np.concatenate((exact, late.scores[number]))
             merged = np.concatenate((own, outside[late.indices[number]]))
             order = np.lexsort((merged, -merged_scores))[:k]

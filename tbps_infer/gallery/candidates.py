@@ -18,6 +18,8 @@ Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 # Pairs waiting to be merged, beyond what k asks for; and pairs kept, after which they are scored to be fewer.
 _PENDING = 1 << 14
 _KEPT = 1 << 18
+# Rows of the first blocks, at least, that give a first floor: what it lets through is merged at once.
+_SAMPLE = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Candidates:
 
     def add(
         self,
-        positions: NDArray[np.int64],
+        positions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
         estimates: NDArray[np.float32],
         slack: NDArray[np.float64],
         radii: NDArray[np.float32] | None = None,
@@ -83,7 +85,7 @@ class Candidates:
         """Take in a block of rows.
 
         Args:
-            positions: int64 ``[n]``, the indices of its rows.
+            positions: Tells the positions of some of its n rows, both int64 ``[m]``.
             estimates: float32 ``[n, q]``, finite.
             slack: float64 ``[q]``: how far a score may lie from its estimate, beyond the radius.
             radii: float32 ``[n, q]``, not negative; None for zeros.
@@ -100,7 +102,7 @@ class Candidates:
         spread = slack[owner]
         if radii is not None:
             spread = spread + radii.reshape(-1)[found]
-        self._take(_Pairs(owner, positions[index], middle - spread, middle + spread))
+        self._take(_Pairs(owner, positions(index), middle - spread, middle + spread))
 
     def add_pairs(
         self,
@@ -152,11 +154,12 @@ class Candidates:
     def _with_own(
         self, estimates: NDArray[np.float32], slack: NDArray[np.float64], radii: NDArray[np.float32] | None
     ) -> NDArray[np.float64]:
-        """The floors, raised by the block's own k-th best where there is none yet."""
+        """The floors, raised by the k-th best of the block's first rows where there is none yet."""
         floors = self.floors
         if len(estimates) < self.k or not np.isneginf(floors).any():
             return floors
-        lowest = estimates if radii is None else estimates - radii
+        some = slice(max(_SAMPLE, 8 * self.k))
+        lowest = estimates[some] if radii is None else estimates[some] - radii[some]
         place = len(lowest) - self.k
         own = np.partition(lowest, place, axis=0)[place].astype(np.float64) - slack
         raised: NDArray[np.float64] = np.maximum(floors, own)

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.candidates import Candidates
-from tbps_infer.gallery.kernel import ScanOptions, in_blocks, slice_or_rows
+from tbps_infer.gallery.kernel import ScanOptions, in_blocks
 from tbps_infer.gallery.multiply import ROUNDOFF, Multiplier, multiplier_for
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import StoredVectors, quantise
 
 __all__ = ["Sketch", "build_sketch", "principal_directions"]
@@ -71,8 +72,7 @@ class Sketch:
     def scan(
         self,
         pool: Candidates,
-        rows: NDArray[np.int64],
-        positions: NDArray[np.int64],
+        rows: Rows,
         queries: NDArray[np.float32],
         max_norm: float,
         options: ScanOptions,
@@ -98,17 +98,17 @@ class Sketch:
         slack += 64 * ROUNDOFF * (max_norm + self.largest + float(np.linalg.norm(self.mean))) * norms
 
         def scan(multiply: Multiplier, start: int, stop: int) -> None:
-            chosen = slice_or_rows(rows[start:stop])
+            chosen = rows.stored(start, stop)
             scales, inner, outer = self.numbers[:, chosen, None]
             estimates = multiply(self.codes[chosen])
             estimates *= scales
             estimates += offsets
             radii = inner * weights[0]
             radii += outer * weights[1]
-            pool.add(positions[start:stop], estimates, slack, radii)
+            pool.add(lambda found: rows.positions_of(start + found), estimates, slack, radii)
 
         size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
-        in_blocks(len(positions), size, scan, multiplier, options.threads)
+        in_blocks(len(rows), size, scan, first, multiplier, options.threads)
 
     @staticmethod
     def verify(file: Path) -> None:

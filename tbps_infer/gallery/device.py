@@ -23,6 +23,7 @@ from tbps_infer.errors import BackendError
 from tbps_infer.gallery.candidates import Candidates
 from tbps_infer.gallery.kernel import ScanOptions
 from tbps_infer.gallery.multiply import ROUNDOFF, sum_error
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
 from tbps_infer.runners.options import Device
 
@@ -90,8 +91,7 @@ class DeviceScan:
     def scan(
         self,
         pool: Candidates,
-        rows: NDArray[np.int64],
-        positions: NDArray[np.int64],
+        rows: Rows,
         queries: NDArray[np.float32],
         max_norm: float,
         options: ScanOptions,
@@ -105,7 +105,7 @@ class DeviceScan:
         if not len(rows):
             return
         place = np.full(self.count, -1, dtype=np.int64)
-        place[rows] = positions
+        place[rows.numbers] = rows.positions_of(np.arange(len(rows)))
         most = max(1, _BLOCK_BYTES // (4 * self._rows_per_block))
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
         slack = max_norm * (sum_error(queries.shape[1], norms) + 4 * ROUNDOFF * norms)

@@ -7,21 +7,24 @@ itself. That makes scores, and the order of equal ones, independent of block siz
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.gallery.candidates import Candidates
 from tbps_infer.gallery.multiply import ROUNDOFF, Multiplier, multiplier_for, numkong_usable, one_blas_thread
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
-__all__ = ["Preselection", "ScanOptions", "Scanned", "in_blocks", "slice_or_rows", "top_k"]
+__all__ = ["Preselection", "ScanOptions", "Scanned", "in_blocks", "top_k"]
 
 # Rows scored exactly before the memory that they were read into is given back.
 _PAIRS_AT_ONCE = 128
@@ -75,8 +78,7 @@ class Preselection(Protocol):
     def scan(
         self,
         pool: Candidates,
-        rows: NDArray[np.int64],
-        positions: NDArray[np.int64],
+        rows: Rows,
         queries: NDArray[np.float32],
         max_norm: float,
         options: ScanOptions,
@@ -103,7 +105,7 @@ class Scanned:
 
 def top_k(
     vectors: StoredVectors,
-    rows: NDArray[np.int64],
+    rows: Rows,
     queries: NDArray[np.float32],
     k: int,
     *,
@@ -115,7 +117,7 @@ def top_k(
 
     Args:
         vectors: ``[stored rows, dim]``, usually memory-mapped.
-        rows: int64 ``[m]``: the rows to search, in the order that decides between equal scores.
+        rows: The m rows to search.
         queries: float32 ``[q, dim]``, finite.
         k: How many, at least 1; fewer come back when m is smaller.
         max_norm: A bound on the Euclidean norm of every stored vector.
@@ -133,16 +135,16 @@ def top_k(
         return Scanned(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64), 0, of_all)
 
     def score(owner: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.float32]:
-        return _exact_scores(vectors, rows[index], queries, owner, options)
+        return _exact_scores(vectors, rows.numbers[index], queries, owner, options)
 
     pool = Candidates(len(queries), k, score)
     if preselection is None:
-        _scan(pool, vectors, rows, np.arange(len(rows)), queries, max_norm, options)
+        _scan(pool, vectors, rows, queries, max_norm, options)
         return Scanned(*pool.finish(), of_all, of_all)
-    covered, others = np.flatnonzero(rows < preselection.count), np.flatnonzero(rows >= preselection.count)
-    preselection.scan(pool, rows[covered], covered, queries, max_norm, options)
+    covered, others = rows.split(preselection.count)
+    preselection.scan(pool, covered, queries, max_norm, options)
     if len(others):
-        _scan(pool, vectors, rows[others], others, queries, max_norm, options)
+        _scan(pool, vectors, others, queries, max_norm, options)
     scores, indices = pool.finish()
     in_full = len(others) + pool.scored / len(queries)
     return Scanned(scores, indices, preselection.row_bytes * len(covered) + vectors.row_bytes * in_full, of_all)
@@ -171,8 +173,7 @@ def _exact_scores(
 def _scan(
     pool: Candidates,
     vectors: StoredVectors,
-    rows: NDArray[np.int64],
-    positions: NDArray[np.int64],
+    rows: Rows,
     queries: NDArray[np.float32],
     max_norm: float,
     options: ScanOptions,
@@ -189,25 +190,26 @@ def _scan(
     ceiling = max_norm * norms * 1.001 + slack
 
     def scan(multiply: Multiplier, start: int, stop: int) -> None:
-        wanted = rows[start:stop]
-        chosen = slice_or_rows(wanted)
+        chosen = rows.stored(start, stop)
         estimates = multiply(vectors.values[chosen])
         if vectors.scales is not None:
             estimates *= vectors.scales[chosen][:, None]
         if not (estimates.max(axis=0) <= ceiling).all():
-            raise DamagedVectorsError(f"Rows {wanted[0]} to {wanted[-1]} hold damaged numbers.")
-        pool.add(positions[start:stop], estimates, slack)
+            damaged = rows.numbers[start:stop]
+            raise DamagedVectorsError(f"Rows {damaged[0]} to {damaged[-1]} hold damaged numbers.")
+        pool.add(lambda found: rows.positions_of(start + found), estimates, slack)
         if options.release is not None and isinstance(chosen, slice):
             options.release(chosen.start, chosen.stop)
 
     size = options.rows_per_block(first.working_bytes * vectors.dim, len(queries))
-    in_blocks(len(positions), size, scan, multiplier, options.threads)
+    in_blocks(len(rows), size, scan, first, multiplier, options.threads)
 
 
 def in_blocks(
     count: int,
     size: int,
     work: Callable[[Multiplier, int, int], None],
+    own: Multiplier,
     multiplier: Callable[[], Multiplier],
     threads: int | None,
 ) -> None:
@@ -217,7 +219,8 @@ def in_blocks(
         count: How many rows.
         size: Rows of a block.
         work: Gets a multiplier, and the block's first and last+1 row; what it raises ends the search.
-        multiplier: Makes one.
+        own: The calling thread's multiplier.
+        multiplier: Makes one for another thread.
         threads: How many; None is one per usable core.
     """
     from tbps_infer.runners.cores import usable_cores
@@ -226,34 +229,39 @@ def in_blocks(
     lock = threading.Lock()
     failed = threading.Event()
 
-    def worker() -> None:
-        multiply = multiplier()
-        with one_blas_thread() if multiply.uses_blas and count > size else nullcontext():
-            while not failed.is_set():
-                with lock:
-                    start = next(starts, None)
-                if start is None:
-                    return
-                try:
+    def worker(multiply: Multiplier) -> None:
+        try:
+            with one_blas_thread() if multiply.uses_blas and count > size else nullcontext():
+                while not failed.is_set():
+                    with lock:
+                        start = next(starts, None)
+                    if start is None:
+                        return
                     work(multiply, start, min(start + size, count))
-                except BaseException:
-                    failed.set()
-                    raise
+        except BaseException:
+            failed.set()
+            raise
 
     helpers = min(threads or usable_cores(), -(-count // size)) - 1
     if helpers < 1:
-        worker()
+        worker(own)
         return
-    with ThreadPoolExecutor(helpers, thread_name_prefix="search") as pool:
-        others = [pool.submit(worker) for _ in range(helpers)]
-        worker()
-        for other in others:
-            other.result()
+    others = [_helpers(helpers).submit(lambda: worker(multiplier())) for _ in range(helpers)]
+    try:
+        worker(own)
+    finally:
+        # One that has not begun, for other searches keep the helpers busy, has nothing left to do.
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
+        other.result()
 
 
-def slice_or_rows(wanted: NDArray[np.int64]) -> Any:
-    """Rows that lie one behind the other are read in place; others are gathered, which is as fast as copying."""
-    first, count = int(wanted[0]), len(wanted)
-    if int(wanted[-1]) - first == count - 1 and bool((np.diff(wanted) == 1).all()):
-        return slice(first, first + count)
-    return wanted
+@cache
+def _helpers(count: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting one took as long as multiplying a thousand rows (measured)."""
+    return ThreadPoolExecutor(count, thread_name_prefix="search")
+
+
+if hasattr(os, "register_at_fork"):  # a child process has the pool, but not its threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)

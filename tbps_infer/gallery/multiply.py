@@ -176,13 +176,14 @@ def one_blas_thread() -> Iterator[None]:
 
     Waking BLAS's threads for every block took longer than the block's product on a busy machine (measured). In some
     builds of OpenBLAS the setting is the process's, in others the calling thread's: so every thread sets it, and
-    gives back what the first one of those now running found.
+    gives back what the first one of those now running found. Leaving by `__exit__` also gives up the say over the
+    process's setting, which threadpoolctl leaves with one thread at a time.
     """
     from threadpoolctl import ThreadpoolController
 
     global _blas_users, _blas_before
     with _blas_lock:
-        limit = ThreadpoolController().limit(limits=1, user_api="blas")
+        limit = ThreadpoolController().limit(limits=1, user_api="blas").__enter__()
         if _blas_users == 0:
             _blas_before = limit
         _blas_users += 1
@@ -192,4 +193,4 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         with _blas_lock:
             _blas_users -= 1
-            before.restore_original_limits()
+            before.__exit__(None, None, None)

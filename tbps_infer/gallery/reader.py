@@ -32,6 +32,7 @@ from tbps_infer.gallery.records import (
     metadata_columns,
     sqlite_errors,
 )
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.search import search_gallery
 from tbps_infer.gallery.searching import Hit, SearchOptions, SearchResult
 from tbps_infer.gallery.vectors import StoredVectors
@@ -85,7 +86,7 @@ class Gallery:
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
         flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.int64, count=2 * count)
-        self._records, self._rows = flat[0::2].copy(), flat[1::2].copy()
+        self._records, self._rows = flat[0::2].copy(), Rows.of(flat[1::2].copy())
 
     @classmethod
     def open(cls, path: Path | str) -> Gallery:
@@ -218,13 +219,13 @@ class Gallery:
             raise UsageError(f"k is {k}, want at least 1.")
         return search_gallery(self, queries, k, where or Filter(), options or SearchOptions())
 
-    def selected(self, where: Filter) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def selected(self, where: Filter) -> tuple[NDArray[np.int64], Rows]:
         """Numbers int64 ``[n]`` of the records that pass a filter, ascending, and the rows of their embeddings."""
         if not where:
             return self._records, self._rows
         with self._lock, sqlite_errors(self.path):
             passing = matching_records(self._connection, self._guard, where)
-        return passing, self._rows[np.searchsorted(self._records, passing)]
+        return passing, Rows.of(self._rows.numbers[np.searchsorted(self._records, passing)])
 
     def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
         """Some records, by number."""

@@ -15,6 +15,7 @@ from tbps_infer.gallery.cascade import Sketch
 from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.searching import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, split_products
 from tbps_infer.runners.options import Device
@@ -36,7 +37,7 @@ class _Task:
 
     gallery: Gallery
     records: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    rows: Rows
     method: SearchMethod
     sketch: Sketch | None
     graph: Graph | None
@@ -64,7 +65,7 @@ class _Task:
         found, scores = found[kept], scores[kept]
         layout = self.gallery.model.layout
         starts = [piece.start for piece in layout.slices.values()]
-        shares = split_products(self.gallery.stored, self.rows[found], query, starts)
+        shares = split_products(self.gallery.stored, self.rows.numbers[found], query, starts)
         self.gallery.release(0, len(self.gallery.stored))
         details = self.gallery.details(self.records[found])
         hits = []
@@ -95,7 +96,7 @@ def search_gallery(
     report = SearchReport(
         method=task.method,
         searched=len(task.records),
-        unindexed=0 if covered is None else int((task.rows >= covered).sum()),
+        unindexed=0 if covered is None else int((task.rows.numbers >= covered).sum()),
         bytes_read=None if task.graph is not None else read / max(1, len(queries)),
         bytes_of_all=len(task.rows) * gallery.stored.row_bytes,
     )

@@ -199,7 +199,7 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
             )
             for start in range(0, len(rows), _EXPORT_ROWS):
                 assert vectors is not None
-                some = rows[start : start + _EXPORT_ROWS]
+                some = rows.numbers[start : start + _EXPORT_ROWS]
                 vectors[start : start + len(some)] = (
                     stored.exact(some) if stored.scales is not None else stored.values[some]
                 )

@@ -61,7 +61,9 @@ class Snapshot:
         if position is None:
             return None
         rows = self.gallery.selected(Filter())[1]
-        vector: NDArray[np.float32] = self.gallery.stored.exact(rows[position : position + 1])[0].astype(np.float32)
+        vector: NDArray[np.float32] = self.gallery.stored.exact(rows.stored(position, position + 1))[0].astype(
+            np.float32
+        )
         return vector
 
     def _position(self, number: int) -> int | None:

@@ -1,0 +1,67 @@
+"""The rows of a vector file that a search goes through, and where they stand among all that it searches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to search, in the order that decides between equal scores; made by `of`.
+
+    Attributes:
+        numbers: int64 ``[n]``, their places in the file.
+        consecutive: Whether they lie one behind the other: then any block of them is read in place.
+        positions: int64 ``[n]``, their indices among all rows of the search; None where they begin them.
+    """
+
+    numbers: NDArray[np.int64]
+    consecutive: bool
+    positions: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64]) -> Rows:
+        """All rows of a search, int64 ``[n]``."""
+        return cls(numbers, _consecutive(numbers))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def stored(self, start: int, stop: int) -> slice | NDArray[np.int64]:
+        """What indexes the file's arrays to get some of them: those that lie one behind the other are not copied."""
+        some = self.numbers[start:stop]
+        if self.consecutive or _consecutive(some):
+            return slice(int(some[0]), int(some[0]) + len(some))
+        return some
+
+    def positions_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions int64 ``[m]`` of some of them, ``indices`` int64 ``[m]`` into `numbers`."""
+        return indices if self.positions is None else self.positions[indices]
+
+    def split(self, count: int) -> tuple[Rows, Rows]:
+        """Those of all rows of a search that are among the first `count` of the file, and the others."""
+        if self.consecutive and len(self):
+            inside = min(max(0, count - int(self.numbers[0])), len(self))
+            within = Rows(self.numbers[:inside], True)
+            return within, Rows(self.numbers[inside:], True, np.arange(inside, len(self)))
+        covered = self.numbers < count
+        if covered.all():
+            return self, self._take(np.empty(0, dtype=np.int64))
+        return self._take(np.flatnonzero(covered)), self._take(np.flatnonzero(~covered))
+
+    def _take(self, positions: NDArray[np.int64]) -> Rows:
+        numbers = self.numbers[positions]
+        return Rows(numbers, _consecutive(numbers), positions)
+
+
+def _consecutive(numbers: NDArray[np.int64]) -> bool:
+    if not len(numbers):
+        return True
+    if int(numbers[-1]) - int(numbers[0]) != len(numbers) - 1:
+        return False
+    return bool((numbers[1:] - numbers[:-1] == 1).all())
