@@ -116,6 +116,15 @@ def kernel(arguments: argparse.Namespace) -> None:
         clock = ProcessorClock() if arguments.cpu_time else SystemClock()
         samples = interleaved(arms, arguments.rounds, clock)
         _write(f"{count} queries x {rows} rows x {dim}", samples)
+        if count == 1 and numkong_usable():
+            share = paired_ratio(samples[f"read float16, {threads} threads"], samples["float16 numkong"])
+            assert share is not None  # they have all rounds in common
+            low, high = (f"{100 * end:.0f}" for end in share.interval)
+            print(
+                f"\nfloat16 numkong reads at {100 * share.median:.0f} % of the memory's measured bandwidth "
+                f"(95 % {low} to {high}, {threads} threads)",
+                file=sys.stderr,
+            )
 
 
 def _faiss_arms(
