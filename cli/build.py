@@ -103,6 +103,7 @@ def build(
 
     \b
     tbps build bundle --fp16
+    tbps build bundle --precision int8     # wants a bundle exported with --precision int8
     """
     from tbps_infer.errors import UsageError
     from tbps_infer.export.engine_options import EngineOptions

@@ -104,8 +104,8 @@ def export(
         overwrite=overwrite,
         samples=None if data is None else _samples(data, samples),
         gate_on=gate_on,
-        # Engines are built from the FP32 graphs; FP16 graphs in the bundle are for ONNX Runtime on a GPU.
-        **({} if engines else {"precision": precision, "mixed": mixed, "int8": _int8(calibration, int8_limits)}),
+        **(_for_engines(precision) if engines else {"precision": precision, "mixed": mixed}),
+        int8=_int8(calibration, int8_limits),
     )
     bundle = export_bundle(checkpoint, output, options, on_step=lambda step: say(f"{step} ..."))
     check = bundle.verification
@@ -118,6 +118,11 @@ def export(
         click.echo(_int8_summary(check["int8"]))
     if engines:
         build_and_report(output, engines)
+
+
+def _for_engines(precision: Any) -> dict[str, Any]:
+    """INT8 graphs, or FP32 graphs alone: FP16 ones are for ONNX Runtime on a GPU, and engines do not need them."""
+    return {"precision": "int8"} if precision == "int8" else {}
 
 
 def _int8(calibration: Path | None, limits: dict[str, float]) -> Any:

@@ -49,8 +49,11 @@ def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]
         value.type.tensor_type.ClearField("shape")
     _fold_shapes(model.graph, shapes)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    stored = _stored(graph)
     sizes: dict[str, int] = {}
     for value in (*graph.value_info, *graph.output):
+        if value.name in stored:
+            continue
         tensor = value.type.tensor_type
         dims = [dim.dim_value for dim in tensor.shape.dim]
         if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
@@ -84,6 +87,15 @@ def _fold_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
             graph.initializer.append(numpy_helper.from_array(value, name))
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _stored(graph: Any) -> set[str]:
+    """Values that follow from stored tensors alone, as dequantised weights do: part of an engine, not of a run."""
+    found = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.input and all(name in found for name in node.input if name):
+            found.update(node.output)
+    return found
 
 
 def _most_alive(graph: Any, sizes: Mapping[str, int]) -> int:

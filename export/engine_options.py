@@ -10,7 +10,6 @@ from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import UsageError
 from tbps_infer.export.mixed_precision import MixedPrecisionOptions
 from tbps_infer.runners.protocol import Precision
-from tbps_infer.tensorrt.engine_folder import ENGINE_PRECISIONS
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
@@ -29,7 +28,7 @@ class EngineOptions:
 
     Attributes:
         backend: Which product builds them.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``int8`` wants a bundle with INT8 graphs; what is not INT8 in them becomes FP16.
         batch: Items per run.
         text_lengths: Tokens per caption, one engine for each; `DEFAULT_LENGTHS` and the model's greatest when empty.
         settings: The builder's.
@@ -40,7 +39,7 @@ class EngineOptions:
         gate_on: What to hold the engines to the gate on; they are not when not given.
 
     Raises:
-        UsageError: The precision is another, or an option belongs to FP16 alone.
+        UsageError: Something is to stay in FP32 in FP32 engines.
     """
 
     backend: FlavourName = "tensorrt"
@@ -55,8 +54,6 @@ class EngineOptions:
     gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in ENGINE_PRECISIONS:
-            raise UsageError(f"Engines are built in {' or '.join(ENGINE_PRECISIONS)}; got {self.precision}.")
         if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
             raise UsageError("FP32 islands were asked for in an FP32 engine.", "Choose the precision fp16.")
 

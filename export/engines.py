@@ -22,12 +22,11 @@ from tbps_infer.errors import BackendError
 from tbps_infer.evaluation.verification import GateResult, record_verdict
 from tbps_infer.export.activation_memory import predicted_activation_bytes
 from tbps_infer.export.engine_check import check_engines, open_engines_of
+from tbps_infer.export.engine_graphs import engine_graph, source_precision
 from tbps_infer.export.engine_options import EngineOptions
 from tbps_infer.export.engine_place import beside, install
-from tbps_infer.export.fp16_products import graph_precision
 from tbps_infer.export.gate import gate_engines
-from tbps_infer.export.mixed_precision import convert_file
-from tbps_infer.export.real_inputs import real_batches
+from tbps_infer.export.graph_precision import graph_precision
 from tbps_infer.runners.protocol import branch_specs
 from tbps_infer.tensorrt.device_memory import device_of, find_gpu, open_memory, why_no_gpu
 from tbps_infer.tensorrt.engine_folder import (
@@ -96,7 +95,7 @@ def build_engines(
     bundle = Bundle.open(bundle_path)
     library, gpu = check_buildable(options)
     for branch in _BRANCHES:
-        bundle.check_graph(branch)
+        bundle.check_graph(branch, source_precision(options.precision))
     spec = _spec(bundle, options, library, gpu)
     place = bundle.path / ENGINES / _folder_name(options, library, gpu)
     there = None if options.rebuild else _up_to_date(place, spec)
@@ -208,15 +207,13 @@ class _Build:
         return EngineFacts(**{**vars(facts), "self_check": checked})
 
     def _graph(self, branch: Branch, scratch: Path, mixed: dict[str, Any]) -> Path:
-        """The graph to build from: the bundle's own, or its mixed-precision form in a file of the scratch folder."""
-        source = self.bundle.graph_path(branch)
-        if self.options.precision == "fp32":
-            return source
-        self.on_step(f"Converting the {branch} branch to mixed precision")
-        target = scratch / f"{branch}.onnx"
-        batches = real_batches(self.bundle, branch) if self.options.mixed.auto_islands else ()
-        mixed[branch] = convert_file(source, target, self.options.mixed, batches).to_json()
-        return target
+        """The graph to build from, and beside it in ``mixed`` what became of its nodes."""
+        if self.options.precision != "fp32":
+            self.on_step(f"Converting the {branch} branch to mixed precision")
+        graph, report = engine_graph(self.bundle, branch, self.options.precision, self.options.mixed, scratch)
+        if report is not None:
+            mixed[branch] = report.to_json()
+        return graph
 
     def _plan(self, graph: Path, branch: Branch, length: int | None) -> PlanFacts:
         name = "image.plan" if length is None else f"text-{length}.plan"
@@ -284,17 +281,21 @@ class _Build:
 
 
 def _described(name: str, proof: PrecisionProof, size: int, scratch: int, seconds: float) -> str:
-    unknown = f", {proof.folded_products} FP16 products are in none" if proof.folded_products else ""
+    unknown = f", {proof.folded_products} products are in none" if proof.folded_products else ""
+    used = f"{proof.fp16_kernels} of {proof.kernels} kernels use FP16"
+    if proof.int8_kernels:
+        used = f"{proof.int8_kernels} of {proof.kernels} kernels use INT8 and {proof.fp16_kernels} FP16"
     return (
         f"Built {name}: {size / _MB:.1f} MB, and {scratch / _MB:.1f} MB to run in, in {seconds:.1f} s; "
-        f"{proof.fp16_kernels} of {proof.kernels} kernels use FP16{unknown}, "
-        f"{proof.fused_attention} of {proof.attentions} attentions are fused"
+        f"{used}{unknown}, {proof.fused_attention} of {proof.attentions} attentions are fused"
     )
 
 
 def _spec(bundle: Bundle, options: EngineOptions, library: Library, gpu: GpuFacts | None) -> dict[str, Any]:
     """All that the engines follow from; the GPU only where they are built for it."""
-    graphs = {name: fact.sha256 for name, fact in bundle.files.items() if name.split(".onnx")[0] in _BRANCHES}
+    source = source_precision(options.precision)
+    names = [name for branch in _BRANCHES for name in bundle.graph_files(branch, source)]
+    graphs = {name: bundle.files[name].sha256 for name in names}
     built_for: dict[str, Any] = {"target": options.settings.target or PORTABLE_TARGET}
     if library.flavour.needs_gpu_to_build and gpu is not None:
         built_for = {"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver, "runtime": gpu.runtime}

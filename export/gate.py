@@ -18,6 +18,7 @@ from tbps_infer.evaluation.verification import (
     hold_to_gate,
     record_verdict,
 )
+from tbps_infer.export.int8_options import INT8_THRESHOLDS
 from tbps_infer.runners import Precision, Runner, RunOptions
 from tbps_infer.tensorrt.engine_folder import EngineFolder
 from tbps_infer.tensorrt.flavours import FlavourName
@@ -95,7 +96,8 @@ def gate_engines(
     run = RunOptions(flavour, f"cuda:{device}", facts.precision)
     tokenizer = Tokenizer.from_bundle(bundle)
     with Encoder(bundle.model, tokenizer, lambda: open_branch("image"), lambda: open_branch("text")) as candidate:
-        result = hold_to_gate(candidate, run, graphs_reference(bundle), data, Thresholds())
+        thresholds = INT8_THRESHOLDS if facts.precision == "int8" else Thresholds()
+        result = hold_to_gate(candidate, run, graphs_reference(bundle), data, thresholds)
     _refuse_failed(result, "No new engine was installed. Keep more in FP32: --auto-islands, --keep-fp32.")
     return result
 

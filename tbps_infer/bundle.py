@@ -6,6 +6,7 @@
       bundle.json        what the model is, how its inputs are made, sha256 of every other file
       image.onnx         uint8 pixels [batch, height, width, 3] -> float32 image_embedding [batch, dim]
       text.onnx          int32 input_ids, attention_mask [batch, length] -> float32 text_embedding [batch, dim]
+      image.int8.onnx, text.fp16.onnx, ...    the same in other precisions, where they were exported
       tokenizer.json     a `tokenizers` file
       golden/            a few crops and captions with the reference model's embeddings of them
 """
@@ -17,14 +18,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.errors import BundleError
+from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.layout import VectorLayout
 from tbps_infer.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from tbps_infer.runners.protocol import Precision
 
 __all__ = [
     "BUNDLE_JSON",
@@ -167,9 +171,21 @@ class Bundle:
         """The `tokenizers` file."""
         return self.path / "tokenizer.json"
 
-    def graph_path(self, branch: Branch) -> Path:
-        """The ONNX file of one branch."""
-        return self.path / f"{branch}.onnx"
+    def graph_path(self, branch: Branch, precision: Precision = "fp32") -> Path:
+        """The ONNX file of one branch; raises BackendError where it was not exported in this precision."""
+        name = _graph_name(branch, precision)
+        if precision != "fp32" and name not in self.files:
+            raise BackendError(
+                f"{self.path} holds no {precision} graph of the {branch} branch.",
+                f"Choose the precision fp32, or export the bundle again with --precision {precision}"
+                + (" --calibration DATA." if precision == "int8" else "."),
+            )
+        return self.path / name
+
+    def graph_files(self, branch: Branch, precision: Precision = "fp32") -> tuple[str, ...]:
+        """Names of the files of a branch's graph, external data included."""
+        graph = _graph_name(branch, precision)
+        return tuple(sorted(name for name in self.files if name == graph or name.startswith(f"{graph}.")))
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
@@ -222,13 +238,17 @@ class Bundle:
         for name in self.files:
             self.check_file(name)
 
-    def check_graph(self, branch: Branch) -> Path:
-        """Hash a branch's graph with its external data, and return the graph's path."""
-        graph = f"{branch}.onnx"
-        for name in self.files:
-            if name.startswith(f"{graph}."):
-                self.check_file(name)
-        return self.check_file(graph)
+    def check_graph(self, branch: Branch, precision: Precision = "fp32") -> Path:
+        """Hash a branch's graph with its external data, and return the graph's path.
+
+        Raises:
+            BackendError: It was not exported in this precision.
+            BundleError: A file was altered.
+        """
+        path = self.graph_path(branch, precision)
+        for name in sorted({path.name, *self.graph_files(branch, precision)}):
+            self.check_file(name)
+        return path
 
     def golden(self) -> Golden:
         """Load the golden vectors; raises BundleError when they are not there or altered."""
@@ -279,6 +299,10 @@ class Bundle:
 def is_bundle(path: Path) -> bool:
     """Whether a path is a bundle's folder, judged by its ``bundle.json`` being there."""
     return (path / BUNDLE_JSON).is_file()
+
+
+def _graph_name(branch: Branch, precision: Precision) -> str:
+    return f"{branch}.onnx" if precision == "fp32" else f"{branch}.{precision}.onnx"
 
 
 def file_facts(folder: Path) -> dict[str, FileFact]:

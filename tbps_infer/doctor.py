@@ -37,7 +37,7 @@ __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 Status = Literal["ok", "absent", "problem"]
 
 # What a graph or engine must keep of the golden vectors; the limits of `tbps build` are narrower and in more ways.
-_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999}
+_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95}
 _BRANCHES: tuple[Branch, ...] = ("image", "text")
 _GIB = 1 << 30
 _RESIZED_ALIKE = 1
@@ -185,9 +185,13 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
         return
     checked = "checked when built" if facts.self_check.get("passed") else "never executed"
     fp16 = sum(plan.proof.fp16_kernels for plan in facts.plans)
+    int8 = sum(plan.proof.int8_kernels for plan in facts.plans)
     kernels = sum(plan.proof.kernels for plan in facts.plans)
     yield Finding(
-        name, "ok", f"{len(facts.plans)} plans as they were built, {fp16} of {kernels} kernels FP16, {checked}"
+        name,
+        "ok",
+        f"{len(facts.plans)} plans as they were built, {fp16} of {kernels} kernels FP16"
+        f"{f' and {int8} INT8' if int8 else ''}, {checked}",
     )
     if gpu is None:
         yield Finding(name, "absent", "not tried: no GPU here", "Copy the bundle to the device, or build there.")

@@ -6,13 +6,13 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from int8_bundles import with_int8, write_people
 
-from tbps_infer.bundle import Bundle, file_facts
+from tbps_infer.bundle import Bundle
 from tbps_infer.cli.main import cli
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, UsageError, VerificationError
@@ -31,17 +31,8 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures of 52 synthetic people and a list of them with captions."""
-    from tbps_infer.data.synth import sample_crops
-
-    folder = tmp_path_factory.mktemp("people")
-    with (folder / "people.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "text"])
-        for number, (picture, captions) in enumerate(sample_crops(52, 5)):
-            picture.save(folder / f"{number}.png")
-            writer.writerow([f"{number}.png", captions[0]])
-    return folder / "people.csv"
+    """A list of 52 synthetic people, with their pictures beside it."""
+    return write_people(tmp_path_factory.mktemp("people"))
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +44,6 @@ def calibration(people: Path) -> Calibration:
 def int8(tiny_bundle: Path, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with INT8 graphs, judged without labels."""
     return with_int8(tiny_bundle, tmp_path_factory.mktemp("int8") / "bundle", Int8Options(calibration))[0]
-
-
-def with_int8(bundle: Path, copy: Path, options: Int8Options) -> tuple[Path, dict[str, Any]]:
-    shutil.copytree(bundle, copy)
-    opened = Bundle.open(copy)
-    report = write_int8_graphs(copy, opened.model, Tokenizer.from_bundle(opened), options)
-    Bundle(
-        path=copy,
-        model=opened.model,
-        files=file_facts(copy),
-        opset=opened.opset,
-        versions=opened.versions,
-        source=opened.source,
-        created=opened.created,
-        verification={**opened.verification, "int8": report},
-    ).write_facts()
-    return copy, report
 
 
 def plant_outliers(path: Path) -> str:
@@ -97,6 +71,24 @@ def plant_outliers(path: Path) -> str:
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
     onnx.save(model, path)
     return str(second.name)
+
+
+@pytest.mark.slow
+def test_exporting_for_int8_engines_writes_int8_graphs_and_builds_from_them(
+    tiny_checkpoint: Path, people: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    arguments = [
+        *("export", str(tiny_checkpoint), "-o", str(tmp_path / "bundle"), "--backend", "tensorrt-rtx"),
+        *("--precision", "int8", "--calibration", str(people), "--int8-min-overlap", "0", "--int8-min-cosine", "0"),
+    ]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert "INT8: image 33 layers" in done.stdout
+    assert "5 engines" in done.stdout
+    (folder,) = (tmp_path / "bundle" / "engines").iterdir()
+    assert folder.name.endswith("-int8")
+    assert "kernels use INT8 and" in done.stderr
 
 
 def test_calibration_and_judgement_share_no_picture(calibration: Calibration) -> None:

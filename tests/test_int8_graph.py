@@ -199,6 +199,10 @@ def test_the_signed_graph_gives_the_same_numbers_without_zero_points(graph: Any,
         assert zero.dtype == np.int8
         assert not zero.any()
     assert not nodes_of(signed, "LeakyRelu")
+    made = {node.output[0]: node.op_type for node in signed.graph.node}
+    relus = nodes_of(signed, "Relu")
+    assert all(made[node.input[0]] in ("Add", "Conv") for node in relus), "a layer's ReLU is part of its kernel"
+    assert bool(relus) is (branch == "image")
     feeds = feeds_of(branch)
     np.testing.assert_allclose(run(signed, feeds, plain=True), run(graph, feeds, plain=True), atol=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def test_a_plan_that_is_not_as_known_proves_nothing() -> None:
             rtx_program(content)
 
 
-def kernel(nodes: str, *dtypes: str, name: str = "k") -> Kernel:
-    return Kernel(name, tuple(nodes.split()), frozenset(dtypes))
+def kernel(nodes: str, *dtypes: str, name: str = "k", int8_inputs: int = 0) -> Kernel:
+    return Kernel(name, tuple(nodes.split()), frozenset(dtypes), int8_inputs)
 
 
 def prove(kernels: list[Kernel], precision: Precision, products: str = "m1 m2") -> PrecisionProof:
@@ -89,7 +90,7 @@ def test_a_proof_counts_products_kernels_and_attentions() -> None:
         kernel("size", "int64"),
     ]
     proof = prove(kernels, "fp16", "m1 m2 constant")
-    assert proof == PrecisionProof("plan", 4, 2, 2, 1, 1, 1)
+    assert proof == PrecisionProof("plan", 4, 2, 2, 0, 0, 1, 1, 1)
     assert proof.fp16_share == 0.5
     assert PrecisionProof.from_json(json.loads(json.dumps(proof.to_json()))) == proof
 
@@ -107,6 +108,54 @@ def test_every_product_must_be_in_the_precision_that_was_asked_for() -> None:
         prove([kernel("m1", "half")], "fp16", "m1 m2 m3")
 
 
+INT8_GRAPH = GraphPrecision("int8", frozenset({"scores"}), 1, frozenset({"m1", "m2"}))
+
+
+def test_a_proof_of_int8_wants_both_factors_in_int8() -> None:
+    """A weight that is stored in INT8, dequantised and multiplied in FP16 is no INT8 product."""
+    right = [
+        kernel("m1", "int8", "float", int8_inputs=2),
+        kernel("m2", "int8", "float", int8_inputs=2),
+        kernel("m1 add", "half", "int8"),
+        kernel("scores", "half", name="_gemm_mha_v2"),
+    ]
+    proof = prove_precision(right, INT8_GRAPH, "plan", "text-32.plan")
+    assert proof == PrecisionProof("plan", 4, 2, 1, 3, 2, 0, 1, 1)
+    for wrong in (kernel("m2", "int8", "half", int8_inputs=1), kernel("m2", "half"), kernel("m2", "float")):
+        with pytest.raises(BackendError, match=r"INT8 was asked for, .* has 1 products in FP32 or FP16: m2"):
+            prove_precision([right[0], wrong, *right[2:]], INT8_GRAPH, "plan", "text-32.plan")
+    with pytest.raises(BackendError, match=r"FP16 was asked for, .* has 1 products in FP32: scores"):
+        prove_precision([*right[:3], kernel("scores", "float")], INT8_GRAPH, "plan", "text-32.plan")
+    with pytest.raises(BackendError, match="name 1 of the graph's 3 INT8 products"):
+        more = replace(INT8_GRAPH, int8_products=frozenset({"m1", "m3", "m4"}))
+        prove_precision([right[0], right[3]], more, "plan", "text-32.plan")
+
+
+def test_the_inspector_tells_int8_by_what_a_layer_reads() -> None:
+    """Its layers have their weights as attributes, so that one INT8 input is what INT8 products read."""
+    layers = [
+        {
+            "Name": "conv",
+            "Metadata": "[ONNX Layer: m1][ONNX Layer: m2]",
+            "Inputs": [{"Name": "x", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+            "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP32"}],
+        },
+        {
+            "Name": "mha",
+            "Metadata": "[ONNX Layer: scores]",
+            "Inputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
+            "Outputs": [{"Name": "z", "Format/Datatype": "Row major linear Int8 format"}],
+        },
+    ]
+    kernels = inspected_kernels(json.dumps({"Layers": layers}))
+    assert [kernel.int8_inputs for kernel in kernels] == [1, 0]
+    assert kernels[1].dtypes == {"half", "int8"}
+    proof = prove_precision(kernels, INT8_GRAPH, "inspector", "text-32.plan")
+    assert (proof.int8_kernels, proof.int8_products, proof.fp16_products) == (2, 2, 1)
+    with pytest.raises(BackendError, match="INT8 was asked for"):
+        prove_precision(kernels, INT8_GRAPH, "plan", "text-32.plan")
+
+
 def test_the_memory_told_is_what_is_alive_at_the_fullest_moment(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from tbps_infer.export.activation_memory import predicted_activation_bytes
@@ -119,6 +168,7 @@ def test_the_memory_told_is_what_is_alive_at_the_fullest_moment(tmp_path: Path) 
         helper.make_node("Concat", ["size", "rest"], ["shape"], axis=0),
         helper.make_node("Reshape", ["b", "shape"], ["c"]),  # b's own memory
         helper.make_node("Concat", ["c", "c"], ["d"], axis=1),  # 4: with b alive, 6
+        helper.make_node("DequantizeLinear", ["weight", "scale"], ["folded"]),  # a build computes it
         helper.make_node("Cast", ["d"], ["e"], to=kind.FLOAT16),  # 2: with d alive, 6
         helper.make_node("ReduceMax", ["e"], ["y"], keepdims=0),
     ]
@@ -127,7 +177,11 @@ def test_the_memory_told_is_what_is_alive_at_the_fullest_moment(tmp_path: Path) 
         "g",
         [helper.make_tensor_value_info("x", kind.UINT8, ["n", 100])],
         [helper.make_tensor_value_info("y", kind.FLOAT16, [])],
-        [onnx.numpy_helper.from_array(np.array([-1]), "rest")],
+        [
+            onnx.numpy_helper.from_array(np.array([-1]), "rest"),
+            onnx.numpy_helper.from_array(np.zeros((5000, 100), np.int8), "weight"),
+            onnx.numpy_helper.from_array(np.float32(1), "scale"),
+        ],
     )
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "g.onnx"

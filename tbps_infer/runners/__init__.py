@@ -135,15 +135,7 @@ def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:
     Raises:
         BackendError: There is no such graph, or ONNX Runtime would compute it in FP32 on this device.
     """
-    if options.precision == "fp32":
-        return bundle.check_graph(branch)
-    name = f"{branch}.{options.precision}.onnx"
-    if name not in bundle.files:
-        raise BackendError(
-            f"{bundle.path} holds no {options.precision} graph of the {branch} branch.",
-            f"Choose the precision fp32, or export the bundle again with --precision {options.precision}"
-            + (" --calibration DATA." if options.precision == "int8" else "."),
-        )
+    bundle.graph_path(branch, options.precision)
     on_cpu = Device.parse(options.device).kind == "cpu"
     if options.precision == "int8" and not on_cpu:
         raise BackendError(
@@ -155,7 +147,4 @@ def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:
             "ONNX Runtime has no FP16 kernels for the CPU: it would compute the graph in FP32 without a word.",
             "Choose the precision fp32, or a GPU: --device cuda.",
         )
-    for file in bundle.files:
-        if file.startswith(f"{name}."):
-            bundle.check_file(file)
-    return bundle.check_file(name)
+    return bundle.check_graph(branch, options.precision)

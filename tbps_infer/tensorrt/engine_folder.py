@@ -27,7 +27,6 @@ from tbps_infer.tensorrt.precision_proof import PrecisionProof
 
 __all__ = [
     "ENGINE_JSON",
-    "ENGINE_PRECISIONS",
     "PORTABLE_TARGET",
     "EngineFacts",
     "EngineFolder",
@@ -38,8 +37,7 @@ __all__ = [
 
 ENGINE_JSON = "engine.json"
 ENGINES = "engines"
-ENGINE_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PORTABLE_TARGET = "sm80-and-later"
 """What TensorRT for RTX builds for when it is given no target."""
 

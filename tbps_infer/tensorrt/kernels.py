@@ -28,11 +28,13 @@ class Kernel:
         name: As the engine calls it.
         nodes: The ONNX nodes that went into it.
         dtypes: The types of what it reads and writes, in the engine's words in lower case: ``half``, ``float``.
+        int8_inputs: How many INT8 tensors it reads.
     """
 
     name: str
     nodes: tuple[str, ...]
     dtypes: frozenset[str]
+    int8_inputs: int = 0
 
     @property
     def fp16(self) -> bool:
@@ -70,7 +72,7 @@ _REGION = re.compile(r"\n  region = \{ name=\w+ size=(\d+) alignment=\d+ instanc
 _TENSOR = re.compile(r'\n  (?:sub_)?tensor=\{[^\n]* name="([^"]+)"[^\n]* type=(\w+) \}')
 _STATEMENT = re.compile(r'\n  (\w+)=\{([^\n]*) layers="([^"\n]*)"')
 _NAME = re.compile(r'\bname="?([^\s"]+)')
-_OPERANDS = re.compile(r"\b(?:in|out)put(?:_args)?=\{([^}]*)\}")
+_OPERANDS = re.compile(r"\b(in|out)put(?:_args)?=\{([^}]*)\}")
 _NO_KERNELS = frozenset({"shape_call", "signal", "wait"})
 
 
@@ -108,11 +110,14 @@ def _statements(body: str, types: dict[str, str]) -> Iterator[Kernel]:
         if kind in _NO_KERNELS:
             continue
         name = _NAME.search(values)
-        operands = re.findall(r'"([^"]+)"', " ".join(_OPERANDS.findall(values)))
+        operands: dict[str, set[str]] = {"in": set(), "out": set()}
+        for way, listed in _OPERANDS.findall(values):
+            operands[way].update(operand for operand in re.findall(r'"([^"]+)"', listed) if operand in types)
         yield Kernel(
             name=name[1] if name else kind,
             nodes=tuple(_ONNX_NODE.findall(layers)),
-            dtypes=frozenset(types[operand] for operand in operands if operand in types),
+            dtypes=frozenset(types[operand] for operand in operands["in"] | operands["out"]),
+            int8_inputs=sum(types[operand] == "int8" for operand in operands["in"]),
         )
 
 
@@ -134,18 +139,21 @@ def inspected_kernels(information: str) -> tuple[Kernel, ...]:
 
 _HALF = re.compile(r"\b(?:half|fp16|float16)\b", re.IGNORECASE)
 _SINGLE = re.compile(r"\b(?:float|fp32|float32)\b", re.IGNORECASE)
+_INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
+_KINDS = (("half", _HALF), ("float", _SINGLE), ("int8", _INT8))
 
 
 def _inspected(layer: dict[str, Any]) -> Kernel:
-    words = " ".join(
-        str(value)
-        for tensor in (*layer["Inputs"], *layer["Outputs"])
-        for key, value in tensor.items()
-        if "type" in key.lower()  # "Format/Datatype" in 10; its second half says what the first one is made of
-    )
-    dtypes = {name for name, pattern in (("half", _HALF), ("float", _SINGLE)) if pattern.search(words)}
+    read, written = ([_type_words(tensor) for tensor in layer[way]] for way in ("Inputs", "Outputs"))
+    words = " ".join(read + written)
     return Kernel(
         name=f"{layer['Name']} {layer.get('TacticName', '')}".strip(),
         nodes=tuple(_ONNX_NODE.findall(str(layer.get("Metadata", "")))),
-        dtypes=frozenset(dtypes),
+        dtypes=frozenset(name for name, pattern in _KINDS if pattern.search(words)),
+        int8_inputs=sum(_INT8.search(each) is not None for each in read),
     )
+
+
+def _type_words(tensor: dict[str, Any]) -> str:
+    """What is said of a tensor's type: "Format/Datatype" in 10, whose second half says what the first is made of."""
+    return " ".join(str(value) for key, value in tensor.items() if "type" in key.lower())

@@ -13,7 +13,11 @@ from tbps_infer.tensorrt.kernels import Kernel
 
 __all__ = ["GraphPrecision", "PrecisionProof", "prove_precision"]
 
+Source = Literal["plan", "inspector"]
+
 _SHOWN = 3
+_INT8_OPERANDS: Mapping[Source, int] = {"plan": 2, "inspector": 1}
+"""INT8 tensors that a kernel reads when it multiplies in INT8: its weight is an operand in the plan's text alone."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,16 @@ class GraphPrecision:
     """What a graph asks of its engine.
 
     Attributes:
-        precision: Of the graph.
+        precision: Of the graph; an INT8 graph's other products may be FP16.
         fp16_products: Names of its convolution and matrix product nodes that compute in FP16.
         attentions: How many times it takes a softmax of a product and multiplies it by values.
+        int8_products: Names of those that multiply what was dequantised from INT8 on both sides.
     """
 
     precision: Precision
     fp16_products: frozenset[str]
     attentions: int
+    int8_products: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,19 @@ class PrecisionProof:
         kernels: How many it has.
         fp16_kernels: How many read or write FP16.
         fp16_products: How many of the graph's FP16 products are in such a kernel.
-        folded_products: How many of them are in none at all, having been computed while building.
+        int8_kernels: How many read or write INT8.
+        int8_products: How many of the graph's INT8 products are in a kernel that multiplies INT8.
+        folded_products: How many of the FP16 and INT8 ones are in none at all, having been computed while building.
         fused_attention: Kernels that compute a whole attention.
         attentions: Attentions of the graph.
     """
 
-    source: Literal["plan", "inspector"]
+    source: Source
     kernels: int
     fp16_kernels: int
     fp16_products: int
+    int8_kernels: int
+    int8_products: int
     folded_products: int
     fused_attention: int
     attentions: int
@@ -68,9 +78,7 @@ class PrecisionProof:
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
-def prove_precision(
-    kernels: Sequence[Kernel], graph: GraphPrecision, source: Literal["plan", "inspector"], engine: str
-) -> PrecisionProof:
+def prove_precision(kernels: Sequence[Kernel], graph: GraphPrecision, source: Source, engine: str) -> PrecisionProof:
     """Compare an engine's kernels with what its graph asks for.
 
     Args:
@@ -80,17 +88,21 @@ def prove_precision(
         engine: What to call it in a message.
 
     Raises:
-        BackendError: FP16 was asked for and a product is in FP32, or the other way round; or no kernel is known by
-            its ONNX node, or fewer than half of the products are, so that nothing is proven.
+        BackendError: FP16 or INT8 was asked for and a product is computed in more, or FP16 was not asked for and is
+            there; or no kernel is known by its ONNX node, or fewer than half of the products are, so that nothing is
+            proven.
     """
-    half = {node for kernel in kernels if kernel.fp16 for node in kernel.nodes}
     known = {node for kernel in kernels for node in kernel.nodes}
+    half = {node for kernel in kernels if kernel.fp16 for node in kernel.nodes}
+    whole = {node for kernel in kernels if kernel.int8_inputs >= _INT8_OPERANDS[source] for node in kernel.nodes}
     proof = PrecisionProof(
         source=source,
         kernels=len(kernels),
         fp16_kernels=sum(kernel.fp16 for kernel in kernels),
         fp16_products=len(graph.fp16_products & half),
-        folded_products=len(graph.fp16_products - known),
+        int8_kernels=sum("int8" in kernel.dtypes for kernel in kernels),
+        int8_products=len(graph.int8_products & whole),
+        folded_products=len((graph.fp16_products | graph.int8_products) - known),
         fused_attention=sum(kernel.fused_attention for kernel in kernels),
         attentions=graph.attentions,
     )
@@ -98,20 +110,29 @@ def prove_precision(
         raise BackendError(
             f"No kernel of {engine} names the ONNX nodes it was made of, so its precision is not proven."
         )
-    if graph.precision != "fp16" and proof.fp16_kernels:
+    if graph.precision == "fp32" and proof.fp16_kernels:
         raise BackendError(f"{graph.precision} was asked for, and {proof.fp16_kernels} kernels of {engine} use FP16.")
-    missed = sorted((graph.fp16_products & known) - half)
-    if graph.precision == "fp16" and (missed or not proof.fp16_products):
-        names = ", ".join(missed[:_SHOWN]) or "all of them"
-        count = len(missed) or len(graph.fp16_products)
-        raise BackendError(
-            f"FP16 was asked for, and {engine} has {count} products in FP32: {names}.",
-            "Build in fp32, or report it with the versions that tbps doctor prints.",
-        )
-    if graph.precision == "fp16" and proof.folded_products > proof.fp16_products:
-        raise BackendError(
-            f"The kernels of {engine} name {proof.fp16_products} of the graph's {len(graph.fp16_products)} FP16 "
-            "products, so the precision of the others is not proven.",
-            "Build in fp32, or report it with the versions that tbps doctor prints.",
-        )
+    if graph.precision == "int8":
+        _require("INT8", graph.int8_products, whole, known, engine)
+    if graph.precision == "fp16" or graph.fp16_products:
+        _require("FP16", graph.fp16_products, half, known, engine)
     return proof
+
+
+def _require(kind: str, wanted: frozenset[str], got: set[str], known: set[str], engine: str) -> None:
+    """Refuse an engine in which a known product is not of its kind, or in which most products are not known."""
+    hint = "Build in fp32, or report it with the versions that tbps doctor prints."
+    missed = sorted((wanted & known) - got)
+    if missed or not wanted & got:
+        names = ", ".join(missed[:_SHOWN]) or "all of them"
+        raise BackendError(
+            f"{kind} was asked for, and {engine} has {len(missed) or len(wanted)} products in "
+            f"{'FP32' if kind == 'FP16' else 'FP32 or FP16'}: {names}.",
+            hint,
+        )
+    if len(wanted - known) > len(wanted & got):
+        raise BackendError(
+            f"The kernels of {engine} name {len(wanted & got)} of the graph's {len(wanted)} {kind} products, so the "
+            "precision of the others is not proven.",
+            hint,
+        )

@@ -16,7 +16,7 @@ from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, Precision, TensorSpec, branch_specs, check_feeds
 from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
 from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, device_of, open_memory
-from tbps_infer.tensorrt.engine_folder import ENGINE_PRECISIONS, EngineFolder, PlanFacts, engines_of
+from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
@@ -231,9 +231,7 @@ def find_engines(bundle: Bundle, library: Library, precision: Precision, gpu: Gp
     if not folders:
         raise BackendError(
             f"{bundle.path} has no engines of {flavour} in {precision}.",
-            "Choose the precision fp32 or fp16: engines are built in no other."
-            if precision not in ENGINE_PRECISIONS
-            else f"Build them on this machine: tbps build {bundle.path} --backend {flavour} --precision {precision}",
+            f"Build them on this machine: tbps build {bundle.path} --backend {flavour} --precision {precision}",
         )
     elsewhere: list[BackendError] = []
     outdated: list[BackendError] = []
