@@ -136,13 +136,13 @@ def build_and_report(bundle: Path, options: Any) -> None:
         built = build_engines(bundle, options, say_above, on_progress)
     facts = built.folder.facts
     size = sum(plan.bytes for plan in facts.plans) / 1e6
-    if not built.built:
-        state = "up to date"
-    elif facts.self_check["executed"]:
+    if facts.self_check["executed"]:
         golden = min(facts.self_check["golden_cosine"].values())
-        state = f"checked on {facts.gpu.name if facts.gpu else 'the GPU'}, golden cosine {golden:.7f} at least"
+        state = f"checked on {facts.self_check['gpu']}, golden cosine {golden:.7f} at least"
     else:
         state = f"not executed: {facts.self_check['reason'].rstrip('.')}"
+    if not built.built:
+        state = f"up to date, {state}"
     click.echo(f"{built.folder.path}: {len(facts.plans)} engines, {size:.1f} MB, {facts.precision}, {state}")
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, FeedError, VerificationError
 from tbps_infer.export.engine_graphs import source_precision
-from tbps_infer.export.engine_options import EngineOptions
 from tbps_infer.export.limits import limits_for
 from tbps_infer.export.real_inputs import SAMPLE_CROPS, bundle_samples
 from tbps_infer.export.verify import Embed, Shapes, verify_graphs
@@ -27,6 +26,7 @@ from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, Precision, Runner
 from tbps_infer.tensorrt.device_memory import open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder
+from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.runner import run_folder
 
@@ -39,35 +39,46 @@ def check_engines(
     folder: EngineFolder,
     bundle: Bundle,
     library: Library,
-    options: EngineOptions,
+    gpu: GpuFacts | None,
+    device: int,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> dict[str, Any]:
     """Try engines on this machine's GPU, if they run on it.
 
+    Args:
+        folder: The engines, in their place or not yet.
+        bundle: Whose graphs they were made from.
+        library: Loads them.
+        gpu: This machine's.
+        device: Its index.
+        on_step: Called with a sentence.
+
     Returns:
-        ``{"executed": false, "reason": ...}`` where they cannot run, else the reports with ``"passed": true``.
+        ``{"executed": false, "reason": ...}`` where they cannot run, else the reports with ``"passed": true`` and the
+        GPU's name.
 
     Raises:
         VerificationError: They do not do what the reference does.
         BackendError: They do not run.
     """
     facts = folder.facts
-    if facts.gpu is None:
+    if gpu is None:
         on_step("No GPU here: the engines were not executed, and engine.json says so")
         return {"executed": False, "passed": False, "reason": "there was no GPU on the machine that built them"}
     try:
-        folder.refuse_elsewhere(library.version, facts.gpu)
+        folder.refuse_elsewhere(library.version, gpu)
     except BackendError as error:
         on_step("The engines are for another GPU: they were not executed, and engine.json says so")
         return {"executed": False, "passed": False, "reason": error.message}
-    on_step(f"Checking the engines on {facts.gpu.name}")
+    on_step(f"Checking the engines on {gpu.name}")
     with contextlib.ExitStack() as stack:
         runners: dict[Branch, Runner] = {}
         for branch in _BRANCHES:
-            runners[branch] = open_engines_of(folder, bundle, branch, library, options.device)
+            runners[branch] = open_engines_of(folder, bundle, branch, library, device)
             stack.callback(runners[branch].close)
         lengths = tuple(plan.length for plan in facts.plans if plan.length is not None)
-        return compare_with_reference(bundle, runners, Shapes(facts.batch, lengths, SAMPLE_CROPS), facts.precision)
+        shapes = Shapes(facts.batch, lengths, SAMPLE_CROPS)
+        return {"gpu": gpu.name, **compare_with_reference(bundle, runners, shapes, facts.precision)}
 
 
 def open_engines_of(folder: EngineFolder, bundle: Bundle, branch: Branch, library: Library, device: int) -> Runner:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +23,12 @@ from tbps_infer.export.engine_check import check_engines, open_engines_of
 from tbps_infer.export.engine_graphs import engine_graph, source_precision
 from tbps_infer.export.engine_options import EngineOptions
 from tbps_infer.export.engine_place import beside, install
+from tbps_infer.export.engine_reuse import build_spec, engines_place, ready_engines, try_engines, write_facts
 from tbps_infer.export.gate import gate_engines
 from tbps_infer.export.graph_precision import graph_precision
 from tbps_infer.runners.protocol import branch_specs
 from tbps_infer.tensorrt.device_memory import device_of, find_gpu, open_memory, why_no_gpu
-from tbps_infer.tensorrt.engine_folder import (
-    ENGINE_JSON,
-    ENGINES,
-    PORTABLE_TARGET,
-    EngineFacts,
-    EngineFolder,
-    PlanFacts,
-    spec_hash,
-)
+from tbps_infer.tensorrt.engine_folder import EngineFacts, EngineFolder, PlanFacts
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.kernels import Kernel, inspected_kernels, rtx_program
 from tbps_infer.tensorrt.library import Library, open_library
@@ -96,17 +87,17 @@ def build_engines(
     library, gpu = check_buildable(options)
     for branch in _BRANCHES:
         bundle.check_graph(branch, source_precision(options.precision))
-    spec = _spec(bundle, options, library, gpu)
-    place = bundle.path / ENGINES / _folder_name(options, library, gpu)
-    there = None if options.rebuild else _up_to_date(place, spec)
+    spec = build_spec(bundle, options, library, gpu)
+    place = engines_place(bundle, options, library, gpu)
+    there = None if options.rebuild else ready_engines(place, spec)
     if there is not None:
+        there = try_engines(there, bundle, library, gpu, options.device, on_step)
         _record(bundle, _gate(there, bundle, library, options, on_step))
         return BuiltEngines(there, built=False)
     with beside(place) as folder:
         facts = _Build(bundle, options, library, gpu, spec, folder, on_step, on_progress).run()
         verdict = _gate(EngineFolder(folder, facts), bundle, library, options, on_step)
-        text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n"
-        (folder / ENGINE_JSON).write_text(text, encoding="utf-8")
+        write_facts(folder, facts)
         install(folder, place)
     _record(bundle, verdict)
     return BuiltEngines(EngineFolder.open(place), built=True)
@@ -201,10 +192,9 @@ class _Build:
             self_check={},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        checked = check_engines(
-            EngineFolder(self.folder, facts), self.bundle, self.library, self.options, self.on_step
-        )
-        return EngineFacts(**{**vars(facts), "self_check": checked})
+        built = EngineFolder(self.folder, facts)
+        checked = check_engines(built, self.bundle, self.library, self.gpu, self.options.device, self.on_step)
+        return replace(facts, self_check=checked)
 
     def _graph(self, branch: Branch, scratch: Path, mixed: dict[str, Any]) -> Path:
         """The graph to build from, and beside it in ``mixed`` what became of its nodes."""
@@ -289,40 +279,3 @@ def _described(name: str, proof: PrecisionProof, size: int, scratch: int, second
         f"Built {name}: {size / _MB:.1f} MB, and {scratch / _MB:.1f} MB to run in, in {seconds:.1f} s; "
         f"{used}{unknown}, {proof.fused_attention} of {proof.attentions} attentions are fused"
     )
-
-
-def _spec(bundle: Bundle, options: EngineOptions, library: Library, gpu: GpuFacts | None) -> dict[str, Any]:
-    """All that the engines follow from; the GPU only where they are built for it."""
-    source = source_precision(options.precision)
-    names = [name for branch in _BRANCHES for name in bundle.graph_files(branch, source)]
-    graphs = {name: bundle.files[name].sha256 for name in names}
-    built_for: dict[str, Any] = {"target": options.settings.target or PORTABLE_TARGET}
-    if library.flavour.needs_gpu_to_build and gpu is not None:
-        built_for = {"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver, "runtime": gpu.runtime}
-    return {
-        **options.to_json(bundle.model),
-        "graphs": graphs,
-        "flavour": options.backend,
-        "version": library.version,
-        "built_for": built_for,
-        "tbps_infer": metadata.version("tbps-infer"),
-    }
-
-
-def _folder_name(options: EngineOptions, library: Library, gpu: GpuFacts | None) -> str:
-    if library.flavour.needs_gpu_to_build and gpu is not None:
-        place = gpu.label
-    else:
-        place = options.settings.target or PORTABLE_TARGET
-    return f"{options.backend}-{library.version}-{place}-{options.precision}"
-
-
-def _up_to_date(place: Path, spec: Mapping[str, Any]) -> EngineFolder | None:
-    """The engines that are there, if they are whole and were made from the same things."""
-    try:
-        there = EngineFolder.open(place)
-        for plan in there.facts.plans:
-            there.check_plan(plan)
-    except BackendError:
-        return None
-    return there if spec_hash(there.facts.spec) == spec_hash(spec) else None

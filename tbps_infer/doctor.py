@@ -183,7 +183,7 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
     except BackendError as error:
         yield Finding(name, "problem", error.message, error.hint)
         return
-    checked = "checked when built" if facts.self_check.get("passed") else "never executed"
+    checked = f"checked on {facts.self_check['gpu']}" if facts.self_check.get("passed") else "never executed"
     fp16 = sum(plan.proof.fp16_kernels for plan in facts.plans)
     int8 = sum(plan.proof.int8_kernels for plan in facts.plans)
     kernels = sum(plan.proof.kernels for plan in facts.plans)

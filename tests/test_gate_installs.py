@@ -110,7 +110,12 @@ def pretended(shipped_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             spec=build.spec,
             plans=(),
             mixed_precision={},
-            self_check={"executed": True, "passed": True, "golden_cosine": {"image": 1.0, "text": 1.0}},
+            self_check={
+                "executed": True,
+                "passed": True,
+                "gpu": "a GPU",
+                "golden_cosine": {"image": 1.0, "text": 1.0},
+            },
             created="2026-01-01T00:00:00+00:00",
         )
 

@@ -429,6 +429,7 @@ def test_engines_that_pass_the_self_check_are_installed_with_its_report(
     built = build_engines(small, options(rebuild=True))
     check = built.folder.facts.self_check
     assert check["executed"] is check["passed"] is True
+    assert check["gpu"] == SM86.name
     assert min(check["golden_cosine"].values()) > 0.99999
     assert check["image"]["cosine_min"] > 0.99999
     assert 0 < check["text"]["largest_difference"] < 5e-3, "FP16 differs from FP32, and not by much"
@@ -448,6 +449,45 @@ def test_engines_that_fail_the_self_check_are_not_installed(small: Path, monkeyp
         build_engines(small, options(rebuild=True))
     assert "were not installed" in caught.value.hint
     assert contents(small) == before
+
+
+def test_engines_built_elsewhere_are_tried_once_there_is_a_gpu(
+    small: Path, fp16: BuiltEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(small)
+    opened: list[Branch] = []
+
+    def open_branch(branch: Branch) -> OnnxRuntimeRunner:
+        opened.append(branch)
+        return run_graph(small, branch)
+
+    pretend_gpu(monkeypatch, open_branch)
+    steps: list[str] = []
+    tried = build_engines(small, options(), steps.append)
+    assert not tried.built
+    assert steps == [f"Checking the engines on {SM86.name}"]
+    assert opened == ["image", "text"]
+    check = tried.folder.facts.self_check
+    assert (check["executed"], check["passed"], check["gpu"]) == (True, True, SM86.name)
+    after = contents(small)
+    assert {name for name in after if after[name] != before.get(name)} == {
+        f"engines/{fp16.folder.path.name}/engine.json"
+    }
+    again = build_engines(small, options())
+    assert again.folder == tried.folder
+    assert opened == ["image", "text"], "once is enough"
+
+
+def test_engines_built_elsewhere_that_are_wrong_here_are_removed(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Bundle.open(small).model
+    pretend_gpu(monkeypatch, lambda branch: FakeRunner(model, branch))
+    with pytest.raises(VerificationError, match="golden image vectors have a cosine of") as caught:
+        build_engines(small, options())
+    assert "were removed" in caught.value.hint
+    assert engines_of(small) == []
+    assert not (small / "engines").exists() or list((small / "engines").iterdir())
 
 
 class Distorted:
