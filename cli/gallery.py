@@ -54,11 +54,11 @@ def rm(path: Path, where: Filter, dry_run: bool) -> None:
     \b
     tbps gallery rm gallery --camera cam_a --before 2024-06
     """
-    from tbps_infer.gallery import Gallery, remove_records
+    from tbps_infer.gallery import Gallery, removable, remove_records
 
     if dry_run:
         with Gallery.open(path) as opened:
-            click.echo(f"{path}: {len(opened.selected(where)[0])} of {opened.count} records would be removed")
+            click.echo(f"{path}: {len(removable(opened, where))} of {opened.count} records would be removed")
         return
     gone = remove_records(path, where)
     click.echo(f"{path}: {gone} records removed")

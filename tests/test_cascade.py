@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tbps_infer.gallery.cascade import Sketch, build_sketch, principal_direction
 from tbps_infer.gallery.kernel import ScanOptions, top_k
 from tbps_infer.gallery.multiply import numkong_usable
 from tbps_infer.gallery.rows import Rows
-from tbps_infer.gallery.vectors import StoredVectors, quantise
+from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
 
 
 def gallery(rng: np.random.Generator, count: int, dim: int, rank: int, noise: float) -> NDArray[np.float64]:
@@ -146,6 +147,59 @@ def test_a_stopped_build_leaves_the_sketch_before_it(tmp_path: Path) -> None:
         build_sketch(vectors, file, directions=5, on_progress=stop)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["sketch"]
+
+
+def nowhere(count: int, directions: NDArray[np.float32], numbers: float, largest: float) -> Sketch:
+    codes = np.ones((count, len(directions)), dtype=np.int8)
+    every = np.full((3, count), numbers, dtype=np.float32)
+    return Sketch(np.zeros(directions.shape[1], np.float32), directions, codes, every, largest)
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e30])
+def test_bounds_that_are_no_numbers_are_an_error_and_not_a_hit(largest: float) -> None:
+    vectors = stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float32")
+    sketch = nowhere(100, np.full((4, 16), 3e38, dtype=np.float32), 3e38, largest)
+    with np.errstate(all="ignore"), pytest.raises(DamagedVectorsError):
+        queries = np.ones((2, 16), dtype=np.float32)
+        rows = Rows.of(np.arange(100))
+        top_k(vectors, rows, queries, 5, max_norm=1.01, options=ScanOptions(threads=1), preselection=sketch)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (b'"largest": ', b'"largest": -'),
+        (b'"largest": ', b'"largest": NaN, "x": '),
+        (b'"largest": ', b'"largest": null, "x": '),
+        (b'"sha256"', b'"sha257"'),
+        (b'"count": 100', b'"count": -99'),
+        (b'"count": 100', b'"count": 1e9'),
+        (b'"directions": ', b'"directions": 9'),
+    ],
+)
+def test_a_damaged_header_is_an_error(tmp_path: Path, part: bytes, other: bytes) -> None:
+    file = tmp_path / "sketch"
+    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    data = file.read_bytes()
+    header = data[:256].replace(part, other).rstrip().ljust(256)
+    assert len(header) == 256 and header != data[:256]
+    file.write_bytes(header + data[256:])
+    with pytest.raises(GalleryError, match="search index"):
+        Sketch.read(file, 16)
+    with pytest.raises(GalleryError, match="search index"):
+        Sketch.verify(file, 16)
+
+
+def test_a_bound_that_was_made_smaller_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "sketch"
+    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    Sketch.verify(file, 16)
+    data = file.read_bytes()
+    header = json.loads(data[:256])
+    header["largest"] /= 2
+    file.write_bytes(json.dumps(header).encode().ljust(256) + data[256:])
+    with pytest.raises(GalleryError, match="bound"):
+        Sketch.verify(file, 16)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "empty"])

@@ -62,9 +62,10 @@ def test_a_gallery_is_indexed_searched_thinned_compacted_and_verified(gallery: P
     assert f"{len(kept)} records, 1 segments" in told("gallery", "verify", gallery)
     left = hits(gallery, "a woman in a red coat", "-k", "100")
     assert [(h["path"], h["score"]) for h in left] == [(h["path"], h["score"]) for h in kept]
-    refused = run("gallery", "rm", gallery)
-    assert refused.exit_code == 2
-    assert "needs a filter" in refused.stderr
+    for also in ([], ["--dry-run"]):
+        refused = run("gallery", "rm", gallery, *also)
+        assert refused.exit_code == 2
+        assert "needs a filter" in refused.stderr
 
 
 def test_galleries_are_merged_and_exported(gallery: Path, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import sqlite3
 from collections import namedtuple
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +277,92 @@ def test_a_disk_with_too_little_room_is_noticed_before_writing(
     assert {file.name for file in path.iterdir()} <= {
         *("gallery.json", "records.sqlite", "records.sqlite-wal", "records.sqlite-shm", "vectors.f16", "writer.lock")
     }
+
+
+def test_damage_is_not_copied_by_merging(tmp_path: Path) -> None:
+    source = make(tmp_path / "g")
+    with (source / "vectors.f16").open("r+b") as file:
+        file.seek(100)
+        byte = file.read(1)[0]
+        file.seek(100)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(GalleryError, match="Segment 0"):
+        merge_galleries([source], tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_export_takes_nothing_away(tmp_path: Path) -> None:
+    path = make(tmp_path / "g")
+    precious = tmp_path / "out.tmp" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    with pytest.raises(GalleryError, match=r"out\.tmp is in the way"):
+        export_gallery(path, tmp_path / "out")
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_export_is_read_by_other_tools(tmp_path: Path) -> None:
+    path = make(tmp_path / "g")
+    assert export_gallery(path, tmp_path / "out", Filter(id=("nobody",))) == 0
+    assert np.load(tmp_path / "out" / "vectors.npy").shape == (0, LAYOUT.dim)
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("work", ["index", "approx", "export"])
+def test_a_disk_that_fills_up_is_told_of_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    path = make(tmp_path / "g")
+    if work == "approx":
+        pytest.importorskip("usearch")
+    if work == "export":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        monkeypatch.setattr(parquet, "write_table", full_disk)
+    else:
+        monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(GalleryError, match="No space left on device"):
+        if work == "export":
+            export_gallery(path, tmp_path / "out")
+        else:
+            index_gallery(path, approx=work == "approx")
+    monkeypatch.undo()
+    assert not [*path.glob("cascade*"), *path.glob("graph*"), *tmp_path.glob("out*")]
+
+
+def test_a_damaged_graph_is_told_of(tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    path = make(tmp_path / "g")
+    index_gallery(path, approx=True)
+    file, facts = path / "graph-0.usearch", path / "graph-0.usearch.json"
+    graph, approx = file.read_bytes(), SearchOptions("approx")
+    many = 10**30
+    with Gallery.open(path) as gallery:
+        assert len(gallery.search(embeddings(1), many, options=approx)[0]) == 60
+    written = facts.read_text()
+    for damaged, said in ((graph[: len(graph) // 2], written), (graph, "[]"), (graph, "null"), (graph, "{}")):
+        file.write_bytes(damaged)
+        facts.write_text(said)
+        for search in (True, False):
+            with Gallery.open(path) as gallery, pytest.raises(GalleryError, match=r"graph-0\.usearch"):
+                if search:
+                    gallery.search(embeddings(1), 3, options=approx)
+                else:
+                    gallery.verify()
+
+
+@pytest.mark.parametrize("value", [None, "text", -1])
+def test_records_without_a_row_are_told_of(tmp_path: Path, value: object) -> None:
+    path = make(tmp_path / "g")
+    with closing(sqlite3.connect(path / "records.sqlite")) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'INTEGER NOT NULL', '')")
+        connection.commit()
+    with closing(sqlite3.connect(path / "records.sqlite")) as connection:
+        connection.execute("UPDATE record SET tbps_row = ? WHERE record = 7", (value,))
+        connection.commit()
+    with pytest.raises(GalleryError, match=r"records of the gallery .* are damaged"):
+        Gallery.open(path)

@@ -154,6 +154,8 @@ def test_queries_that_make_no_sense_are_refused(gallery_path: Path) -> None:
                 gallery.search(wrong)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="k is 0"):
             gallery.search(queries, k=0)
+    with pytest.raises(UsageError, match="min_score is NaN"):
+        SearchOptions(min_score=float("nan"))
 
 
 def test_thousands_of_queries_are_answered_in_turns(gallery_path: Path) -> None:

@@ -12,6 +12,7 @@ from tbps_infer.gallery.upkeep import (
     export_gallery,
     index_gallery,
     merge_galleries,
+    removable,
     remove_records,
 )
 from tbps_infer.gallery.writer import GalleryWriter
@@ -36,5 +37,6 @@ __all__ = [
     "index_gallery",
     "is_gallery",
     "merge_galleries",
+    "removable",
     "remove_records",
 ]

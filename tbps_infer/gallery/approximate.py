@@ -16,7 +16,7 @@ from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError, GalleryError
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
 from tbps_infer.gallery.rows import Rows
-from tbps_infer.gallery.vectors import StoredVectors, inner_products
+from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
 __all__ = ["Graph", "GraphOptions", "build_graph"]
 
@@ -68,8 +68,12 @@ class Graph:
         if k == 0 or len(queries) == 0:
             return top_k(vectors, rows, queries, k or 1, max_norm=max_norm, options=options)
         late = top_k(vectors, Rows.of(rows.numbers[outside]), queries, k, max_norm=max_norm, options=options)
+        candidates = min(candidates, self.count)
         self.index.expansion_search = candidates
-        found = self.index.search(queries, min(candidates, self.count), threads=options.threads or 0)
+        try:
+            found = self.index.search(queries, candidates, threads=options.threads or 0)
+        except RuntimeError as error:  # whatever usearch raises
+            raise DamagedVectorsError(f"The graph cannot be searched: {error}") from error
         keys = np.asarray(found.keys).reshape(len(queries), -1).astype(np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         indices = np.zeros((len(queries), k), dtype=np.int64)
@@ -89,10 +93,13 @@ class Graph:
         index = _new_index(dim, GraphOptions())
         try:
             facts = json.loads(_facts_file(file).read_text(encoding="utf-8"))
+            size = file.stat().st_size
+            if facts.get("bytes", size) != size:  # looked at first: usearch crashes on a file that was cut short
+                raise ValueError(f"it has {size} bytes, and {facts['bytes']} were written")
             index.view(str(file))
             if len(index) != facts["count"]:
                 raise ValueError(f"it holds {len(index)} rows, and {facts['count']} were written")
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise GalleryError(
                 f"The search index {file} cannot be used: {error}.",
                 "Build it again with tbps gallery index --approx.",
@@ -104,7 +111,7 @@ class Graph:
         """Read all of a graph and compare it with its checksum; raises GalleryError."""
         try:
             expected = json.loads(_facts_file(file).read_text(encoding="utf-8"))["sha256"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             expected = None
         if file_sha256(file) != expected:
             raise GalleryError(
@@ -131,16 +138,18 @@ def build_graph(
         index.add(np.arange(start, stop), vectors.exact(slice(start, stop)).astype(np.float32))
         if on_progress is not None:
             on_progress(stop, len(vectors))
-    temporary = file.with_name(f"{file.name}.tmp")
+    temporary, described = (file.with_name(f"{name}.tmp") for name in (file.name, _facts_file(file).name))
     try:
         index.save(str(temporary))
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        facts = {"count": len(vectors), "sha256": file_sha256(temporary)}
-        _facts_file(file).write_text(json.dumps(facts), encoding="utf-8")
+        facts = {"count": len(vectors), "bytes": temporary.stat().st_size, "sha256": file_sha256(temporary)}
+        described.write_text(json.dumps(facts), encoding="utf-8")
         temporary.replace(file)
+        described.replace(_facts_file(file))
     finally:
         temporary.unlink(missing_ok=True)
+        described.unlink(missing_ok=True)
     return len(vectors)
 
 

@@ -148,6 +148,8 @@ class Candidates:
                 break
             best = self._best(_joined([best, self._settled(pairs.take(chosen))]))
             done, size = done + size, 2 * size
+        if len(best) != self.k * self._queries:
+            raise DamagedVectorsError("Rows were lost to bounds that are no numbers: stored numbers are damaged.")
         shape = (self._queries, self.k)
         return best.lower.reshape(shape).astype(np.float32), best.index.reshape(shape)
 

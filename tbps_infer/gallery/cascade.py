@@ -110,45 +110,61 @@ class Sketch:
         size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
         in_blocks(len(rows), size, scan, first, multiplier, options.threads)
 
-    @staticmethod
-    def verify(file: Path) -> None:
+    @classmethod
+    def verify(cls, file: Path, dim: int) -> None:
         """Read all of a sketch and compare it with its checksum; raises GalleryError."""
+        sketch = cls.read(file, dim)
         digest = hashlib.sha256()
         with file.open("rb") as data:
             header = json.loads(data.read(_HEADER_BYTES))
             while block := data.read(8 << 20):
                 digest.update(block)
         if digest.hexdigest() != header["sha256"]:
-            raise GalleryError(
-                f"The search index {file} is not what was written: its sha256 differs.",
-                "Build it again with tbps gallery index.",
-            )
+            raise _not_as_written(file, "its sha256 differs")
+        # The checksum does not cover the header, and of what stands there only this is not checked in reading.
+        step = max(16, (16 << 20) // (8 * sketch.codes.shape[1]))
+        for start in range(0, sketch.count, step):
+            some = slice(start, start + step)
+            if _longest(sketch.codes[some], sketch.numbers[0, some]) > sketch.largest:
+                raise _not_as_written(file, "a row exceeds the bound in its header")
 
     @classmethod
     def read(cls, file: Path, dim: int) -> Sketch:
-        """Map a sketch; raises GalleryError when the file is none."""
+        """Map a sketch; raises GalleryError when the file is none, or holds numbers that can bound nothing."""
         try:
             raw = np.memmap(file, dtype=np.uint8, mode="r")
             header = json.loads(bytes(raw[:_HEADER_BYTES]).decode("ascii"))
-            count, p = int(header["count"]), int(header["directions"])
-            learnt = raw[_HEADER_BYTES : _HEADER_BYTES + 4 * (p + 1) * dim].view("<f4").reshape(p + 1, dim)
-            table = raw[_HEADER_BYTES + learnt.nbytes :]
-            if len(table) != count * (p + 4 * _NUMBERS):
-                raise ValueError("it was cut short")
             if header["format"] != _MAGIC:
                 raise ValueError(f"its format is {header['format']!r}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GalleryError(
-                f"The search index {file} cannot be used: {error}.", "Build it again with tbps gallery index."
-            ) from error
-        return cls(
-            np.array(learnt[0]),
-            np.array(learnt[1:]),
-            table[: count * p].view(np.int8).reshape(count, p),
+            count, p, largest = int(header["count"]), int(header["directions"]), float(header["largest"])
+            if not isinstance(header["sha256"], str):
+                raise ValueError("its header has no checksum")
+            if len(raw) != _HEADER_BYTES + 4 * (p + 1) * dim + count * (p + 4 * _NUMBERS):
+                raise ValueError("it was cut short")
+            learnt = raw[_HEADER_BYTES : _HEADER_BYTES + 4 * (p + 1) * dim].view("<f4").reshape(p + 1, dim)
+            table = raw[_HEADER_BYTES + learnt.nbytes :]
             # A copy, for they need not be aligned in the file.
-            np.frombuffer(table[count * p :].tobytes(), dtype="<f4").reshape(_NUMBERS, count),
-            float(header["largest"]),
-        )
+            numbers = np.frombuffer(table[count * p :].tobytes(), dtype="<f4").reshape(_NUMBERS, count)
+            sound = np.isfinite(learnt).all() and np.isfinite(numbers).all() and (numbers >= 0).all()
+            if not sound or not 0 <= largest < np.inf:
+                raise ValueError("its numbers are damaged")
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise GalleryError(f"The search index {file} cannot be used: {_reason(error)}.", _REBUILD) from error
+        codes = table[: count * p].view(np.int8).reshape(count, p)
+        return cls(np.array(learnt[0]), np.array(learnt[1:]), codes, numbers, largest)
+
+
+_REBUILD = "Build it again with tbps gallery index."
+
+
+def _not_as_written(file: Path, why: str) -> GalleryError:
+    return GalleryError(f"The search index {file} is not what was written: {why}.", _REBUILD)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (KeyError, json.JSONDecodeError, UnicodeDecodeError)):
+        return "its header is damaged"
+    return str(error)
 
 
 def build_sketch(
@@ -223,8 +239,12 @@ def _sketch_rows(
     numbers = np.stack(
         (scales, np.linalg.norm(left @ basis.T, axis=1) * _ROUND_UP, np.linalg.norm(left, axis=1) * _ROUND_UP)
     ).astype("<f4")
-    longest = float(np.linalg.norm(rebuilt, axis=1).max(initial=0)) * _ROUND_UP
-    return codes, numbers, longest
+    return codes, numbers, _longest(codes, scales) * _ROUND_UP
+
+
+def _longest(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> float:
+    """The largest ``s |c|``."""
+    return float(np.linalg.norm(codes * scales.astype(np.float64)[:, None], axis=1).max(initial=0))
 
 
 def principal_directions(

@@ -29,6 +29,7 @@ from tbps_infer.gallery.records import (
     committed_rows,
     connect_reader,
     current_generation,
+    damaged_records,
     metadata_columns,
     sqlite_errors,
 )
@@ -85,7 +86,12 @@ class Gallery:
         self._devices: dict[Device, DeviceScan] = {}
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
-        flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.int64, count=2 * count)
+        try:
+            flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.int64, count=2 * count)
+            if flat[1::2].min(initial=0) < 0:
+                raise ValueError("a row below 0")
+        except (TypeError, ValueError) as error:
+            raise damaged_records(path, "a record has no row in the vector file") from error
         self._records, self._rows = flat[0::2].copy(), Rows.of(flat[1::2].copy())
 
     @classmethod
@@ -275,9 +281,21 @@ class Gallery:
             GalleryError: The records are damaged, or a segment of the vector file or an
                 index is not what was written.
         """
-        problem = self._fetch("PRAGMA integrity_check")[0][0]
+        problem = str(self._fetch("PRAGMA integrity_check")[0][0])
         if problem != "ok":
-            raise GalleryError(f"The records of {self.path} are damaged: {problem}.", "Restore them from a copy.")
+            raise GalleryError(
+                f"The records of {self.path} are damaged: {' '.join(problem.split())}.", "Restore them from a copy."
+            )
+        segments = self.verify_vectors()
+        sketch, graph = (self.path / name.format(self.generation) for name in (SKETCH_FILE, GRAPH_FILE))
+        if sketch.exists():
+            Sketch.verify(sketch, self.model.layout.dim)
+        if graph.exists():
+            Graph.verify(graph)
+        return segments
+
+    def verify_vectors(self) -> int:
+        """Read the vector file alone and compare it with its checksums, as `verify` does."""
         segments = self._fetch("SELECT start, count, sha256 FROM segment ORDER BY start")
         for number, (start, count, sha256) in enumerate(segments):
             digest = hashlib.sha256()
@@ -293,10 +311,6 @@ class Gallery:
                     f"{file} is not what was written: its sha256 differs.",
                     "Restore the file from a copy, or embed the pictures into a new gallery.",
                 )
-        if self.sketch is not None:
-            Sketch.verify(self.path / SKETCH_FILE.format(self.generation))
-        if (graph := self.path / GRAPH_FILE.format(self.generation)).exists():
-            Graph.verify(graph)
         return len(segments)
 
     def _check_queries(self, queries: NDArray[np.float32]) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "connect_writer",
     "create_records",
     "current_generation",
+    "damaged_records",
     "metadata_columns",
     "sqlite_errors",
 ]
@@ -163,13 +164,17 @@ def committed_rows(connection: sqlite3.Connection, folder: Path) -> int:
         "SELECT coalesce(max(start + count), 0), coalesce(sum(count), 0) FROM segment"
     ).fetchone()
     last = connection.execute("SELECT coalesce(max(tbps_row), -1) FROM record").fetchone()[0]
-    if rows != total or last >= rows:
-        raise GalleryError(
-            f"The records of the gallery {folder} are damaged: the segments name {total} rows up to row {rows}, "
-            f"and the records row {last}.",
-            f"Restore {RECORDS_FILE} from a copy, or embed the pictures into a new gallery.",
-        )
+    if rows != total or not isinstance(last, int) or last >= rows:
+        raise damaged_records(folder, f"the segments name {total} rows up to row {rows}, and the records row {last}")
     return int(rows)
+
+
+def damaged_records(folder: Path, why: str) -> GalleryError:
+    """What to raise when the records contradict themselves."""
+    return GalleryError(
+        f"The records of the gallery {folder} are damaged: {why}.",
+        f"Restore {RECORDS_FILE} from a copy, or embed the pictures into a new gallery.",
+    )
 
 
 def current_generation(connection: sqlite3.Connection) -> int:

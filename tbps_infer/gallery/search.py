@@ -14,6 +14,7 @@ from tbps_infer.gallery.approximate import Graph
 from tbps_infer.gallery.cascade import Sketch
 from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.filters import Filter
+from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
 from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.searching import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
@@ -55,8 +56,18 @@ class _Task:
             first = self.device or self.sketch
             return top_k(gallery.stored, self.rows, queries, k, max_norm=norm, options=scan, preselection=first)
         except DamagedVectorsError as error:
-            file = gallery.path / gallery.facts.vectors_file(gallery.generation)
-            raise GalleryError(f"{file} is damaged: {error}", "Restore the file from a copy.") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: DamagedVectorsError) -> GalleryError:
+        gallery = self.gallery
+        index = GRAPH_FILE if self.graph is not None else SKETCH_FILE if self.sketch is not None else None
+        file = gallery.path / gallery.facts.vectors_file(gallery.generation)
+        if index is None:
+            return GalleryError(f"{file} is damaged: {error}", "Restore the file from a copy.")
+        return GalleryError(
+            f"{file} or its index {index.format(gallery.generation)} is damaged: {error}",
+            "tbps gallery verify GALLERY tells which: an index is built again, vectors are restored from a copy.",
+        )
 
     def hits(self, query: NDArray[np.float32], scores: NDArray[np.float32], found: NDArray[np.int64]) -> list[Hit]:
         """Hits of one query, those below the smallest score left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.method not in get_args(SearchMethod):
             raise UsageError(f"The method is {self.method!r}, want one of {', '.join(get_args(SearchMethod))}.")
+        if self.min_score is not None and math.isnan(self.min_score):
+            raise UsageError("min_score is NaN, want a number.")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}, want at least 1.")
         if self.candidates < 1:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.approximate import GraphOptions, build_graph
 from tbps_infer.gallery.cascade import build_sketch
 from tbps_infer.gallery.columns import Value
+from tbps_infer.gallery.creation import system_errors
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
+from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
 
 __all__ = [
@@ -28,11 +32,12 @@ __all__ = [
     "export_gallery",
     "index_gallery",
     "merge_galleries",
+    "removable",
     "remove_records",
 ]
 
 _MERGE_ROWS = 4096
-_EXPORT_ROWS = 16384
+_EXPORT_BYTES = 16 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -68,11 +73,20 @@ def remove_records(path: Path, where: Filter) -> int:
         FilterError: It is not valid.
         GalleryBusyError: Another process is writing.
     """
+    _require_filter(where)
+    with _writer(path) as writer, Gallery.open(path) as gallery:
+        return writer.remove(gallery.selected(where)[0].tolist())
+
+
+def removable(gallery: Gallery, where: Filter) -> NDArray[np.int64]:
+    """Numbers of the records that `remove_records` would remove; raises likewise."""
+    _require_filter(where)
+    return gallery.selected(where)[0]
+
+
+def _require_filter(where: Filter) -> None:
     if not where:
         raise UsageError("Removing needs a filter: without one every record would go.", "Name a camera, an id …")
-    with _writer(path) as writer, Gallery.open(path) as gallery:
-        records, _ = gallery.selected(where)
-        return writer.remove(records.tolist())
 
 
 def compact_gallery(path: Path) -> CompactReport:
@@ -90,7 +104,7 @@ def compact_gallery(path: Path) -> CompactReport:
         dropped_indexes = tuple(name for name in files if (path / name).exists())
         dropped = writer.compact()
         if files[0] in dropped_indexes and kept:
-            with Gallery.open(path) as gallery:
+            with Gallery.open(path) as gallery, system_errors(path):
                 build_sketch(gallery.stored, path / SKETCH_FILE.format(gallery.generation))
     return CompactReport(kept, dropped, dropped_indexes)
 
@@ -98,13 +112,16 @@ def compact_gallery(path: Path) -> CompactReport:
 def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
     """Add the records of some galleries to another one, made when it is not there; stopped, it carries on.
 
+    The sources' checksums are compared first: damage is not copied.
+
     Args:
         sources: Galleries of the same model and type; records keep their metadata and get new numbers.
         out: A gallery of that model and type, or a folder that does not exist.
 
     Raises:
         ModelMismatchError: The galleries are of different models.
-        GalleryError: They store different types, or two of them have a picture of the same path and other content.
+        GalleryError: They store different types, two of them have a picture of the same path and other
+            content, or one is damaged.
     """
     if not sources:
         raise UsageError("Merging needs at least one gallery to take records from.")
@@ -118,6 +135,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
                     f"{sources[0]} stores {first.dtype_name}, and {source} {gallery.facts.dtype_name}.",
                     "Merge galleries that store the same type.",
                 )
+            gallery.verify_vectors()
     with GalleryWriter.open(out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path) as writer:
         total = sum(_count(source) for source in sources)
         for source in sources:
@@ -147,7 +165,7 @@ def index_gallery(
         GalleryError: The gallery is empty, or the disk has no room.
         BackendError: usearch, which approximate searches need, is not installed.
     """
-    with _writer(path) as writer, Gallery.open(path) as gallery:
+    with _writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
         rows = len(gallery.stored)
         if rows == 0:
             raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
@@ -170,7 +188,7 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
 
     Raises:
         BackendError: pyarrow is not installed.
-        GalleryError: `out` exists, or the disk has no room.
+        GalleryError: `out` exists, or cannot be written, for instance because the disk has no room.
     """
     try:
         import pyarrow as pa
@@ -179,46 +197,55 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
         raise BackendError(
             "Exporting needs pyarrow, which is not installed.", 'Run pip install "tbps-infer[parquet]".'
         ) from error
-    if out.exists():
-        raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet.")
+    with Gallery.open(path) as gallery, _new_folder(out) as folder:
+        records, rows = gallery.selected(where or Filter())
+        dtype = np.dtype("<f4") if gallery.facts.dtype_name == "int8" else gallery.dtype
+        _require_space(folder, len(rows) * (gallery.model.layout.dim * dtype.itemsize + 1024))
+        _write_npy(folder / "vectors.npy", gallery, rows, dtype)
+        wanted = set(records.tolist())
+        exported = [record for record in gallery.records() if record.record in wanted]
+        table = {
+            "record": [record.record for record in exported],
+            "path": [str(record.path) for record in exported],
+            **{name: _column([record.metadata.get(name) for record in exported]) for name in gallery.columns},
+        }
+        parquet.write_table(pa.table(table), folder / "records.parquet")
+    return len(rows)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `out` when all is written, and is gone when something fails."""
     temporary = out.with_name(f"{out.name}.tmp")
-    with Gallery.open(path) as gallery:
-        numbers, rows = gallery.selected(where or Filter())
-        stored = gallery.stored
-        dtype = np.dtype("<f4") if stored.scales is not None else gallery.dtype
-        shutil.rmtree(temporary, ignore_errors=True)
+    for taken, what in ((out, "exists already"), (temporary, "is in the way: the export writes there first")):
+        if taken.exists():
+            raise GalleryError(f"{taken} {what}.", "Name a folder that does not exist yet, or remove this one.")
+    try:
         temporary.mkdir(parents=True)
         try:
-            _require_space(temporary, len(rows) * (stored.dim * dtype.itemsize + 1024))
-            vectors = (
-                np.lib.format.open_memmap(
-                    temporary / "vectors.npy", mode="w+", dtype=dtype, shape=(len(rows), stored.dim)
-                )
-                if len(rows)
-                else None
-            )
-            for start in range(0, len(rows), _EXPORT_ROWS):
-                assert vectors is not None
-                some = rows.numbers[start : start + _EXPORT_ROWS]
-                vectors[start : start + len(some)] = (
-                    stored.exact(some) if stored.scales is not None else stored.values[some]
-                )
-            if vectors is None:
-                np.save(temporary / "vectors.npy", np.empty((0, stored.dim), dtype=dtype))
-            else:
-                vectors.flush()
-            wanted = set(numbers.tolist())
-            records = [record for record in gallery.records() if record.record in wanted]
-            table = {
-                "record": [record.record for record in records],
-                "path": [str(record.path) for record in records],
-                **{name: _column([r.metadata.get(name) for r in records]) for name in gallery.columns},
-            }
-            parquet.write_table(pa.table(table), temporary / "records.parquet")
+            yield temporary
             temporary.replace(out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return len(rows)
+    except OSError as error:
+        raise GalleryError(
+            f"{out} cannot be written: {error.strerror or error}.",
+            "Check the folder's permissions and the free disk space.",
+        ) from error
+
+
+def _write_npy(file: Path, gallery: Gallery, rows: Rows, dtype: np.dtype[Any]) -> None:
+    """Written, not mapped: a mapped file ends the process when the disk is full."""
+    stored = gallery.stored
+    with file.open("wb") as out:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), stored.dim)}
+        np.lib.format.write_array_header_1_0(out, header)
+        step = max(1, _EXPORT_BYTES // stored.row_bytes)
+        for start in range(0, len(rows), step):
+            some = rows.numbers[start : start + step]
+            vectors = stored.values[some] if stored.scales is None else stored.exact(some)
+            out.write(np.ascontiguousarray(vectors, dtype=dtype).data)
+            gallery.release(0, len(stored))
 
 
 def _column(values: list[Value]) -> list[Any]:
