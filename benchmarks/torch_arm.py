@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tbps_infer.bundle import Branch
-from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.errors import BackendError
 from tbps_infer.families.table import SourceModel
-from tbps_infer.runners.options import Device
-from tbps_infer.runners.protocol import Feeds, Precision, TensorSpec, branch_specs, check_feeds
+from tbps_infer.runners.options import Device, RunOptions
+from tbps_infer.runners.protocol import Feeds, Precision
+from tbps_infer.runners.torch_runner import TorchRunner
 
 __all__ = ["TorchArm"]
 
 
-class TorchArm:
-    """One branch of a checkpoint; see `tbps_infer.runners.protocol.Runner`. FP32 products are never rounded to TF32.
+class TorchArm(TorchRunner):
+    """`TorchRunner` in the ways that users choose, and timed. FP32 products are never rounded to TF32.
 
     Args:
         model: The loaded checkpoint; several arms may share it on one device.
@@ -45,27 +46,15 @@ class TorchArm:
         threads: int,
     ) -> None:
         _refuse(device, precision, compiled)
-        if device.kind == "cpu":
-            torch.set_num_threads(threads)
-        self._device = torch.device(str(device))
+        on_cpu = threads if device.kind == "cpu" else None
+        super().__init__(model, branch, RunOptions("torch", str(device), threads=on_cpu))
         self._half = precision == "fp16"
-        module = model.branch(branch).eval().to(self._device)
-        self._module: Any = torch.compile(module, dynamic=True) if compiled else module
-        self._inputs, self._outputs = branch_specs(model.facts, branch)
+        if compiled:
+            self._module = torch.compile(self._module, dynamic=True)
         self._text = (
             f"torch {torch.__version__} {'compiled' if compiled else 'eager'} on {device}, {precision}, "
             f"{torch.get_num_threads()} threads"
         )
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """As the exported graph's."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """As the exported graph's."""
-        return self._outputs
 
     @property
     def description(self) -> str:
@@ -78,10 +67,7 @@ class TorchArm:
 
     def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Run the branch once and tell the milliseconds of copies and compute; on the CPU, none."""
-        if self._module is None:
-            raise FeedError("the runner is closed")
-        check_feeds(self._inputs, feeds)
-        tensors = [torch.from_numpy(np.require(feeds[s.name], requirements=["C", "W"])) for s in self._inputs]
+        tensors = self._host_tensors(feeds)
         with torch.inference_mode(), self._arithmetic():
             if self._device.type == "cpu":
                 return {self._outputs[0].name: self._module(*tensors).float().numpy()}, {}
@@ -98,20 +84,15 @@ class TorchArm:
         times = {name: float(marks[n].elapsed_time(marks[n + 1])) for n, name in enumerate(names)}
         return {self._outputs[0].name: embedding}, times
 
-    def close(self) -> None:
-        """Let the model go."""
-        self._module = None
-
     @contextlib.contextmanager
-    def _arithmetic(self) -> Any:
+    def _arithmetic(self) -> Iterator[None]:
         if self._device.type == "cpu":
             yield
             return
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        matmul = torch.backends.cuda.matmul
         before, matmul.allow_tf32 = matmul.allow_tf32, False
         try:
-            flags = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=False, allow_tf32=False)
-            with flags, torch.autocast("cuda", torch.float16, enabled=self._half):
+            with super()._arithmetic(), torch.autocast("cuda", torch.float16, enabled=self._half):
                 yield
         finally:
             matmul.allow_tf32 = before

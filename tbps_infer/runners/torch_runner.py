@@ -70,13 +70,10 @@ class TorchRunner:
             FeedError: The arrays do not fit `inputs`, or the runner is closed.
             BackendError: PyTorch failed, out of memory for one.
         """
-        if self._module is None:
-            raise FeedError("the runner is closed")
-        check_feeds(self._inputs, feeds)
+        tensors = self._host_tensors(feeds)
         try:
-            with torch.inference_mode(), _without_tf32(self._device):
-                tensors = [self._tensor(feeds[spec.name]) for spec in self._inputs]
-                embedding = self._module(*tensors).cpu().numpy()
+            with torch.inference_mode(), self._arithmetic():
+                embedding = self._module(*(tensor.to(self._device) for tensor in tensors)).cpu().numpy()
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackendError(
@@ -89,9 +86,22 @@ class TorchRunner:
         """Let the model go."""
         self._module = None
 
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+    def _host_tensors(self, feeds: Feeds) -> list[torch.Tensor]:
+        """The arrays in the inputs' order, not copied yet. Raises FeedError as `run` does."""
+        if self._module is None:
+            raise FeedError("the runner is closed")
+        check_feeds(self._inputs, feeds)
         # PyTorch warns of arrays it could write into and must not; np.require copies those alone.
-        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
+        return [torch.from_numpy(np.require(feeds[s.name], requirements=["C", "W"])) for s in self._inputs]
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """FP32 means FP32: by default cuDNN's convolutions round products to TF32's 10 bits."""
+        if self._device.type == "cpu":
+            return contextlib.nullcontext()
+        cudnn = torch.backends.cudnn
+        return cudnn.flags(
+            enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+        )
 
 
 def _check_device(device: Device) -> None:
@@ -107,13 +117,3 @@ def _check_device(device: Device) -> None:
             f"There is no {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices.",
             "They count from cuda:0.",
         )
-
-
-def _without_tf32(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """FP32 means FP32: by default cuDNN's convolutions round products to TF32's 10 bits."""
-    if device.type == "cpu":
-        return contextlib.nullcontext()
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(
-        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-    )
