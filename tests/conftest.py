@@ -1,4 +1,4 @@
-"""Models that many tests share, made once per session: a tiny checkpoint with random weights, and its bundle."""
+"""Models, their bundles and people that many tests share, made once per session."""
 
 from __future__ import annotations
 
@@ -51,3 +51,13 @@ def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "shipped-bundle"
     export_bundle(shipped, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 12 synthetic people, 48 pictures of them, all in the test split. Tests do not alter it."""
+    from tbps_infer.data.synth import SynthOptions, write_dataset
+
+    folder = tmp_path_factory.mktemp("data") / "people"
+    write_dataset(folder, SynthOptions(only=("test",), test=12, workers=1))
+    return folder

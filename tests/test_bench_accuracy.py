@@ -9,18 +9,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import numpy_helper
+from planted_faults import perturb_weights, seal
 
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy, NotRun, list_engines
 from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page, accuracy_tables
 from tbps_infer.benchmarks.environment import Environment
-from tbps_infer.bundle import file_facts
 from tbps_infer.cli.main import cli
 from tbps_infer.data.readers import read_dataset
-from tbps_infer.data.synth import SynthOptions, write_dataset
 from tbps_infer.encoder import Encoder
 from tbps_infer.evaluation.agreement import Embedded, agreement
 from tbps_infer.evaluation.differences import MetricDifference
@@ -37,27 +34,11 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("accuracy") / "people"
-    write_dataset(folder, SynthOptions(only=("test",), test=12, workers=1))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def harmed(shipped_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose image branch lost much of its accuracy, sealed as if it had been exported so."""
     bundle = Path(shutil.copytree(shipped_bundle, tmp_path_factory.mktemp("accuracy") / "bundle"))
-    model = onnx.load(bundle / "image.onnx")
-    rng = np.random.default_rng(0)
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) >= 2 and tensor.data_type == onnx.TensorProto.FLOAT:
-            values = numpy_helper.to_array(tensor)
-            noisy = values + 0.8 * values.std() * rng.normal(size=values.shape)
-            tensor.CopyFrom(numpy_helper.from_array(noisy.astype(np.float32), tensor.name))
-    onnx.save(model, bundle / "image.onnx")
-    facts = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    facts["files"] = {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in file_facts(bundle).items()}
-    (bundle / "bundle.json").write_text(json.dumps(facts), encoding="utf-8")
+    perturb_weights(bundle / "image.onnx")
+    seal(bundle)
     return bundle
 
 

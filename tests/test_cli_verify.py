@@ -13,10 +13,10 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
+from planted_faults import perturb_weights, seal
 
-from tbps_infer.bundle import Bundle, file_facts
+from tbps_infer.bundle import Bundle
 from tbps_infer.cli.main import cli
-from tbps_infer.data.synth import SynthOptions, write_dataset
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import VerificationError
 from tbps_infer.evaluation.evaluation_set import picture_set
@@ -37,25 +37,9 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verify") / "people"
-    write_dataset(folder, SynthOptions(only=("test",), test=12, workers=1))
-    return folder
-
-
 @pytest.fixture
 def bundle(shipped_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shipped_bundle, tmp_path / "bundle"))
-
-
-def seal(bundle: Path, **model: Any) -> None:
-    """Write the facts anew, as an export that made this mistake would have."""
-    file = bundle / "bundle.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
-    values["model"] |= model
-    values["files"] = {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in file_facts(bundle).items()}
-    file.write_text(json.dumps(values), encoding="utf-8")
 
 
 def change_graph(bundle: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto | None]) -> None:
@@ -70,17 +54,9 @@ def change_stored(model: onnx.ModelProto, name: str, change: Callable[[Any], Any
     tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
 
 
-def perturb_weights(bundle: Path) -> None:
-    rng = np.random.default_rng(0)
-
-    def change(model: onnx.ModelProto) -> None:
-        for tensor in model.graph.initializer:
-            if len(tensor.dims) >= 2 and tensor.data_type == onnx.TensorProto.FLOAT:
-                values = numpy_helper.to_array(tensor)
-                noise = 0.8 * values.std() * rng.normal(size=values.shape)
-                tensor.CopyFrom(numpy_helper.from_array((values + noise).astype(np.float32), tensor.name))
-
-    change_graph(bundle, change)
+def spoil_weights(bundle: Path) -> None:
+    perturb_weights(bundle / "image.onnx")
+    seal(bundle)
 
 
 def swap_channels(bundle: Path) -> None:
@@ -149,7 +125,7 @@ def ignore_words(bundle: Path) -> None:
 
 
 REGRESSIONS: dict[str, Callable[[Path], None]] = {
-    "weights perturbed": perturb_weights,
+    "weights perturbed": spoil_weights,
     "channels swapped": swap_channels,
     "wrong mean and std": normalise_wrongly,
     "island removed": lambda bundle: as_fp16(bundle, with_islands=False),
@@ -206,7 +182,7 @@ def test_pictures_without_labels_are_held_to_the_agreement(bundle: Path, people:
     done = run("verify", bundle, pictures, "--reference", SHIPPED)
     assert done.exit_code == 0, done.output
     assert "48 pictures, 4 captions, without labels" in done.stdout
-    perturb_weights(bundle)
+    spoil_weights(bundle)
     harmed = run("verify", bundle, pictures, "--reference", SHIPPED, "--json", "--no-record")
     assert harmed.exit_code == 1
     verdict = json.loads(harmed.stdout)
@@ -239,7 +215,7 @@ def test_another_engine_is_compared_with_the_fp32_graphs(bundle: Path, people: P
     assert reference.kind == "fp32 graphs"
     with Encoder.open(bundle) as candidate:
         assert hold_to_gate(candidate, other, reference, data, Thresholds()).verdict.passed
-    perturb_weights(bundle)
+    spoil_weights(bundle)
     harmed = Bundle.open(bundle)
     broken, _ = choose_reference(harmed, other, None, data)
     with Encoder.open(bundle) as candidate, pytest.raises(VerificationError, match="image branch is no reference"):

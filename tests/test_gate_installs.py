@@ -7,15 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import numpy_helper
+from planted_faults import perturb_weights
 
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.cli.main import cli
-from tbps_infer.data.synth import SynthOptions, write_dataset
 from tbps_infer.export import bundle as bundle_module
 from tbps_infer.export import engine_check, engines
 from tbps_infer.runners import RunOptions
@@ -29,24 +26,6 @@ GPU = GpuFacts("Fake RTX", "sm86", 12 << 30, 11 << 30, "13.0", "13.0")
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gate") / "people"
-    write_dataset(folder, SynthOptions(only=("test",), test=12, workers=1))
-    return folder
-
-
-def harm(graph: Path) -> None:
-    model = onnx.load(graph)
-    rng = np.random.default_rng(0)
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) >= 2 and tensor.data_type == onnx.TensorProto.FLOAT:
-            values = numpy_helper.to_array(tensor)
-            noisy = values + 0.8 * values.std() * rng.normal(size=values.shape)
-            tensor.CopyFrom(numpy_helper.from_array(noisy.astype(np.float32), tensor.name))
-    onnx.save(model, graph)
 
 
 @pytest.fixture
@@ -79,7 +58,7 @@ def test_an_export_that_fails_is_not_installed(people: Path, tmp_path: Path, mon
 
     def check_and_harm(source: Any, folder: Path, *rest: Any) -> dict[str, Any]:
         report = check(source, folder, *rest)
-        harm(folder / "image.onnx")
+        perturb_weights(folder / "image.onnx")
         return report
 
     monkeypatch.setattr(bundle_module, "_check", check_and_harm)
@@ -141,7 +120,7 @@ def test_engines_that_pass_are_installed_and_their_verdict_recorded(pretended: P
 
 
 def test_engines_that_fail_are_not_installed(pretended: Path, people: Path) -> None:
-    harm(pretended.parent / "engine-graphs" / "image.onnx")
+    perturb_weights(pretended.parent / "engine-graphs" / "image.onnx")
     done = run("build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
     assert done.exit_code == 1
     assert "The gate refuses tensorrt-rtx cuda:0 fp16: R@1 drops by" in done.stderr
