@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tbps_infer.gallery.candidates import Candidates
-from tbps_infer.gallery.kernel import ScanOptions, top_k
+from tbps_infer.gallery.kernel import ScanOptions, in_blocks, top_k
 from tbps_infer.gallery.multiply import multiplier_for, numkong_usable, one_blas_thread
 from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise, split_products, to_float32
@@ -271,3 +272,57 @@ def test_blas_gets_its_threads_back_whatever_the_order_of_searches() -> None:
         thread.join()
         assert inside == [{1}, {1}]
         assert threads() == {2}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_amid_a_search_can_search() -> None:
+    """The child inherits locks that no thread of its own will give back."""
+    program = """
+import os, threading, numpy as np
+from tbps_infer.gallery import multiply
+from tbps_infer.gallery.kernel import ScanOptions, in_blocks, top_k
+from tbps_infer.gallery.rows import Rows
+from tbps_infer.gallery.vectors import StoredVectors
+entered, leave = threading.Event(), threading.Event()
+def hold():
+    with multiply.one_blas_thread(), multiply._blas_lock:
+        entered.set()
+        leave.wait()
+threading.Thread(target=hold, daemon=True).start()
+entered.wait()
+child = os.fork()
+if child == 0:
+    vectors = StoredVectors(np.eye(64, dtype=np.float32))
+    options = ScanOptions(threads=2, block_bytes=0, numkong=False)
+    queries = np.ones((1, 64), dtype=np.float32)
+    found = top_k(vectors, Rows.of(np.arange(64)), queries, 3, max_norm=1.0, options=options)
+    os._exit(7 if found.indices.tolist() == [[0, 1, 2]] and multiply._blas_users == 0 else 8)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 7
+
+
+def test_an_interrupted_search_leaves_no_helper_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while helpers are given their work: those that have begun stop after their block."""
+    done: list[int] = []
+    begun, give = threading.Event(), ThreadPoolExecutor.submit
+    own = multiplier_for(np.ones((1, 4), np.float32), np.dtype(np.float32), numkong=False)
+
+    def work(_: object, start: int, __: int) -> None:
+        begun.set()
+        done.append(start)
+        time.sleep(0.005)
+
+    def submit(self: ThreadPoolExecutor, *arguments: Any) -> Any:
+        if begun.is_set():
+            raise KeyboardInterrupt
+        given = give(self, *arguments)
+        begun.wait(10)
+        return given
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    with pytest.raises(KeyboardInterrupt):
+        in_blocks(2000, 1, work, own, lambda: own, 3)
+    seen = len(done)
+    time.sleep(0.05)
+    assert len(done) == seen < 2000

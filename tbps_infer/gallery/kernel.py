@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -227,29 +227,32 @@ def in_blocks(
 
     starts = iter(range(0, count, size))
     lock = threading.Lock()
-    failed = threading.Event()
+    over = threading.Event()
 
     def worker(multiply: Multiplier) -> None:
         try:
             with one_blas_thread() if multiply.uses_blas and count > size else nullcontext():
-                while not failed.is_set():
+                while not over.is_set():
                     with lock:
                         start = next(starts, None)
                     if start is None:
                         return
                     work(multiply, start, min(start + size, count))
         except BaseException:
-            failed.set()
+            over.set()
             raise
 
     helpers = min(threads or usable_cores(), -(-count // size)) - 1
     if helpers < 1:
         worker(own)
         return
-    others = [_helpers(helpers).submit(lambda: worker(multiplier())) for _ in range(helpers)]
+    others: list[Future[None]] = []
     try:
+        for _ in range(helpers):
+            others.append(_helpers(helpers).submit(lambda: worker(multiplier())))
         worker(own)
     finally:
+        over.set()  # whatever interrupts this thread: nothing is left to do, or nobody to do it for
         # One that has not begun, for other searches keep the helpers busy, has nothing left to do.
         begun = [other for other in others if not other.cancel()]
         wait(begun)

@@ -7,6 +7,7 @@ changes the time only: products select candidates, which are scored again in flo
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -168,6 +169,16 @@ def numkong_usable() -> bool:
 _blas_lock = threading.Lock()
 _blas_users = 0
 _blas_before: Any = None
+
+
+def _forget_blas_users() -> None:
+    """In a child process: it has the lock, as it was, but not the threads that would give it back."""
+    global _blas_lock, _blas_users
+    _blas_lock, _blas_users = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_blas_users)
 
 
 @contextmanager
