@@ -6,22 +6,19 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 
+from tbps_infer.cli.bench_options import FILE, Asked, asked_options, table_options
 from tbps_infer.cli.build import Lengths
 from tbps_infer.cli.options import EXISTING, verbosity_options
 from tbps_infer.cli.progress import progress_bar, say
 
-__all__ = ["bench", "present_devices"]
+__all__ = ["bench"]
 
 _WAYS = ("torch", "torch-compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
-_PRECISIONS = ("fp32", "fp16", "int8")
 _ELSEWHERE = {"accuracy": "tbps_infer.cli.bench_accuracy"}
 """Commands of their own modules, imported when they are asked for."""
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class BenchGroup(click.Group):
@@ -54,28 +51,14 @@ def bench() -> None:
 @click.option(
     "--reference", type=EXISTING, help="The checkpoint it was exported from: adds PyTorch, eager and compiled."
 )
-@click.option("--raw", type=_FILE, default=Path("latency.jsonl"), help="Raw samples; a run continues from its file.")
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    help="cpu, cuda or cuda:N; may be repeated.  [default: cpu, and a GPU if any]",
-)
-@click.option("--backend", "ways", type=click.Choice(_WAYS), multiple=True, help="May be repeated.  [default: all]")
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(_PRECISIONS),
-    multiple=True,
-    help="May be repeated.  [default: all]",
-)
+@click.option("--raw", type=FILE, default=Path("latency.jsonl"), help="Raw samples; a run continues from its file.")
+@asked_options(_WAYS)
 @click.option(
     "--batches", type=Lengths(), default=(1, 2, 4, 8, 16, 32), show_default="1,2,4,8,16,32", help="Items per run."
 )
 @click.option(
     "--text-lengths", type=Lengths(), default=(), help="Tokens per caption.  [default: 16,32,64… to the greatest]"
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
 @click.option("--samples", type=click.IntRange(2), default=30, help="Of each arm at most.")
 @click.option("--least-samples", type=click.IntRange(2), default=5, help="Of each arm, however slow.")
 @click.option(
@@ -88,23 +71,18 @@ def bench() -> None:
 @click.option("--captions", type=click.IntRange(1), default=64, help="In the mix of captions of their own lengths.")
 @click.option("--stages/--no-stages", default=True, help="Decode, resize, tokenise, search, and end to end.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, in processes of their own.")
-@click.option("--accuracy", type=_FILE, help="What tbps bench accuracy --json wrote, for the plot.")
-@click.option("--json", "json_file", type=_FILE, help="Write the summary as JSON; - for standard output.")
-@click.option("--csv", "csv_file", type=_FILE, help="Write a row per arm.")
-@click.option("--markdown", "markdown_file", type=_FILE, help="Write the tables as Markdown.")
+@click.option("--accuracy", type=FILE, help="What tbps bench accuracy --json wrote, for the plot.")
+@table_options(everything="the summary", row="arm")
 @click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Write PNG plots into this folder.")
-@click.option("--html", "html_file", type=_FILE, help="Write one self-contained page with tables and plots.")
+@click.option("--html", "html_file", type=FILE, help="Write one self-contained page with tables and plots.")
 @verbosity_options
 def latency(
     bundle: Path,
     reference: Path | None,
     raw: Path,
-    devices: tuple[str, ...],
-    ways: tuple[Any, ...],
-    precisions: tuple[Any, ...],
+    asked: Asked,
     batches: tuple[int, ...],
     text_lengths: tuple[int, ...],
-    threads: int | None,
     samples: int,
     least_samples: int,
     arm_seconds: float,
@@ -130,7 +108,6 @@ def latency(
     \b
     tbps bench latency bundle --reference checkpoint --html latency.html
     """
-    from tbps_infer.benchmarks.backends import WAYS
     from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
     from tbps_infer.benchmarks.measure import Plan, SystemClock, WarmUpRule
     from tbps_infer.benchmarks.plots import require_matplotlib
@@ -143,12 +120,12 @@ def latency(
     rule = WarmUpRule(most_seconds=warm_up_seconds)
     plan = Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule)
     options = LatencyOptions(
-        devices=devices or present_devices(),
-        ways=ways or WAYS,
-        precisions=precisions or _PRECISIONS,
+        devices=asked.devices,
+        ways=asked.backends,
+        precisions=asked.precisions,
         batches=tuple(sorted(set(batches))),
         lengths=text_lengths,
-        threads=threads,
+        threads=asked.threads,
         gallery=gallery,
         rows=rows,
         captions=captions,
@@ -160,10 +137,3 @@ def latency(
     with progress_bar("Sampling", "samples") as progress:
         held = run_latency(bundle, reference, raw, options, command, SystemClock(), say, progress)
     write_report(collect_results(held), files)
-
-
-def present_devices() -> tuple[str, ...]:
-    """The CPU, and the first GPU where there is one."""
-    from tbps_infer.tensorrt.device_memory import find_gpu
-
-    return ("cpu",) if find_gpu() is None else ("cpu", "cuda:0")

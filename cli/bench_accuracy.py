@@ -6,10 +6,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from tbps_infer.cli.bench_options import FILE, Asked, asked_options, table_options
 from tbps_infer.cli.families import family_options
 from tbps_infer.cli.options import EXISTING, batch_size_option, verbosity_options
 from tbps_infer.cli.progress import progress_bar, say
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["accuracy"]
 
 _BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-_PRECISIONS = ("fp32", "fp16", "int8")
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _STDOUT = Path("-")
 
 
@@ -36,27 +35,9 @@ _STDOUT = Path("-")
 @click.option(
     "--reference", type=EXISTING, help="The checkpoint it was exported from.  [default: the bundle's FP32 graphs]"
 )
-@click.option(
-    "--backend", "backends", type=click.Choice(_BACKENDS), multiple=True, help="May be repeated.  [default: all]"
-)
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    help="cpu, cuda or cuda:N; may be repeated.  [default: cpu, and a GPU if any]",
-)
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(_PRECISIONS),
-    multiple=True,
-    help="May be repeated.  [default: all]",
-)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
-@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON; - for standard output.")
-@click.option("--csv", "csv_file", type=_FILE, help="Write a row per engine.")
-@click.option("--markdown", "markdown_file", type=_FILE, help="Write the tables as Markdown.")
-@click.option("--html", "html_file", type=_FILE, help="Write one self-contained page, the worst items pictured.")
+@asked_options(_BACKENDS)
+@table_options(everything="everything", row="engine")
+@click.option("--html", "html_file", type=FILE, help="Write one self-contained page, the worst items pictured.")
 @batch_size_option(32)
 @family_options
 @verbosity_options
@@ -66,10 +47,7 @@ def accuracy(
     split: str,
     kind: str | None,
     reference: Path | None,
-    backends: tuple[Any, ...],
-    devices: tuple[str, ...],
-    precisions: tuple[Any, ...],
-    threads: int | None,
+    asked: Asked,
     json_file: Path | None,
     csv_file: Path | None,
     markdown_file: Path | None,
@@ -88,14 +66,14 @@ def accuracy(
     from tbps_infer.benchmarks.accuracy import list_engines, measure_accuracy
     from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page
     from tbps_infer.bundle import Bundle
-    from tbps_infer.cli.bench import present_devices
+    from tbps_infer.cli.bench_output import write_file
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.evaluation.evaluation_set import labelled_set
 
     opened = Bundle.open(bundle)
     people = read_dataset(data, split, kind=kind)
-    against = _reference(opened, reference, load, threads)
-    runs = list(list_engines(backends or _BACKENDS, devices or present_devices(), precisions or _PRECISIONS, threads))
+    against = _reference(opened, reference, load, asked.threads)
+    runs = list(list_engines(asked.backends, asked.devices, asked.precisions, asked.threads))
     command = " ".join(["tbps", *sys.argv[1:]])
     with progress_bar("Embedding", "items") as progress:
         results = measure_accuracy(
@@ -120,9 +98,7 @@ def accuracy(
     }
     for path, text in texts.items():
         if path is not None and path != _STDOUT:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text(), encoding="utf-8")
-            say(f"Wrote {path}.")
+            write_file(path, text())
 
 
 def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threads: int | None) -> Reference:

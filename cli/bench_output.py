@@ -1,4 +1,4 @@
-"""Where `tbps bench latency` writes its results."""
+"""Where the benchmarks write their results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tbps_infer.benchmarks.report import TextTable
     from tbps_infer.benchmarks.results import Results
 
-__all__ = ["ReportFiles", "print_table", "write_report"]
+__all__ = ["ReportFiles", "print_table", "write_file", "write_report"]
 
 _WIDE = 1000
 _STDOUT = Path("-")
@@ -48,11 +48,11 @@ def write_report(results: Results, files: ReportFiles) -> None:
     else:
         _print_tables(results)
     if files.json is not None and files.json != _STDOUT:
-        _write(files.json, json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_file(files.json, json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n")
     if files.csv is not None:
-        _write(files.csv, csv_text(results))
+        write_file(files.csv, csv_text(results))
     if files.markdown is not None:
-        _write(files.markdown, markdown_text(results))
+        write_file(files.markdown, markdown_text(results))
     if files.draws:
         _draw(results, files)
 
@@ -69,10 +69,11 @@ def _draw(results: Results, files: ReportFiles) -> None:
             (files.plots / f"{plot.name}.png").write_bytes(plot.png)
         say(f"{files.plots}: {', '.join(f'{plot.name}.png' for plot in plots)}")
     if files.html is not None:
-        _write(files.html, report_page(results, plots))
+        write_file(files.html, report_page(results, plots))
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
+    """Write a text, making its folder, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     say(f"Wrote {path}.")
