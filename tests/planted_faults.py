@@ -1,8 +1,9 @@
-"""Plants faults in exported bundles, for tests of what must notice them."""
+"""Plants faults in exported bundles and in runners, for tests of what must notice them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import onnx
 from onnx import numpy_helper
 
 from tbps_infer.bundle import file_facts
+from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 
-__all__ = ["perturb_weights", "seal"]
+__all__ = ["Distorted", "perturb_weights", "seal"]
 
 
 def perturb_weights(graph: Path) -> None:
@@ -34,3 +36,17 @@ def seal(bundle: Path, **model: Any) -> None:
     values["model"] |= model
     values["files"] = {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in file_facts(bundle).items()}
     file.write_text(json.dumps(values), encoding="utf-8")
+
+
+class Distorted:
+    """A runner that gives the right embeddings, but for one fault."""
+
+    def __init__(self, runner: OnnxRuntimeRunner, fault: Callable[[Any], Any]) -> None:
+        self.runner, self.fault = runner, fault
+        self.inputs, self.outputs, self.description = runner.inputs, runner.outputs, "distorted"
+
+    def run(self, feeds: Any) -> Any:
+        return {name: self.fault(array.copy()) for name, array in self.runner.run(feeds).items()}
+
+    def close(self) -> None:
+        self.runner.close()

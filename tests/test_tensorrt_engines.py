@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from planted_faults import Distorted
 
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, BundleError, UsageError, VerificationError
@@ -488,20 +489,6 @@ def test_engines_built_elsewhere_that_are_wrong_here_are_removed(
     assert "were removed" in caught.value.hint
     assert engines_of(small) == []
     assert not (small / "engines").exists() or list((small / "engines").iterdir())
-
-
-class Distorted:
-    """The right embeddings, but for one fault."""
-
-    def __init__(self, runner: OnnxRuntimeRunner, fault: Callable[[Any], Any]) -> None:
-        self.runner, self.fault = runner, fault
-        self.inputs, self.outputs, self.description = runner.inputs, runner.outputs, "distorted"
-
-    def run(self, feeds: Any) -> Any:
-        return {name: self.fault(array.copy()) for name, array in self.runner.run(feeds).items()}
-
-    def close(self) -> None:
-        self.runner.close()
 
 
 def not_a_number(array: Any) -> Any:

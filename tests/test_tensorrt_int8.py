@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from int8_bundles import with_int8, write_people
+from planted_faults import Distorted
 
 from tbps_infer.bundle import Branch, Bundle
 from tbps_infer.errors import BackendError, VerificationError
@@ -141,20 +142,6 @@ def emulation(bundle: Bundle, branch: Branch, folder: Path) -> OnnxRuntimeRunner
     path = folder / f"{branch}-emulated.onnx"
     onnx.save(emulated(onnx.load(graph)), path)
     return OnnxRuntimeRunner(path, RunOptions(threads=1))
-
-
-class Distorted:
-    """A runner with one fault."""
-
-    def __init__(self, runner: OnnxRuntimeRunner, fault: Callable[[Any], Any]) -> None:
-        self.runner, self.fault = runner, fault
-        self.inputs, self.outputs, self.description = runner.inputs, runner.outputs, "distorted"
-
-    def run(self, feeds: Any) -> Any:
-        return {name: self.fault(array.copy()) for name, array in self.runner.run(feeds).items()}
-
-    def close(self) -> None:
-        self.runner.close()
 
 
 def one_tenth_noise(array: Any) -> Any:
