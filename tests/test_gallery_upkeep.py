@@ -366,3 +366,23 @@ def test_records_without_a_row_are_told_of(tmp_path: Path, value: object) -> Non
         connection.commit()
     with pytest.raises(GalleryError, match=r"records of the gallery .* are damaged"):
         Gallery.open(path)
+
+
+def test_a_gallery_that_lost_its_facts_is_not_begun_anew(tmp_path: Path) -> None:
+    path = make(tmp_path / "g")
+    facts = (path / "gallery.json").read_text()
+    (path / "gallery.json").unlink()
+    with pytest.raises(GalleryError, match=r"vectors\.f16 and no gallery\.json"):
+        make(path)
+    (path / "gallery.json").write_text(facts)
+    with Gallery.open(path) as gallery:
+        assert gallery.count == 60
+        gallery.verify()
+
+
+def test_a_vector_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = make(tmp_path / "g")
+    (path / "vectors.f16").unlink()
+    for use in (compact_gallery, index_gallery, Gallery.open):
+        with pytest.raises(GalleryError, match=r"vectors\.f16 is not there"):
+            use(path)

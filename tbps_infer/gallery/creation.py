@@ -11,7 +11,16 @@ from pathlib import Path
 import tbps_infer
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.folder import LOCK_FILE, DtypeName, GalleryFacts, is_gallery, is_leftover, sync_folder
+from tbps_infer.gallery.folder import (
+    GALLERY_JSON,
+    LOCK_FILE,
+    DtypeName,
+    GalleryFacts,
+    is_gallery,
+    is_leftover,
+    is_vectors_file,
+    sync_folder,
+)
 from tbps_infer.gallery.records import create_records, sqlite_errors
 
 __all__ = ["make_folder", "open_facts", "system_errors"]
@@ -27,6 +36,13 @@ def make_folder(path: Path) -> None:
         raise GalleryError(
             f"{path} is not a gallery and not empty: it holds {', '.join(strangers[:3])}.",
             "Name a folder that does not exist yet, or an existing gallery.",
+        )
+    # A writer that was stopped in making a gallery has written no vector: these are somebody's.
+    written = [file.name for file in path.iterdir() if is_vectors_file(file.name) and file.stat().st_size]
+    if written:
+        raise GalleryError(
+            f"{path} holds a gallery's {written[0]} and no {GALLERY_JSON}.",
+            f"Restore {GALLERY_JSON} from a copy, or name a folder that does not exist yet.",
         )
 
 

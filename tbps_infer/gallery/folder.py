@@ -29,6 +29,7 @@ __all__ = [
     "is_gallery",
     "is_leftover",
     "is_vectors_file",
+    "missing_vectors",
     "sync_folder",
     "writer_lock",
 ]
@@ -170,6 +171,11 @@ def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int)
         return False
     index = re.fullmatch(r"(cascade-\d+\.idx|graph-\d+\.usearch)(\.json)?(\.tmp)?", name)
     return is_vectors_file(name) or index is not None
+
+
+def missing_vectors(file: Path) -> GalleryError:
+    """What to raise when a gallery's vector file is not there."""
+    return GalleryError(f"{file} is not there.", "Copy the whole folder, or embed the pictures into a new gallery.")
 
 
 @contextmanager

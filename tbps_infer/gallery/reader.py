@@ -21,7 +21,7 @@ from tbps_infer.gallery.cascade import Sketch
 from tbps_infer.gallery.columns import Value, quoted
 from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
-from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
+from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts, missing_vectors
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
     FileStamp,
@@ -110,10 +110,7 @@ class Gallery:
                     # A compaction ended between the two looks: the next look sees what it made.
                     connection.close()
                     if attempt == _OPEN_ATTEMPTS - 1:
-                        raise GalleryError(
-                            f"{path / facts.vectors_file(generation)} is not there.",
-                            "Copy the whole folder, or embed the pictures into a new gallery.",
-                        ) from error
+                        raise missing_vectors(path / facts.vectors_file(generation)) from error
                 except BaseException:
                     connection.close()
                     raise

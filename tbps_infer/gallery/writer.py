@@ -21,6 +21,7 @@ from tbps_infer.gallery.folder import (
     DtypeName,
     GalleryFacts,
     belongs_to_other_generation,
+    missing_vectors,
     sync_folder,
     writer_lock,
 )
@@ -242,13 +243,17 @@ class GalleryWriter:
     def _open_vectors(self) -> None:
         """Open the current generation's file, and remove what a compaction left of others."""
         self.generation = current_generation(self._connection)
-        handle = os.open(self.path / self.facts.vectors_file(self.generation), os.O_RDWR)
+        file = self.path / self.facts.vectors_file(self.generation)
+        try:
+            handle = os.open(file, os.O_RDWR)
+        except FileNotFoundError as error:
+            raise missing_vectors(file) from error
         if self._handle is not None:
             os.close(self._handle)
         self._handle = handle
-        for file in list(self.path.iterdir()):
-            if belongs_to_other_generation(file.name, self.facts, self.generation):
-                file.unlink(missing_ok=True)
+        for other in list(self.path.iterdir()):
+            if belongs_to_other_generation(other.name, self.facts, self.generation):
+                other.unlink(missing_ok=True)
         self._recover()
 
     def _close_vectors(self) -> None:
