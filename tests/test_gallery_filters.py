@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import FilterError
-from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter
+from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, filters
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.filters import WHERE_FUNCTIONS, Guard, matching_records
 from tbps_infer.gallery.records import connect_reader
@@ -157,6 +157,16 @@ def test_an_expression_that_takes_too_long_is_stopped(gallery: Gallery) -> None:
         )
     assert time.monotonic() - start < 20
     connection.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell of its memory")
+def test_an_expression_that_fills_the_memory_is_stopped(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "_WHERE_BYTES", 32 << 20)
+    names = [f"t{n}" for n in range(9)]
+    value, product = "||".join(f"{n}.path" for n in names), ", ".join(f"records {n}" for n in names)
+    with pytest.raises(FilterError, match="32 MiB of memory"):
+        passing(gallery, Filter(where=f"(select count(distinct {value}) from {product}) > 0"))
+    assert len(passing(gallery, Filter(where="1"))) == gallery.count
 
 
 def test_every_allowed_function_is_one_of_sqlite(gallery: Gallery) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ __all__ = ["WHERE_FUNCTIONS", "Filter", "Guard", "matching_records"]
 
 WHERE_SECONDS = 30.0
 _WHERE_CHARACTERS = 10_000
+_WHERE_BYTES = 1 << 30  # by which this process may grow: joins and DISTINCT keep what they have seen
 _CHECK_EVERY = 20_000  # SQLite instructions between two looks at the clock: about a millisecond
 
 WHERE_FUNCTIONS = frozenset(
@@ -30,7 +33,7 @@ WHERE_FUNCTIONS = frozenset(
         *("substring", "sum", "time", "total", "trim", "typeof", "unixepoch", "upper"),
     }
 )
-"""The SQL functions that an expression may call: none has a side effect or can fill the memory."""
+"""The SQL functions that an expression may call: none has a side effect or makes a large value of a small one."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,36 @@ class Filter:
 
 
 class Guard:
-    """SQLite's authorizer of one connection: while `confine` holds, it allows only reading the view ``records``."""
+    """SQLite's authorizer of one connection: while `confine` holds, it allows only reading the view ``records``.
+
+    Attributes:
+        stopped: Why the last confined statement was interrupted, as the end of a sentence; empty when it was not.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._columns: frozenset[str] | None = None
+        self.stopped = ""
         connection.set_authorizer(self._authorize)
 
     @contextmanager
     def confine(self, columns: Iterable[str], seconds: float) -> Iterator[None]:
-        """Confine what is prepared inside to the view's columns, and interrupt it after some seconds."""
-        end = time.monotonic() + seconds
+        """Confine what is prepared inside to the view's columns, and interrupt it when it takes too much.
+
+        That is more than some seconds, or, where the system tells, more memory than is reasonable.
+        """
+        end, most = time.monotonic() + seconds, _own_bytes() + _WHERE_BYTES
+        self.stopped = ""
+
+        def check() -> int:
+            if time.monotonic() > end:
+                self.stopped = f"it was stopped after {seconds:g} seconds"
+            elif _own_bytes() > most:
+                self.stopped = f"it was stopped when it had taken {_WHERE_BYTES >> 20} MiB of memory"
+            return int(bool(self.stopped))
+
         self._columns = frozenset(columns)
-        self._connection.set_progress_handler(lambda: int(time.monotonic() > end), _CHECK_EVERY)
+        self._connection.set_progress_handler(check, _CHECK_EVERY)
         try:
             yield
         finally:
@@ -98,6 +118,15 @@ class Guard:
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in WHERE_FUNCTIONS:
             return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
+
+
+def _own_bytes() -> int:
+    """Memory of this process that is not a file's; 0 where the system does not tell."""
+    try:
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_bytes().split())
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * mmap.PAGESIZE
 
 
 def matching_records(
@@ -155,7 +184,7 @@ def _matching_expression(
     except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
         message = str(error)
         if message == "interrupted":
-            message = f"it was stopped after {seconds:g} seconds"
+            message = guard.stopped
         raise FilterError(f"The filter {expression!r} cannot be used: {message}.", hint) from error
 
 
