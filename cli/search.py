@@ -98,6 +98,8 @@ def search(
 
     if not (texts or queries or images):
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
+    if not together and _typed("image_weight"):
+        raise click.UsageError("--image-weight needs --together: apart, a picture has no share.")
     options = SearchOptions("approx" if approx else "auto", min_score, per_id, run.threads, device=search_device)
     with Gallery.open(gallery) as opened:
         model = bundle or opened.require_bundle()
@@ -122,6 +124,11 @@ def search(
     for written in (html, sheet):
         if written is not None:
             say(f"Wrote {written}")
+
+
+def _typed(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _onto_sheet(

@@ -122,6 +122,12 @@ def test_queries_are_composed_filtered_and_grouped(gallery: Path, tiny_bundle: P
     assert sorted(pairs(only) + pairs(others)) == sorted(pairs(found))
 
 
+def test_a_weight_without_together_is_not_passed_over(gallery: Path) -> None:
+    refused = run("search", gallery, "a man", "--image-weight", "0.9")
+    assert refused.exit_code == 2
+    assert "--image-weight needs --together" in refused.stderr
+
+
 def test_together_and_a_file_of_queries_contradict_each_other(gallery: Path, tmp_path: Path) -> None:
     (tmp_path / "queries.txt").write_text("a man\n")
     done = run("search", gallery, "a man", "--together", "--queries", tmp_path / "queries.txt")
