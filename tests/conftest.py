@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# With usearch in the process before it, torch 2.13 cannot export ("Invalid function schema: add.Tensor"; tried with
+# usearch 2.26): whichever test comes first, torch is there first.
+with contextlib.suppress(ImportError):
+    import torch  # noqa: F401
 
 # Two noisy cores: how long an example takes says nothing about the code.
 settings.register_profile("tbps", deadline=None, suppress_health_check=[HealthCheck.too_slow])
