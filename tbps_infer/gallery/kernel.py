@@ -223,8 +223,6 @@ def in_blocks(
         multiplier: Makes one for another thread.
         threads: How many; None is one per usable core.
     """
-    from tbps_infer.runners.cores import usable_cores
-
     starts = iter(range(0, count, size))
     lock = threading.Lock()
     over = threading.Event()
@@ -242,7 +240,7 @@ def in_blocks(
             over.set()
             raise
 
-    helpers = min(threads or usable_cores(), -(-count // size)) - 1
+    helpers = min(threads or _cores(), -(-count // size)) - 1
     if helpers < 1:
         worker(own)
         return
@@ -258,6 +256,14 @@ def in_blocks(
         wait(begun)
     for other in begun:
         other.result()
+
+
+@cache
+def _cores() -> int:
+    """Looked up once: to read a quota and which processors are one core takes as long as a small search."""
+    from tbps_infer.runners.cores import usable_cores
+
+    return usable_cores()
 
 
 @cache
