@@ -1,9 +1,10 @@
-"""Searching a gallery: against faiss and the machine's memory bandwidth, the cascade, the graph, and peak memory.
+"""Searching a gallery: against faiss and the memory's bandwidth, the cascade, the graph, filters, and peak memory.
 
 ::
 
     python -m tbps_infer.benchmarks.search kernel
     python -m tbps_infer.benchmarks.search cascade --gallery GALLERY.npy --queries QUERIES.npy
+    python -m tbps_infer.benchmarks.search filters --folder FOLDER
     python -m tbps_infer.benchmarks.search memory --folder FOLDER
 
 Arms alternate, so that what else the machine does touches all of them; every sample goes to standard output as a line
@@ -40,7 +41,7 @@ from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 from tbps_infer.benchmarks.stages import write_gallery
 from tbps_infer.benchmarks.summary import paired_ratio, summarise
 from tbps_infer.bundle import ModelFacts
-from tbps_infer.gallery import Gallery, SearchOptions, index_gallery
+from tbps_infer.gallery import Filter, Gallery, SearchOptions, index_gallery
 from tbps_infer.gallery.kernel import ScanOptions, top_k
 from tbps_infer.gallery.multiply import numkong_usable
 from tbps_infer.gallery.rows import Rows
@@ -202,13 +203,44 @@ def cascade(arguments: argparse.Namespace) -> None:
             )
 
 
+def filters(arguments: argparse.Namespace) -> None:
+    """One query, filtered by a camera that has few or many of the rows, and by an expression that says the same."""
+    rows, dim = arguments.rows, arguments.dim
+    folder = Path(arguments.folder)
+    path = folder / "gallery"
+
+    def camera(number: int) -> str:
+        return next((f"every {step}th" for step in (1000, 100, 10) if number % step == 0), "rest")
+
+    try:
+        shape = (rows, dim)
+        _write_gallery(path, lambda start, stop: unit_vectors(stop - start, dim, start + 2), shape, 1.0, camera)
+        query = unit_vectors(1, dim, 1)
+        with Gallery.open(path) as gallery:
+            wanted: dict[str, Filter | None] = {"no filter": None}
+            for name in ("every 1000th", "every 100th", "every 10th", "rest"):
+                wanted[f"--camera, {name}"] = Filter(camera=(name,))
+                wanted[f"--where, {name}"] = Filter(where=f"camera = '{name}'")
+            arms = {
+                name: (lambda where=where: gallery.search(query, K, where, SearchOptions(method="scan")))
+                for name, where in wanted.items()
+            }
+            _write(f"1 query x {rows} rows x {dim}, filtered", interleaved(arms, arguments.rounds))
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _write_gallery(
-    path: Path, vectors: Callable[[int, int], NDArray[np.float32]], shape: tuple[int, int], squared_norm: float
+    path: Path,
+    vectors: Callable[[int, int], NDArray[np.float32]],
+    shape: tuple[int, int],
+    squared_norm: float,
+    cameras: Callable[[int], str] | None = None,
 ) -> Path:
     count, dim = shape
     layout = VectorLayout((Segment("all", dim, squared_norm),))
     facts = ModelFacts("benchmark", {}, Preprocessing(), "none", 64, 0, layout, "0" * 64)
-    return write_gallery(path, facts, count, vectors)
+    return write_gallery(path, facts, count, vectors, cameras)
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -274,13 +306,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tbps_infer.benchmarks.search", description=__doc__.split("\n")[0]
     )
     commands = parser.add_subparsers(required=True)
-    for run in (kernel, cascade, memory, search):
+    for run in (kernel, cascade, filters, memory, search):
         command = commands.add_parser(run.__name__, help=(run.__doc__ or "").split("\n")[0])
         command.set_defaults(run=run)
         command.add_argument("--rows", type=int, default=1_000_000 if run is memory else 200_000)
         command.add_argument("--dim", type=int, default=6656 if run is memory else 512)
         command.add_argument("--rounds", type=int, default=7)
-        command.add_argument("--folder", default=".", help="where galleries are written; memory removes its own")
+        command.add_argument(
+            "--folder", default=".", help="where galleries are written; filters and memory remove their own"
+        )
         if run is kernel:
             command.add_argument(
                 "--cpu-time",

@@ -98,9 +98,9 @@ class Sketch:
         slack += 64 * ROUNDOFF * (max_norm + self.largest + float(np.linalg.norm(self.mean))) * norms
 
         def scan(multiply: Multiplier, start: int, stop: int) -> None:
-            chosen = rows.stored(start, stop)
-            scales, inner, outer = self.numbers[:, chosen, None]
-            estimates = multiply(self.codes[chosen])
+            block = rows.block(start, stop, len(queries))
+            scales, inner, outer = self.numbers[:, rows.stored(start, stop), None]
+            estimates = block.of(multiply(self.codes[block.stored]))
             estimates *= scales
             estimates += offsets
             radii = inner * weights[0]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -138,10 +139,10 @@ def matching_records(
         FilterError: A time cannot be read, or the expression is not valid, not allowed or took too long.
     """
     conditions, values = _conditions(wanted)
-    sql = "SELECT record FROM record"
-    if conditions:
-        sql += f" WHERE {' AND '.join(conditions)}"
-    found = _numbers(connection.execute(f"{sql} ORDER BY record", values))
+    if not conditions and wanted.where is not None:
+        return _matching_expression(connection, guard, wanted.where, where_seconds)
+    chosen = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    found = _numbers(connection.execute(f"SELECT record FROM record{chosen} ORDER BY record", values))
     if wanted.where is None:
         return found
     passing = _matching_expression(connection, guard, wanted.where, where_seconds)
@@ -189,7 +190,7 @@ def _matching_expression(
 
 
 def _numbers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
-    return np.fromiter((row[0] for row in rows), dtype=np.int64)
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
 
 
 _TOKEN = re.compile(

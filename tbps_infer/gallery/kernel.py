@@ -190,16 +190,17 @@ def _scan(
     ceiling = max_norm * norms * 1.001 + slack
 
     def scan(multiply: Multiplier, start: int, stop: int) -> None:
-        chosen = rows.stored(start, stop)
-        estimates = multiply(vectors.values[chosen])
+        block = rows.block(start, stop, len(queries))
+        estimates = multiply(vectors.values[block.stored])
         if vectors.scales is not None:
-            estimates *= vectors.scales[chosen][:, None]
+            estimates *= vectors.scales[block.stored][:, None]
+        estimates = block.of(estimates)
         if not (estimates.max(axis=0) <= ceiling).all():
             damaged = rows.numbers[start:stop]
             raise DamagedVectorsError(f"Rows {damaged[0]} to {damaged[-1]} hold damaged numbers.")
         pool.add(lambda found: rows.positions_of(start + found), estimates, slack)
-        if options.release is not None and isinstance(chosen, slice):
-            options.release(chosen.start, chosen.stop)
+        if options.release is not None and isinstance(block.stored, slice):
+            options.release(block.stored.start, block.stored.stop)
 
     size = options.rows_per_block(first.working_bytes * vectors.dim, len(queries))
     in_blocks(len(rows), size, scan, first, multiplier, options.threads)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Gallery:
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
         try:
-            flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.int64, count=2 * count)
+            flat = np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * count)
             if flat[1::2].min(initial=0) < 0:
                 raise ValueError("a row below 0")
         except (TypeError, ValueError) as error:
@@ -228,7 +229,14 @@ class Gallery:
             return self._records, self._rows
         with self._lock, sqlite_errors(self.path):
             passing = matching_records(self._connection, self._guard, where)
-        return passing, Rows.of(self._rows.numbers[np.searchsorted(self._records, passing)])
+        return passing, Rows.of(self._rows.numbers[self._positions(passing)])
+
+    def _positions(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices int64 ``[n]`` of some records, by number, among all; most galleries have no gaps to search for."""
+        if len(records) and self._records[-1] - self._records[0] == len(self._records) - 1:
+            offsets: NDArray[np.int64] = records - self._records[0]
+            return offsets
+        return np.searchsorted(self._records, records)
 
     def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
         """Some records, by number."""

@@ -55,6 +55,9 @@ CREATE TABLE record (
     tbps_time_s REAL,
     {", ".join(map(quoted, STANDARD_COLUMNS))}
 );
+CREATE INDEX record_camera ON record (CAST(camera AS TEXT));
+CREATE INDEX record_id ON record (CAST(id AS TEXT));
+CREATE INDEX record_time ON record (tbps_time_s);
 CREATE TABLE reject (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
 CREATE TABLE segment (start INTEGER PRIMARY KEY, count INTEGER NOT NULL CHECK (count > 0), sha256 TEXT NOT NULL);
 CREATE TABLE state (generation INTEGER NOT NULL);
