@@ -69,7 +69,11 @@ class Lengths(click.ParamType):  # type: ignore[type-arg]
     help="Tokens per caption, one engine each.",
 )
 @click.option("--workspace", type=Size(), help="Scratch memory of kernels, as 2GiB.  [default: half of what is free]")
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="tensorrt only.  [default: 3]")
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="tensorrt only: how long it looks for fast kernels.  [default: 3]",
+)
 @click.option(
     "--timing-cache",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -14,7 +14,12 @@ __all__ = ["data"]
 
 @click.group()
 def data() -> None:
-    """Draw or inspect data sets."""
+    """Draw or inspect data sets.
+
+    \b
+    tbps data synth -o synthetic --only test
+    tbps data info synthetic
+    """
 
 
 @data.command()
@@ -24,8 +29,8 @@ def data() -> None:
 @click.option("--test", type=click.IntRange(0), default=200, help="Identities of the test split.")
 @click.option("--pictures", type=click.IntRange(1), default=4, help="Pictures per identity.")
 @click.option("--captions", type=click.IntRange(1), default=2, help="Captions per picture.")
-@click.option("--height", type=int, default=256, help="Of a picture, in pixels; its width is about a third.")
-@click.option("--seed", type=int, default=0, help="Everything follows from it.")
+@click.option("--height", type=int, default=256, help="Height of a picture in pixels; its width is about a third.")
+@click.option("--seed", type=int, default=0, help="Of everything that is drawn; the same seed gives the same bytes.")
 @click.option("--workers", type=click.IntRange(1), help="Processes that draw.  [default: one per core]")
 @click.option(
     "--only", multiple=True, type=click.Choice(("train", "val", "test")), help="Only this split; again for more."
@@ -65,7 +70,7 @@ def synth(
 
 @data.command("info")
 @click.argument("dataset", type=EXISTING)
-@click.option("--kind", help="The annotation format, when its file has another name.")
+@click.option("--kind", help="Its format, as RSTPReid, where its file's name does not tell.")
 @verbosity_options
 def dataset_info(dataset: Path, kind: str | None) -> None:
     """Count the identities, pictures and captions of DATASET, split by split.

@@ -22,8 +22,8 @@ _MARKS = {"ok": ("ok", "green"), "absent": ("-", "yellow"), "problem": ("PROBLEM
 def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
     """Tell what this machine has to run models with, and try BUNDLE on it.
 
-    A bundle's golden vectors are replayed through its tokenizer, resizing, graphs and engines. Exits 1 on a problem;
-    what is not installed (-) is none.
+    A bundle's golden vectors are replayed through its tokenizer, resizing, graphs and engines. Exits 1 on a
+    problem; what is marked - is not there, and is no problem.
 
     \b
     tbps doctor bundle

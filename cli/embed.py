@@ -56,6 +56,7 @@ def embed(
 
     \b
     tbps embed bundle pictures/ -o gallery
+    tbps embed bundle monday.csv "tuesday/*.jpg" -o gallery
     """
     from tbps_infer.embedding import EmbedOptions, embed_gallery
     from tbps_infer.encoder import Encoder

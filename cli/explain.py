@@ -21,7 +21,7 @@ __all__ = ["explain"]
 @click.argument("image", type=EXISTING, required=False)
 @click.argument("sentence", required=False)
 @click.option("--commonality", type=EXISTING, metavar="DATASET", help="How common each part of its pictures is.")
-@click.option("--split", default="test", help="Of --commonality's data set.")
+@click.option("--split", default="test", help="Which split of --commonality.")
 @output_option("The figure, a PNG.")
 @verbosity_options
 def explain(
@@ -29,11 +29,11 @@ def explain(
 ) -> None:
     """Draw what the decoder of MODEL reads of an IMAGE and a SENTENCE, or how common the parts of a data set are.
 
-    MODEL is a checkpoint, or a bundle; for IMAGE and SENTENCE one that was exported --with-attention.
+    MODEL is a checkpoint or a bundle. A bundle wants to be exported --with-attention for IMAGE and SENTENCE.
 
     \b
     tbps explain checkpoints/best crop.jpg "a woman in a red coat" -o attention.png
-    tbps explain bundle --commonality people -o commonality.png
+    tbps explain bundle --commonality synthetic -o commonality.png
     """
     from tbps_infer.render.sheet import save_png
 

@@ -41,6 +41,7 @@ __all__ = ["export"]
 @click.option(
     "--data",
     type=EXISTING,
+    metavar="DATASET",
     help="Verify on the test split of this data set instead of on synthetic people.",
 )
 @click.option("--samples", type=click.IntRange(2), default=32, help="Pictures of --data to verify on.")

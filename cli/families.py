@@ -23,10 +23,15 @@ def family_options(command: Command) -> Command:
     @click.option("--family", help="part, irra, rde, tbps-clip or plip.  [default: recognised]")
     @click.option("--merges", type=EXISTING, help="CLIP's merges file, where none lies beside the checkpoint.")
     @click.option("--vocab", type=EXISTING, help="BERT's vocab.txt, where none lies beside the checkpoint.")
-    @click.option("--config", type=EXISTING, help="Its training's configs.yaml, where it lies elsewhere.")
-    @click.option("--image-size", metavar="HEIGHTxWIDTH", help="What it was trained with, where nothing tells.")
+    @click.option("--config", type=EXISTING, help="The checkpoint's configs.yaml, where it does not lie beside it.")
     @click.option(
-        "--drop", multiple=True, help="Tensors that only its training used: a name, or a beginning with a dot."
+        "--image-size", metavar="HEIGHTxWIDTH", help="Crops that the checkpoint was trained on, where no file tells."
+    )
+    @click.option(
+        "--drop",
+        multiple=True,
+        metavar="NAME",
+        help="Leave out tensors that only training used: a name, or a beginning with a dot; may be repeated.",
     )
     @functools.wraps(command)
     def wrapped(

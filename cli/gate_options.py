@@ -50,7 +50,7 @@ def verify_data_option(command: Command) -> Command:
         "--verify-data",
         type=EXISTING,
         metavar="DATASET",
-        help="Hold what was made to the gate of tbps verify on this data set's test split; refused, it is not kept.",
+        help="Hold what was made to the gate of tbps verify on this data set's test split; what fails is not kept.",
     )
     @functools.wraps(command)
     def wrapped(*args: Any, verify_data: Path | None, **kwargs: Any) -> Any:

@@ -17,7 +17,12 @@ __all__ = ["init"]
 
 @click.command()
 @output_option("The checkpoint's folder.")
-@click.option("--size", type=click.Choice(("base", "tiny")), default="base", help="ResNet-50 and BERT-base, or tiny.")
+@click.option(
+    "--size",
+    type=click.Choice(("base", "tiny")),
+    default="base",
+    help="base: ResNet-50 and BERT-base; tiny: the size of the shipped checkpoint.",
+)
 @click.option("--vit", is_flag=True, help="ViT-B/16 instead of ResNet-50.")
 @click.option("--image-weights", type=EXISTING, help="ImageNet weights, torchvision's or Hugging Face's format.")
 @click.option("--text-weights", type=EXISTING, help="BERT weights in Hugging Face's format.")

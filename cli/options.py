@@ -125,7 +125,9 @@ def run_options(command: Command) -> Command:
         default="onnxruntime",
         help="onnxruntime runs a bundle, tensorrt and tensorrt-rtx its engines, torch a checkpoint.",
     )
-    @click.option("--device", default="cpu", help="cpu, cuda or cuda:N. Had or refused, never replaced.")
+    @click.option(
+        "--device", default="cpu", help="cpu, cuda or cuda:N. Refused where it cannot be had, never replaced."
+    )
     @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
     @precision_options
     @functools.wraps(command)

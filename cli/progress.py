@@ -59,4 +59,5 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield update
     finally:
-        bar.stop()
+        if bar.live.is_started:  # stopped without a terminal, it would print an empty line
+            bar.stop()

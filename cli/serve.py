@@ -22,11 +22,11 @@ __all__ = ["serve"]
 @click.argument("gallery", type=EXISTING)
 @click.option("--host", default="127.0.0.1", help="The address to bind to; any but a loopback one needs a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, help="The port; 0 is any that is free.")
-@click.option("--token", help="What clients must show. Better by its variable than on the command line.")
+@click.option("--token", help="What clients must show; better as TBPS_SERVE_TOKEN, which no list of processes shows.")
 @click.option("--rate", type=click.FloatRange(0), default=20.0, help="Searches per second and address; 0: no limit.")
 @click.option("--batch", type=click.IntRange(1), default=32, help="Queries of all clients per run of the model.")
 @click.option("--queue", type=click.IntRange(1), default=256, help="Queries that may wait; more are told to retry.")
-@click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for thumbnails.")
+@click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for thumbnails, in MiB.")
 @click.option("--search-device", default="cpu", help="Where vectors are compared: cpu, or cuda:N, which keeps them.")
 @click.option("--bundle", type=EXISTING, help="The model.  [default: the one that embedded the gallery]")
 @run_options

@@ -29,7 +29,7 @@ _TERMS = ("global", "coarse", "fine")
 @click.option("--head-lr", type=float, default=1e-3, help="Learning rate of the heads.")
 @click.option("--backbone-lr", type=float, default=1e-4, help="Of backbones, encoders and decoder.")
 @click.option("--warmup-epochs", type=float, default=5.0, help="Epochs of linear warm-up.")
-@click.option("--milestones", default="20,40", help="Epochs at which learning rates drop tenfold.")
+@click.option("--milestones", default="20,40", metavar="N,N,…", help="Epochs at which learning rates drop tenfold.")
 @click.option("--terms", default=",".join(_TERMS), help="Embeddings to train, of global,coarse,fine.")
 @click.option(
     "--commonality",
@@ -39,10 +39,25 @@ _TERMS = ("global", "coarse", "fine")
 )
 @click.option("--pad", type=click.IntRange(0), default=10, help="Pixels of padding before the random crop.")
 @click.option("--seed", type=int, default=0, help="Of everything that is drawn.")
-@click.option("--precision", type=click.Choice(("32-true", "16-mixed", "bf16-mixed")), default="32-true")
-@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Had or refused, never replaced.")
-@click.option("--devices", type=click.IntRange(1), default=1, help="How many, with DDP above one.")
-@click.option("--validation-identities", type=click.IntRange(1), default=100, help="Held out without a val split.")
+@click.option(
+    "--precision",
+    type=click.Choice(("32-true", "16-mixed", "bf16-mixed")),
+    default="32-true",
+    help="What to train in.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(("cpu", "cuda")),
+    default="cpu",
+    help="Refused where it cannot be had, never replaced.",
+)
+@click.option("--devices", type=click.IntRange(1), default=1, help="How many GPUs or processes; DDP above one.")
+@click.option(
+    "--validation-identities",
+    type=click.IntRange(1),
+    default=100,
+    help="Held out of the train split, where there is no val split.",
+)
 @verbosity_options
 def train(
     dataset: Path,

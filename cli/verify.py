@@ -25,11 +25,13 @@ __all__ = ["verify"]
 
 @click.command()
 @click.argument("bundle", type=EXISTING)
-@click.argument("sources", nargs=-1)
-@click.option("--data", type=EXISTING, help="A data set, whose identities are the labels.")
-@click.option("--split", default="test", help="Which split of it.")
-@click.option("--kind", help="The annotation format, when its file has another name.")
-@click.option("--reference", type=EXISTING, help="The checkpoint that the bundle was exported from.")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--data", type=EXISTING, metavar="DATASET", help="A data set; its identities are the labels.")
+@click.option("--split", default="test", help="Which split of --data.")
+@click.option("--kind", help="The format of --data, as RSTPReid, where its file's name does not tell.")
+@click.option(
+    "--reference", type=EXISTING, metavar="CHECKPOINT", help="The checkpoint that the bundle was exported from."
+)
 @threshold_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--record/--no-record", default=True, help="Write the verdict into the bundle.")
@@ -53,8 +55,8 @@ def verify(
 ) -> None:
     """Compare an engine of BUNDLE with its reference, and exit 1 when it is not good enough.
 
-    With --data it fails when R@1 or mAP drops too far. With pictures of nobody known (SOURCES: folders, files, globs,
-    lists) it fails when the top 10 or an embedding changes too much. Without either, the bundle's golden vectors
+    With --data it fails when R@1 or mAP drops too far. With pictures alone (SOURCE: folders, files, globs, lists) it
+    fails when the top 10 or an embedding changes too much. Without either, the bundle's golden vectors
     are what is compared.
 
     The reference is the checkpoint in PyTorch, where one is given; otherwise the bundle's own FP32 graphs, or the
@@ -62,7 +64,7 @@ def verify(
 
     \b
     tbps verify bundle --data CUHK-PEDES --reference checkpoint
-    tbps verify bundle --precision int8 pictures/
+    tbps verify bundle pictures/ --precision int8 --min-overlap 0.9 --min-cosine 0.99
     """
     from tbps_infer.encoder import Encoder
     from tbps_infer.evaluation.verification import choose_reference, hold_to_gate, record_verdict
