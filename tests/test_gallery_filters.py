@@ -188,6 +188,22 @@ def test_a_camera_is_not_a_sequence_of_letters() -> None:
         Filter(camera="cam_a")  # type: ignore[arg-type]
 
 
+def test_as_many_identities_as_one_likes(gallery: Gallery) -> None:
+    many = tuple(map(str, range(2, 100_000)))  # SQLite takes 32,766 values in a statement
+    assert passing(gallery, Filter(id=many)) == [2]
+    assert passing(gallery, Filter(not_id=many)) == [0, 1, 3, 4, 5]
+    assert passing(gallery, Filter(id=("1", "\udc80", '"', "\\"))) == [0, 1]
+    for wrong in ("1\0", 1):
+        with pytest.raises(FilterError, match="without a NUL"):
+            Filter(id=(wrong,))  # type: ignore[arg-type]
+
+
+def test_an_expression_cannot_read_what_lists_of_identities_are_read_with(gallery: Gallery) -> None:
+    for expression in ("(select value from json_each('[1]'))", "(select 1 from json_each('[1]'))"):
+        with pytest.raises(FilterError, match=r"prohibited|not authorized"):
+            passing(gallery, Filter(id=("1",), where=expression))
+
+
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
     ">=": lambda a, b: a >= b,

@@ -33,6 +33,7 @@ from tbps_infer.gallery import (
     remove_records,
 )
 from tbps_infer.gallery.folder import DtypeName
+from tbps_infer.gallery.searching import SearchMethod
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
 
@@ -337,21 +338,41 @@ def test_a_damaged_graph_is_told_of(tmp_path: Path) -> None:
     pytest.importorskip("usearch")
     path = make(tmp_path / "g")
     index_gallery(path, approx=True)
-    file, facts = path / "graph-0.usearch", path / "graph-0.usearch.json"
-    graph, approx = file.read_bytes(), SearchOptions("approx")
+    file = path / "graph-0.usearch"
+    whole, approx = file.read_bytes(), SearchOptions("approx")
     many = 10**30
     with Gallery.open(path) as gallery:
         assert len(gallery.search(embeddings(1), many, options=approx)[0]) == 60
-    written = facts.read_text()
-    for damaged, said in ((graph[: len(graph) // 2], written), (graph, "[]"), (graph, "null"), (graph, "{}")):
+    graph, facts = whole[:-512], whole[-512:]
+    for damaged in (
+        b"",
+        graph,
+        graph[: len(graph) // 2],
+        graph[: len(graph) // 2] + facts,
+        *(graph + said.ljust(512) for said in (b"[]", b"null", b"{}", facts.replace(b"graph-1", b"graph-2").strip())),
+        graph + facts.replace(b'"count": 60', b'"count": 61'),
+    ):
         file.write_bytes(damaged)
-        facts.write_text(said)
         for search in (True, False):
             with Gallery.open(path) as gallery, pytest.raises(GalleryError, match=r"graph-0\.usearch"):
                 if search:
                     gallery.search(embeddings(1), 3, options=approx)
                 else:
                     gallery.verify()
+
+
+@pytest.mark.parametrize("method", ["cascade", "approx"])
+def test_an_index_may_know_rows_that_came_after_opening(tmp_path: Path, method: SearchMethod) -> None:
+    if method == "approx":
+        pytest.importorskip("usearch")
+    path = make(tmp_path / "g")
+    with Gallery.open(path) as opened:
+        before = opened.search(embeddings(5, 99), 7, options=SearchOptions("scan"))
+        make(path, first=60, last=90)
+        index_gallery(path, approx=method == "approx")
+        found = opened.search(embeddings(5, 99), 7, options=SearchOptions(method))
+        assert all(hit.record <= 60 for hits in found for hit in hits)
+        assert method == "approx" or found == before
 
 
 @pytest.mark.parametrize("value", [None, "text", -1])

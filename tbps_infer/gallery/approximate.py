@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError, GalleryError
 from tbps_infer.gallery.kernel import Scanned, ScanOptions, top_k
 from tbps_infer.gallery.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
 __all__ = ["Graph", "GraphOptions", "build_graph"]
+
+_FORMAT = "tbps-graph-1"
+_FACTS_BYTES = 512  # at the end of the file, so that one rename puts graph and checksum in place
+_REBUILD = "Build it again with tbps gallery index --approx."
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,11 @@ class GraphOptions:
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph over the first `count` rows of a vector file."""
+    """The graph over the first `count` rows of a vector file; `mapped` is the file that usearch's index looks at."""
 
     index: Any
     count: int
+    mapped: memoryview
 
     def top_k(
         self,
@@ -78,7 +84,8 @@ class Graph:
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         indices = np.zeros((len(queries), k), dtype=np.int64)
         for number, proposed in enumerate(keys):
-            own = position[proposed[(proposed >= 0) & (proposed < self.count)]]
+            # The graph may know rows that were added after this gallery was opened.
+            own = position[proposed[(proposed >= 0) & (proposed < len(position))]]
             own = own[own >= 0]
             exact = inner_products(vectors, rows.numbers[own], queries, np.full(len(own), number))
             merged_scores = np.concatenate((exact, late.scores[number]))
@@ -92,32 +99,24 @@ class Graph:
         """Map a graph; raises BackendError without usearch, GalleryError when the file is none."""
         index = _new_index(dim, GraphOptions())
         try:
-            facts = json.loads(_facts_file(file).read_text(encoding="utf-8"))
-            size = file.stat().st_size
-            if facts.get("bytes", size) != size:  # looked at first: usearch crashes on a file that was cut short
-                raise ValueError(f"it has {size} bytes, and {facts['bytes']} were written")
-            index.view(str(file))
+            mapped, facts = _mapped(file)
+            # Shown to usearch without what follows it, and only when that is there: it crashes on a graph cut short.
+            index.view(mapped[:-_FACTS_BYTES])
             if len(index) != facts["count"]:
                 raise ValueError(f"it holds {len(index)} rows, and {facts['count']} were written")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise GalleryError(
-                f"The search index {file} cannot be used: {error}.",
-                "Build it again with tbps gallery index --approx.",
-            ) from error
-        return cls(index, int(facts["count"]))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise GalleryError(f"The search index {file} cannot be used: {error}.", _REBUILD) from error
+        return cls(index, int(facts["count"]), mapped)
 
     @staticmethod
     def verify(file: Path) -> None:
         """Read all of a graph and compare it with its checksum; raises GalleryError."""
         try:
-            expected = json.loads(_facts_file(file).read_text(encoding="utf-8"))["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            expected = None
-        if file_sha256(file) != expected:
-            raise GalleryError(
-                f"The search index {file} is not what was written: its sha256 differs.",
-                "Build it again with tbps gallery index --approx.",
-            )
+            mapped, facts = _mapped(file)
+            if _sha256(mapped[:-_FACTS_BYTES], facts["count"]) != facts["sha256"]:
+                raise ValueError("its sha256 differs")
+        except (OSError, ValueError, KeyError) as error:
+            raise GalleryError(f"The search index {file} is not what was written: {error}.", _REBUILD) from error
 
 
 def build_graph(
@@ -138,23 +137,42 @@ def build_graph(
         index.add(np.arange(start, stop), vectors.exact(slice(start, stop)).astype(np.float32))
         if on_progress is not None:
             on_progress(stop, len(vectors))
-    temporary, described = (file.with_name(f"{name}.tmp") for name in (file.name, _facts_file(file).name))
+    temporary = file.with_name(f"{file.name}.tmp")
     try:
         index.save(str(temporary))
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        facts = {"count": len(vectors), "bytes": temporary.stat().st_size, "sha256": file_sha256(temporary)}
-        described.write_text(json.dumps(facts), encoding="utf-8")
+        count = len(vectors)
+        facts = {"format": _FORMAT, "count": count, "sha256": _sha256(_map(temporary), count)}
+        with temporary.open("ab") as out:
+            out.write(json.dumps(facts).ljust(_FACTS_BYTES).encode("ascii"))
+            out.flush()
+            os.fsync(out.fileno())
         temporary.replace(file)
-        described.replace(_facts_file(file))
     finally:
         temporary.unlink(missing_ok=True)
-        described.unlink(missing_ok=True)
     return len(vectors)
 
 
-def _facts_file(file: Path) -> Path:
-    return file.with_name(f"{file.name}.json")
+def _mapped(file: Path) -> tuple[memoryview, dict[str, Any]]:
+    """A graph's file, mapped, and what its last bytes say about it; raises ValueError when they are none."""
+    mapped = _map(file)
+    try:
+        facts = json.loads(bytes(mapped[-_FACTS_BYTES:]))
+    except ValueError as error:
+        raise ValueError("it was cut short or not written by this version") from error
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+        raise ValueError(f"it is not of the format {_FORMAT}")
+    return mapped, facts
+
+
+def _map(file: Path) -> memoryview:
+    with file.open("rb") as opened:
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _sha256(graph: memoryview, count: object) -> str:
+    digest = hashlib.sha256(f"{count} rows\n".encode())
+    digest.update(graph)
+    return digest.hexdigest()
 
 
 def _new_index(dim: int, options: GraphOptions) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import re
 import sqlite3
@@ -26,6 +27,8 @@ WHERE_SECONDS = 30.0
 _WHERE_CHARACTERS = 10_000
 _WHERE_BYTES = 1 << 30  # by which this process may grow: joins and DISTINCT keep what they have seen
 _CHECK_EVERY = 20_000  # SQLite instructions between two looks at the clock: about a millisecond
+
+_LISTED = "SELECT value FROM json_each(?)"  # one value however many are listed: SQLite takes some 32,000 at most
 
 WHERE_FUNCTIONS = frozenset(
     {
@@ -59,13 +62,20 @@ class Filter:
     not_id: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given: tuple[tuple[str, object], ...] = (("camera", self.camera), ("id", self.id), ("not_id", self.not_id))
+        given = (("camera", self.camera), ("id", self.id), ("not_id", self.not_id))
         for name, values in given:
-            if isinstance(values, str):
-                raise FilterError(f"{name} is the text {values!r}, want a tuple of texts.", f"Write ({name},).")
+            _require_texts(name, values)
 
     def __bool__(self) -> bool:
         return self != Filter()
+
+
+def _require_texts(name: str, values: object) -> None:
+    if not isinstance(values, tuple):
+        raise FilterError(f"{name} is {values!r}, want a tuple of texts.", f"Write ({name},).")
+    for value in values:
+        if not isinstance(value, str) or "\0" in value:  # where there is a NUL, SQLite's JSON ends
+            raise FilterError(f"{name} holds {value!r}, want texts, without a NUL.")
 
 
 class Guard:
@@ -154,11 +164,11 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
     values: list[str | float] = []
     for column, texts in (("camera", wanted.camera), ("id", wanted.id)):
         if texts:
-            conditions.append(f"CAST({column} AS TEXT) IN ({', '.join('?' * len(texts))})")
-            values.extend(texts)
+            conditions.append(f"CAST({column} AS TEXT) IN ({_LISTED})")
+            values.append(json.dumps(texts))
     if wanted.not_id:
-        conditions.append(f"(id IS NULL OR CAST(id AS TEXT) NOT IN ({', '.join('?' * len(wanted.not_id))}))")
-        values.extend(wanted.not_id)
+        conditions.append(f"(id IS NULL OR CAST(id AS TEXT) NOT IN ({_LISTED}))")
+        values.append(json.dumps(wanted.not_id))
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue

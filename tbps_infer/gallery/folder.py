@@ -166,10 +166,9 @@ def is_vectors_file(name: str) -> bool:
 
 def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int) -> bool:
     """Whether a file is a vector file or an index of another generation than this one, or an unfinished index."""
-    known = (facts.vectors_file, SKETCH_FILE.format, GRAPH_FILE.format, f"{GRAPH_FILE}.json".format)
-    if name in [of(generation) for of in known]:
+    if name in [of(generation) for of in (facts.vectors_file, SKETCH_FILE.format, GRAPH_FILE.format)]:
         return False
-    index = re.fullmatch(r"(cascade-\d+\.idx|graph-\d+\.usearch)(\.json)?(\.tmp)?", name)
+    index = re.fullmatch(r"(cascade-\d+\.idx|graph-\d+\.usearch)(\.tmp)?", name)
     return is_vectors_file(name) or index is not None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ __all__ = ["Gallery", "Record"]
 _READ_BYTES = 8 << 20
 _OPEN_ATTEMPTS = 5
 _RECORD_COLUMNS = ("record", "path", "tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256")
+
+_Index = TypeVar("_Index", Sketch, Graph)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,20 +259,29 @@ class Gallery:
     @property
     def sketch(self) -> Sketch | None:
         """The first stage of the cascade; None where it was not built."""
-        file = self.path / SKETCH_FILE.format(self.generation)
         with self._lock:
-            if self._sketch is None and file.exists():
-                self._sketch = Sketch.read(file, self.model.layout.dim)
+            if self._sketch is None:
+                self._sketch = self._index(SKETCH_FILE, Sketch.read)
             return self._sketch
 
     @property
     def graph(self) -> Graph | None:
         """The approximate index; None where it was not built."""
-        file = self.path / GRAPH_FILE.format(self.generation)
         with self._lock:
-            if self._graph is None and file.exists():
-                self._graph = Graph.read(file, self.model.layout.dim)
+            if self._graph is None:
+                self._graph = self._index(GRAPH_FILE, Graph.read)
             return self._graph
+
+    def _index(self, name: str, read: Callable[[Path, int], _Index]) -> _Index | None:
+        file = self.path / name.format(self.generation)
+        if not file.exists():
+            return None
+        try:
+            return read(file, self.model.layout.dim)
+        except GalleryError:
+            if file.exists():
+                raise
+            return None  # a compaction has just removed it
 
     def on_device(self, device: Device) -> DeviceScan:
         """The vectors on a device, copied there by the first search; raises BackendError without the device."""
