@@ -129,6 +129,7 @@ def build_graph(
 
     Raises:
         BackendError: usearch is not installed.
+        GalleryError: The file cannot be written.
     """
     index = _new_index(vectors.dim, options or GraphOptions())
     step = max(1, (32 << 20) // (8 * vectors.dim))
@@ -139,7 +140,13 @@ def build_graph(
             on_progress(stop, len(vectors))
     temporary = file.with_name(f"{file.name}.tmp")
     try:
-        index.save(str(temporary))
+        try:
+            index.save(str(temporary))
+        except RuntimeError as error:  # usearch does not say which of the two it was
+            raise GalleryError(
+                f"The search index {file} cannot be written: {error}.",
+                "Check the folder's permissions and the free disk space, and run the same command again.",
+            ) from error
         count = len(vectors)
         facts = {"format": _FORMAT, "count": count, "sha256": _sha256(_map(temporary), count)}
         with temporary.open("ab") as out:
