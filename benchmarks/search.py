@@ -204,20 +204,24 @@ def cascade(arguments: argparse.Namespace) -> None:
 
 
 def filters(arguments: argparse.Namespace) -> None:
-    """One query, filtered by a camera that has few or many of the rows, and by an expression that says the same."""
+    """One query, filtered by a camera of few or many rows, by an expression that says the same, without an identity.
+
+    Every arm's filter is evaluated anew: the gallery remembers the last one alone, and the arms alternate.
+    """
     rows, dim = arguments.rows, arguments.dim
     folder = Path(arguments.folder)
     path = folder / "gallery"
 
-    def camera(number: int) -> str:
-        return next((f"every {step}th" for step in (1000, 100, 10) if number % step == 0), "rest")
+    def metadata(number: int) -> Mapping[str, str | int]:
+        camera = next((f"every {step}th" for step in (1000, 100, 10) if number % step == 0), "rest")
+        return {"camera": camera, "id": number % 1000}
 
     try:
         shape = (rows, dim)
-        _write_gallery(path, lambda start, stop: unit_vectors(stop - start, dim, start + 2), shape, 1.0, camera)
+        _write_gallery(path, lambda start, stop: unit_vectors(stop - start, dim, start + 2), shape, 1.0, metadata)
         query = unit_vectors(1, dim, 1)
         with Gallery.open(path) as gallery:
-            wanted: dict[str, Filter | None] = {"no filter": None}
+            wanted: dict[str, Filter | None] = {"no filter": None, "--not-id, 0.1 %": Filter(not_id=("17",))}
             for name in ("every 1000th", "every 100th", "every 10th", "rest"):
                 wanted[f"--camera, {name}"] = Filter(camera=(name,))
                 wanted[f"--where, {name}"] = Filter(where=f"camera = '{name}'")
@@ -235,12 +239,12 @@ def _write_gallery(
     vectors: Callable[[int, int], NDArray[np.float32]],
     shape: tuple[int, int],
     squared_norm: float,
-    cameras: Callable[[int], str] | None = None,
+    metadata: Callable[[int], Mapping[str, str | int]] | None = None,
 ) -> Path:
     count, dim = shape
     layout = VectorLayout((Segment("all", dim, squared_norm),))
     facts = ModelFacts("benchmark", {}, Preprocessing(), "none", 64, 0, layout, "0" * 64)
-    return write_gallery(path, facts, count, vectors, cameras)
+    return write_gallery(path, facts, count, vectors, metadata)
 
 
 def memory(arguments: argparse.Namespace) -> None:

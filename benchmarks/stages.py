@@ -111,7 +111,7 @@ def write_gallery(
     facts: ModelFacts,
     rows: int,
     vectors: Callable[[int, int], NDArray[np.float32]] | None = None,
-    cameras: Callable[[int], str] | None = None,
+    metadata: Callable[[int], Mapping[str, str | int]] | None = None,
 ) -> Path:
     """Write a gallery of pictures that do not exist.
 
@@ -120,14 +120,14 @@ def write_gallery(
         facts: Of the model that it claims to be embedded by.
         rows: How many.
         vectors: Gives rows ``[start, stop)``; random ones when not given.
-        cameras: Gives a row's camera; none has one when not given.
+        metadata: Gives a row's metadata; none has any when not given.
     """
     make = vectors or (lambda start, stop: random_embeddings(facts.layout, stop - start, start))
     with GalleryWriter.open(path, facts) as writer:
         for start in range(0, rows, _ROWS_PER_COMMIT):
             stop = min(start + _ROWS_PER_COMMIT, rows)
             entries = [
-                Entry(Path(f"/{number}"), FileStamp(0, 0, ""), {"camera": cameras(number)} if cameras else {})
+                Entry(Path(f"/{number}"), FileStamp(0, 0, ""), metadata(number) if metadata else {})
                 for number in range(start, stop)
             ]
             writer.commit(entries, make(start, stop))

@@ -236,7 +236,10 @@ def test_a_small_disk_that_really_fills_up(tmp_path: Path, monkeypatch: pytest.M
                 step(disk / "gallery", number)
             except GalleryError as error:
                 refused += 1
-                assert any(word in error.message for word in ("No space", "full", "disk I/O", "unable to open", "cannot be written"))
+                assert any(
+                    word in error.message
+                    for word in ("No space", "full", "disk I/O", "unable to open", "cannot be written")
+                )
                 ballast.unlink()
                 if contents(disk / "gallery") == state:
                     step(disk / "gallery", number)

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,11 @@ def test_an_expression_that_takes_too_long_is_stopped(gallery: Gallery) -> None:
     start = time.monotonic()
     with pytest.raises(FilterError, match=r"it was stopped after 0\.2 seconds"):
         matching_records(
-            connection, Guard(connection), Filter(where=f"(select count(*) from {product})"), where_seconds=0.2
+            connection,
+            Guard(connection),
+            Filter(where=f"(select count(*) from {product})"),
+            np.arange(1),
+            where_seconds=0.2,
         )
     assert time.monotonic() - start < 20
     connection.close()
@@ -186,6 +191,27 @@ def test_a_time_that_is_none_is_refused(gallery: Gallery, text: str) -> None:
 def test_a_camera_is_not_a_sequence_of_letters() -> None:
     with pytest.raises(FilterError, match="want a tuple"):
         Filter(camera="cam_a")  # type: ignore[arg-type]
+
+
+def test_what_passed_is_remembered_unless_the_clock_decides(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Filter] = []
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(arguments[2])
+        return matching_records(*arguments)
+
+    monkeypatch.setattr("tbps_infer.gallery.reader.matching_records", counted)
+    fixed, other = Filter(where="shelf = 3 and time > '2024'"), Filter(not_id=("1",))
+    for wanted in (fixed, fixed, other, other, fixed):
+        assert passing(gallery, wanted) == ([0, 1] if wanted is fixed else [2, 3, 4, 5])
+    assert asked == [fixed, other, fixed]
+    asked.clear()
+    for clock in ("julianday(time) < julianday('now')", "TIME () >= '0'", "[date] ('now') > '2'"):
+        for _ in range(2):
+            passing(gallery, Filter(where=clock))
+    assert len(asked) == 6
 
 
 def test_as_many_identities_as_one_likes(gallery: Gallery) -> None:

@@ -28,7 +28,7 @@ _WHERE_CHARACTERS = 10_000
 _WHERE_BYTES = 1 << 30  # by which this process may grow: joins and DISTINCT keep what they have seen
 _CHECK_EVERY = 20_000  # SQLite instructions between two looks at the clock: about a millisecond
 
-_LISTED = "SELECT value FROM json_each(?)"  # one value however many are listed: SQLite takes some 32,000 at most
+_CLOCK = re.compile(r"\b(date|time|datetime|julianday|unixepoch|strftime)[`\]]?\s*\(", re.IGNORECASE)
 
 WHERE_FUNCTIONS = frozenset(
     {
@@ -68,6 +68,11 @@ class Filter:
 
     def __bool__(self) -> bool:
         return self != Filter()
+
+    @property
+    def timeless(self) -> bool:
+        """Whether it lets the same records of a snapshot pass whenever it is asked: it does not read the clock."""
+        return self.where is None or _CLOCK.search(self.where) is None
 
 
 def _require_texts(name: str, values: object) -> None:
@@ -141,22 +146,44 @@ def _own_bytes() -> int:
 
 
 def matching_records(
-    connection: sqlite3.Connection, guard: Guard, wanted: Filter, *, where_seconds: float = WHERE_SECONDS
+    connection: sqlite3.Connection,
+    guard: Guard,
+    wanted: Filter,
+    everything: NDArray[np.int64],
+    *,
+    where_seconds: float = WHERE_SECONDS,
 ) -> NDArray[np.int64]:
-    """Numbers of the records that satisfy a filter, ascending.
+    """Numbers int64 ``[m]`` of the records that satisfy a filter, ascending.
+
+    Args:
+        everything: int64 ``[n]``, the numbers of all records, ascending.
 
     Raises:
         FilterError: A time cannot be read, or the expression is not valid, not allowed or took too long.
     """
+    found = everything
     conditions, values = _conditions(wanted)
-    if not conditions and wanted.where is not None:
-        return _matching_expression(connection, guard, wanted.where, where_seconds)
-    chosen = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    found = _numbers(connection.execute(f"SELECT record FROM record{chosen} ORDER BY record", values))
-    if wanted.where is None:
-        return found
-    passing = _matching_expression(connection, guard, wanted.where, where_seconds)
-    return np.intersect1d(found, passing, assume_unique=True)
+    if conditions:
+        chosen = f"SELECT record FROM record WHERE {' AND '.join(conditions)} ORDER BY record"
+        found = _numbers(connection.execute(chosen, values))
+    if wanted.not_id:  # most records pass: what does not is the smaller list
+        excluded = _numbers(
+            connection.execute(f"SELECT record FROM record WHERE {_listed('id')}", _list(wanted.not_id))
+        )
+        found = found[~np.isin(found, excluded, assume_unique=True)]
+    if wanted.where is not None:
+        passing = _matching_expression(connection, guard, wanted.where, where_seconds)
+        found = passing if found is everything else np.intersect1d(found, passing, assume_unique=True)
+    return found
+
+
+def _listed(column: str) -> str:
+    """A condition with one value, `_list` of however many: SQLite takes some 32,000 values at most."""
+    return f"CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
+
+
+def _list(texts: tuple[str, ...]) -> list[str]:
+    return [json.dumps(texts)]
 
 
 def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
@@ -164,11 +191,8 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
     values: list[str | float] = []
     for column, texts in (("camera", wanted.camera), ("id", wanted.id)):
         if texts:
-            conditions.append(f"CAST({column} AS TEXT) IN ({_LISTED})")
-            values.append(json.dumps(texts))
-    if wanted.not_id:
-        conditions.append(f"(id IS NULL OR CAST(id AS TEXT) NOT IN ({_LISTED}))")
-        values.append(json.dumps(wanted.not_id))
+            conditions.append(_listed(column))
+            values += _list(texts)
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue

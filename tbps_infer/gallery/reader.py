@@ -87,6 +87,7 @@ class Gallery:
         self._sketch: Sketch | None = None
         self._graph: Graph | None = None
         self._devices: dict[Device, DeviceScan] = {}
+        self._selection: tuple[Filter, NDArray[np.int64], Rows] | None = None
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
         try:
@@ -230,8 +231,11 @@ class Gallery:
         if not where:
             return self._records, self._rows
         with self._lock, sqlite_errors(self.path):
-            passing = matching_records(self._connection, self._guard, where)
-        return passing, Rows.of(self._rows.numbers[self._positions(passing)])
+            if self._selection is None or self._selection[0] != where or not where.timeless:
+                passing = matching_records(self._connection, self._guard, where, self._records)
+                rows = Rows.of(self._rows.numbers[self._positions(passing)])
+                self._selection = where, passing, rows  # kept: whoever asks again, asks with the same filter
+            return self._selection[1:]
 
     def _positions(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices int64 ``[n]`` of some records, by number, among all; most galleries have no gaps to search for."""

@@ -114,7 +114,8 @@ class LiveGallery:
             FilterError: It is not valid, not allowed, or took longer than the seconds.
         """
         with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
-            matching_records(connection, Guard(connection), wanted, where_seconds=seconds)
+            nothing = np.empty(0, dtype=np.int64)
+            matching_records(connection, Guard(connection), wanted, nothing, where_seconds=seconds)
 
     def facets(self) -> Facets:
         """What the newest snapshot can be filtered by; read once per snapshot."""
