@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def cascade(arguments: argparse.Namespace) -> None:
 def filters(arguments: argparse.Namespace) -> None:
     """One query, filtered by a camera of few or many rows, by an expression that says the same, without an identity.
 
-    Every arm's filter is evaluated anew: the gallery remembers the last one alone, and the arms alternate.
+    A gallery remembers what the last filter let pass; "again" is a search that finds it so.
     """
     rows, dim = arguments.rows, arguments.dim
     folder = Path(arguments.folder)
@@ -221,14 +222,18 @@ def filters(arguments: argparse.Namespace) -> None:
         _write_gallery(path, lambda start, stop: unit_vectors(stop - start, dim, start + 2), shape, 1.0, metadata)
         query = unit_vectors(1, dim, 1)
         with Gallery.open(path) as gallery:
-            wanted: dict[str, Filter | None] = {"no filter": None, "--not-id, 0.1 %": Filter(not_id=("17",))}
+
+            def search(where: Filter | None, *, anew: bool = True) -> None:
+                if anew:
+                    gallery.selected(Filter(id=("nobody",)))
+                gallery.search(query, K, where, SearchOptions(method="scan"))
+
+            arms = {"no filter": partial(search, None), "--not-id, 0.1 %": partial(search, Filter(not_id=("17",)))}
             for name in ("every 1000th", "every 100th", "every 10th", "rest"):
-                wanted[f"--camera, {name}"] = Filter(camera=(name,))
-                wanted[f"--where, {name}"] = Filter(where=f"camera = '{name}'")
-            arms = {
-                name: (lambda where=where: gallery.search(query, K, where, SearchOptions(method="scan")))
-                for name, where in wanted.items()
-            }
+                camera = Filter(camera=(name,))
+                arms[f"--camera, {name}"] = partial(search, camera)
+                arms[f"again, {name}"] = partial(search, camera, anew=False)
+                arms[f"--where, {name}"] = partial(search, Filter(where=f"camera = '{name}'"))
             _write(f"1 query x {rows} rows x {dim}, filtered", interleaved(arms, arguments.rounds))
     finally:
         shutil.rmtree(path, ignore_errors=True)

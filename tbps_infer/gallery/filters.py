@@ -7,7 +7,7 @@ import mmap
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -164,17 +164,24 @@ def matching_records(
     found = everything
     conditions, values = _conditions(wanted)
     if conditions:
-        chosen = f"SELECT record FROM record WHERE {' AND '.join(conditions)} ORDER BY record"
-        found = _numbers(connection.execute(chosen, values))
+        found = _chosen(connection, " AND ".join(conditions), values)
     if wanted.not_id:  # most records pass: what does not is the smaller list
-        excluded = _numbers(
-            connection.execute(f"SELECT record FROM record WHERE {_listed('id')}", _list(wanted.not_id))
-        )
+        excluded = _chosen(connection, _listed("id"), _list(wanted.not_id))
         found = found[~np.isin(found, excluded, assume_unique=True)]
     if wanted.where is not None:
         passing = _matching_expression(connection, guard, wanted.where, where_seconds)
         found = passing if found is everything else np.intersect1d(found, passing, assume_unique=True)
     return found
+
+
+def _chosen(connection: sqlite3.Connection, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:
+    """Numbers of the records that satisfy a condition of this module's own, ascending.
+
+    They come as one text, which takes less than half the time of a row each, and in runs, one per camera or identity,
+    which are merged here in a fraction of the time that ORDER BY takes.
+    """
+    text = connection.execute(f"SELECT group_concat(record) FROM record WHERE {condition}", values).fetchone()[0]
+    return np.sort(np.fromstring(text or "", dtype=np.int64, sep=","), kind="stable")
 
 
 def _listed(column: str) -> str:
