@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tbps_infer.benchmarks.environment import Environment, record_environment
-from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, BenchmarkError, FeedError, VerificationError
-from tbps_infer.evaluation.agreement import Agreement, Embedded, agreement
-from tbps_infer.evaluation.differences import MetricDifference, metric_differences, text_to_image
-from tbps_infer.evaluation.evaluation_set import EvaluationSet, OnProgress, embed_set
 from tbps_infer.evaluation.metrics import QueryMetrics
-from tbps_infer.evaluation.verification import Reference
-from tbps_infer.runners import BackendName, Precision, RunOptions
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners import BackendName, RunOptions
+from tbps_infer.verification.agreement import Agreement, Embedded, agreement
+from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image
+from tbps_infer.verification.evaluation_set import EvaluationSet, OnProgress, embed_set
+from tbps_infer.verification.references import Reference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy
 from tbps_infer.benchmarks.page import html_items, html_page, html_table
 from tbps_infer.benchmarks.report import TextTable, markdown_table
-from tbps_infer.evaluation.agreement import BranchAgreement, WorstItem
-from tbps_infer.evaluation.differences import BOOTSTRAPS, MetricDifference
+from tbps_infer.verification.agreement import BranchAgreement, WorstItem
+from tbps_infer.verification.differences import BOOTSTRAPS, MetricDifference
 
 __all__ = [
     "accuracy_csv",

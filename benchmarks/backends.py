@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.bundle import Bundle
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
-from tbps_infer.runners import BackendName, Precision, Runner, RunOptions, open_model, open_runner
-from tbps_infer.runners.options import Device
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners import BackendName, Runner, RunOptions, open_model, open_runner
 from tbps_infer.runners.protocol import DeviceTimes, Feeds
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.runners.cores import core_quota, usable_cores
+from tbps_infer.cores import core_quota, usable_cores
 
 __all__ = ["PACKAGES", "Environment", "record_environment", "run_tool"]
 

@@ -20,12 +20,12 @@ from tbps_infer.benchmarks.measure import Arm, Clock, Plan, Value, measure
 from tbps_infer.benchmarks.peak_memory import PeakTask
 from tbps_infer.benchmarks.samples import SampleFile, Samples
 from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, stage_arms
-from tbps_infer.bundle import Branch
+from tbps_infer.cores import usable_cores
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
-from tbps_infer.golden_replay import golden_cosine
-from tbps_infer.runners import Precision, Runner
-from tbps_infer.runners.cores import usable_cores
-from tbps_infer.runners.options import Device
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners import Runner
+from tbps_infer.verification.golden import golden_cosine
 
 __all__ = ["BATCHES", "LEAST_COSINE", "LatencyOptions", "run_latency"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tbps_infer.benchmarks.measure import Arm, Value
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError
-from tbps_infer.runners.options import Device
 
 __all__ = ["COPY_BYTES", "MATMUL_SIZE", "limit_arms"]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tbps_infer.benchmarks.backends import Choice, Models, open_choice
-from tbps_infer.bundle import Branch
+from tbps_infer.devices import Device
 from tbps_infer.errors import BenchmarkError
-from tbps_infer.export.samples import prepare_samples, synthetic_samples
-from tbps_infer.runners.options import Device
+from tbps_infer.model_facts import Branch
 from tbps_infer.text import Tokenizer
+from tbps_infer.verification.samples import prepare_samples, synthetic_samples
 
 __all__ = ["Peak", "PeakTask", "measure_peak", "peak_resident_bytes"]
 

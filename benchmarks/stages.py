@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.benchmarks.measure import Arm, Value
-from tbps_infer.bundle import Branch, Bundle, ModelFacts
+from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import UsageError
-from tbps_infer.export.samples import Samples, prepare_samples, synthetic_samples
 from tbps_infer.gallery import Entry, FileStamp, Gallery, GalleryWriter
 from tbps_infer.images import load_rgb, to_crop
 from tbps_infer.layout import VectorLayout
+from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.runners import Runner
 from tbps_infer.text import Tokenizer
+from tbps_infer.verification.samples import Samples, prepare_samples, synthetic_samples
 
 __all__ = ["TOP_K", "Material", "encode_arms", "open_material", "random_embeddings", "stage_arms", "write_gallery"]
 

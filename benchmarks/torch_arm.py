@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import Branch
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError
 from tbps_infer.families.table import SourceModel
-from tbps_infer.runners.options import Device, RunOptions
-from tbps_infer.runners.protocol import Feeds, Precision
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners.options import RunOptions
+from tbps_infer.runners.protocol import Feeds
 from tbps_infer.runners.torch_runner import TorchRunner
 
 __all__ = ["TorchArm"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from tbps_infer.cli.bench_options import FILE, Asked, asked_options, table_options
 from tbps_infer.cli.build import Lengths
-from tbps_infer.cli.options import EXISTING, verbosity_options
-from tbps_infer.cli.progress import progress_bar, say
+from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, table_options
+from tbps_infer.cli.shared.options import EXISTING, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 __all__ = ["bench"]
 
@@ -112,7 +112,7 @@ def latency(
     from tbps_infer.benchmarks.measure import Plan, SystemClock, WarmUpRule
     from tbps_infer.benchmarks.plots import require_matplotlib
     from tbps_infer.benchmarks.results import collect_results
-    from tbps_infer.cli.bench_output import ReportFiles, write_report
+    from tbps_infer.cli.shared.bench_output import ReportFiles, write_report
 
     files = ReportFiles(json_file, csv_file, markdown_file, plots, html_file, accuracy)
     if files.draws:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.bench_options import FILE, Asked, asked_options, table_options
-from tbps_infer.cli.families import family_options
-from tbps_infer.cli.options import EXISTING, batch_size_option, verbosity_options
-from tbps_infer.cli.progress import progress_bar, say
+from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, table_options
+from tbps_infer.cli.shared.family_options import family_options
+from tbps_infer.cli.shared.options import EXISTING, batch_size_option, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.benchmarks.accuracy import AccuracyResults
     from tbps_infer.bundle import Bundle
-    from tbps_infer.evaluation.verification import Reference
     from tbps_infer.families.options import LoadOptions
+    from tbps_infer.verification.references import Reference
 
 __all__ = ["accuracy"]
 
@@ -66,9 +66,9 @@ def accuracy(
     from tbps_infer.benchmarks.accuracy import list_engines, measure_accuracy
     from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page
     from tbps_infer.bundle import Bundle
-    from tbps_infer.cli.bench_output import write_file
+    from tbps_infer.cli.shared.bench_output import write_file
     from tbps_infer.data.readers import read_dataset
-    from tbps_infer.evaluation.evaluation_set import labelled_set
+    from tbps_infer.verification.evaluation_set import labelled_set
 
     opened = Bundle.open(bundle)
     people = read_dataset(data, split, kind=kind)
@@ -102,7 +102,7 @@ def accuracy(
 
 
 def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threads: int | None) -> Reference:
-    from tbps_infer.evaluation.verification import checkpoint_reference, graphs_reference
+    from tbps_infer.verification.references import checkpoint_reference, graphs_reference
 
     if checkpoint is None:
         return graphs_reference(bundle, threads)
@@ -117,7 +117,7 @@ def _json(results: AccuracyResults) -> str:
 
 def _print(results: AccuracyResults) -> None:
     from tbps_infer.benchmarks.accuracy_report import accuracy_tables, not_run_lines, summary_lines
-    from tbps_infer.cli.bench_output import print_table
+    from tbps_infer.cli.shared.bench_output import print_table
 
     for line in summary_lines(results):
         click.echo(line)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.gate_options import verify_data_option
-from tbps_infer.cli.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
-from tbps_infer.cli.progress import quiet, say
+from tbps_infer.cli.shared.gate_options import verify_data_option
+from tbps_infer.cli.shared.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
+from tbps_infer.cli.shared.progress import quiet, say
 
 if TYPE_CHECKING:
-    from tbps_infer.evaluation.evaluation_set import EvaluationSet
+    from tbps_infer.verification.evaluation_set import EvaluationSet
 
 __all__ = ["ENGINE_BACKENDS", "build", "build_and_report"]
 
@@ -109,9 +109,9 @@ def build(
     tbps build bundle --fp16
     tbps build bundle --precision int8     # wants a bundle exported with --precision int8
     """
+    from tbps_infer.devices import Device
     from tbps_infer.errors import UsageError
-    from tbps_infer.export.engine_options import EngineOptions
-    from tbps_infer.runners.options import Device
+    from tbps_infer.export.engines.options import EngineOptions
     from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
     chosen = Device.parse(device)
@@ -134,7 +134,7 @@ def build(
 
 def build_and_report(bundle: Path, options: Any) -> None:
     """Build with a bar, and say what came of it; ``options`` are `EngineOptions`."""
-    from tbps_infer.export.engines import build_engines
+    from tbps_infer.export.engines.build import build_engines
 
     with _phases() as (say_above, on_progress):
         built = build_engines(bundle, options, say_above, on_progress)

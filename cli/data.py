@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
-from tbps_infer.cli.progress import progress_bar
+from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar
 
 __all__ = ["data"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tbps_infer.cli.options import verbosity_options
+from tbps_infer.cli.shared.options import verbosity_options
 
 __all__ = ["demo"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tbps_infer.cli.options import EXISTING, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, verbosity_options
 
 __all__ = ["doctor"]
 
@@ -28,8 +28,8 @@ def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
     \b
     tbps doctor bundle
     """
+    from tbps_infer.devices import Device
     from tbps_infer.doctor import Finding, examine_bundle, examine_machine
-    from tbps_infer.runners.options import Device
 
     index = Device.parse(device).index
     findings: list[Finding] = []

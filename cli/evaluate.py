@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
-from tbps_infer.cli.progress import progress_bar, say
+from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.data.dataset import Split

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.build import ENGINE_BACKENDS, build_and_report
-from tbps_infer.cli.families import family_options
-from tbps_infer.cli.gate_options import verify_data_option
-from tbps_infer.cli.options import (
+from tbps_infer.cli.shared.family_options import family_options
+from tbps_infer.cli.shared.gate_options import verify_data_option
+from tbps_infer.cli.shared.options import (
     EXISTING,
     int8_limit_options,
     mixed_precision_options,
@@ -19,13 +19,13 @@ from tbps_infer.cli.options import (
     precision_options,
     verbosity_options,
 )
-from tbps_infer.cli.progress import say
+from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tbps_infer.evaluation.evaluation_set import EvaluationSet
     from tbps_infer.families.options import LoadOptions
+    from tbps_infer.verification.evaluation_set import EvaluationSet
 
 __all__ = ["export"]
 
@@ -92,8 +92,8 @@ def export(
 
     engines = None
     if backend != "onnxruntime":
-        from tbps_infer.export.engine_options import EngineOptions
-        from tbps_infer.export.engines import check_buildable
+        from tbps_infer.export.engines.build import check_buildable
+        from tbps_infer.export.engines.options import EngineOptions
 
         engines = EngineOptions(backend=backend, precision=precision, mixed=mixed, gate_on=gate_on)
         check_buildable(engines)  # before the minutes that exporting takes
@@ -135,8 +135,8 @@ def _int8(calibration: Path | None, limits: dict[str, float]) -> Any:
         return None
     from dataclasses import replace
 
-    from tbps_infer.export.int8_calibration import read_calibration
-    from tbps_infer.export.int8_options import INT8_THRESHOLDS, Int8Options
+    from tbps_infer.export.int8.calibration import read_calibration
+    from tbps_infer.export.int8.options import INT8_THRESHOLDS, Int8Options
 
     return Int8Options(read_calibration(calibration), replace(INT8_THRESHOLDS, **limits))
 

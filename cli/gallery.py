@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.filters import filter_options
-from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
-from tbps_infer.cli.progress import progress_bar, say
+from tbps_infer.cli.shared.filter_options import filter_options
+from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.gallery import Filter

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.families import family_options
-from tbps_infer.cli.options import EXISTING, verbosity_options
+from tbps_infer.cli.shared.family_options import family_options
+from tbps_infer.cli.shared.options import EXISTING, verbosity_options
 
 if TYPE_CHECKING:
     from tbps_infer.families.options import LoadOptions

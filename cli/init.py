@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
 
 if TYPE_CHECKING:
     import tokenizers
@@ -70,7 +70,7 @@ def init(
 
 
 def _tokenizer(vocab: Path | None, dataset: Path | None, size: int) -> tokenizers.Tokenizer:
-    from tbps_infer.text import train_wordpiece, wordpiece_tokenizer
+    from tbps_infer.tokenizer_files import train_wordpiece, wordpiece_tokenizer
 
     if vocab is not None:
         return wordpiece_tokenizer(vocab)

@@ -11,11 +11,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.cli.filters import filter_options
-from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
-from tbps_infer.cli.output import FORMATS, write_results
-from tbps_infer.cli.progress import say
-from tbps_infer.cli.queries import Query, groups_as_they_come, groups_of, one_person, read_queries
+from tbps_infer.cli.shared.filter_options import filter_options
+from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.shared.output import FORMATS, write_results
+from tbps_infer.cli.shared.progress import say
+from tbps_infer.cli.shared.queries import Query, groups_as_they_come, groups_of, one_person, read_queries
 
 if TYPE_CHECKING:
     from tbps_infer.encoder import Encoder

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.options import EXISTING, run_options, verbosity_options
-from tbps_infer.cli.progress import say
+from tbps_infer.cli.shared.options import EXISTING, run_options, verbosity_options
+from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
     from tbps_infer.explain.attention import AttentionGraphs
@@ -53,9 +53,9 @@ def serve(
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Gallery, SearchOptions
     from tbps_infer.serve.app import create_app
-    from tbps_infer.serve.engine import Engine
     from tbps_infer.serve.metrics import Metrics
     from tbps_infer.serve.options import BatchOptions, Limits, ServeOptions
+    from tbps_infer.serve.searcher import Engine
     from tbps_infer.serve.server import bind
     from tbps_infer.serve.server import run as run_server
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.options import EXISTING, output_option, verbosity_options
-from tbps_infer.cli.progress import progress_bar, say
+from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.data.dataset import Split

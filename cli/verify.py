@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.families import family_options
-from tbps_infer.cli.gate_options import refuse_failed, result_lines, threshold_options
-from tbps_infer.cli.options import EXISTING, batch_size_option, run_options, verbosity_options
-from tbps_infer.cli.progress import progress_bar, say
+from tbps_infer.cli.shared.family_options import family_options
+from tbps_infer.cli.shared.gate_options import refuse_failed, result_lines, threshold_options
+from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.bundle import Bundle
-    from tbps_infer.evaluation.evaluation_set import EvaluationSet
-    from tbps_infer.evaluation.gate import Thresholds
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.runners import RunOptions
+    from tbps_infer.verification.evaluation_set import EvaluationSet
+    from tbps_infer.verification.gate import Thresholds
 
 __all__ = ["verify"]
 
@@ -67,7 +67,7 @@ def verify(
     tbps verify bundle pictures/ --precision int8 --min-overlap 0.9 --min-cosine 0.99
     """
     from tbps_infer.encoder import Encoder
-    from tbps_infer.evaluation.verification import choose_reference, hold_to_gate, record_verdict
+    from tbps_infer.verification.references import choose_reference, hold_to_gate, record_verdict
 
     opened = _open(bundle, run)
     source = None
@@ -103,7 +103,7 @@ def _open(path: Path, run: RunOptions) -> Bundle:
 def _data(
     bundle: Bundle, sources: tuple[str, ...], data: Path | None, split: str, kind: str | None
 ) -> EvaluationSet | None:
-    from tbps_infer.evaluation.evaluation_set import labelled_set, picture_set
+    from tbps_infer.verification.evaluation_set import labelled_set, picture_set
 
     if data is not None and sources:
         raise click.UsageError("--data and pictures contradict each other: give one of them.")

@@ -18,24 +18,24 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tbps_infer.bundle import Branch, Bundle, file_facts, is_bundle
+from tbps_infer.bundle import Bundle, file_facts, is_bundle
 from tbps_infer.errors import BundleError, UsageError, VerificationError
-from tbps_infer.export.attention_graphs import export_attention
+from tbps_infer.export.fp16.bundle_graphs import write_half_graphs
 from tbps_infer.export.gate import gate_graphs
 from tbps_infer.export.golden import write_golden
-from tbps_infer.export.graphs import export_graph
-from tbps_infer.export.half_graphs import write_half_graphs
-from tbps_infer.export.int8_graphs import write_int8_graphs
+from tbps_infer.export.graphs import export_attention, export_graph
+from tbps_infer.export.int8.bundle_graphs import write_int8_graphs
 from tbps_infer.export.options import ExportOptions
-from tbps_infer.export.samples import prepare_samples, synthetic_samples
-from tbps_infer.export.verify import Embed, Shapes, verify_graphs
 from tbps_infer.families.table import SourceModel, load_source
+from tbps_infer.model_facts import Branch
 from tbps_infer.reference.checkpoint import FAMILY
 from tbps_infer.reference.model import PartModel
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds
 from tbps_infer.text import Tokenizer
+from tbps_infer.verification.parity import Embed, Shapes, verify_graphs
+from tbps_infer.verification.samples import prepare_samples, synthetic_samples
 
 __all__ = ["export_bundle", "torch_reference"]
 

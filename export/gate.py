@@ -6,23 +6,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, VerificationError
-from tbps_infer.evaluation.evaluation_set import EvaluationSet
-from tbps_infer.evaluation.gate import Thresholds
-from tbps_infer.evaluation.verification import (
+from tbps_infer.export.int8.options import INT8_THRESHOLDS
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners import Runner, RunOptions
+from tbps_infer.tensorrt.engine_folder import EngineFolder
+from tbps_infer.tensorrt.flavours import FlavourName
+from tbps_infer.text import Tokenizer
+from tbps_infer.verification.evaluation_set import EvaluationSet
+from tbps_infer.verification.gate import Thresholds
+from tbps_infer.verification.references import (
     GateResult,
     checkpoint_reference,
     graphs_reference,
     hold_to_gate,
     record_verdict,
 )
-from tbps_infer.export.int8_options import INT8_THRESHOLDS
-from tbps_infer.runners import Precision, Runner, RunOptions
-from tbps_infer.tensorrt.engine_folder import EngineFolder
-from tbps_infer.tensorrt.flavours import FlavourName
-from tbps_infer.text import Tokenizer
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel

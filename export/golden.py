@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tbps_infer.bundle import GOLDEN_ARRAYS, GOLDEN_JSON, Branch
-from tbps_infer.export.samples import prepare_samples
-from tbps_infer.export.verify import Embed
+from tbps_infer.bundle import GOLDEN_ARRAYS, GOLDEN_JSON
+from tbps_infer.model_facts import Branch
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.text import Tokenizer
+from tbps_infer.verification.parity import Embed
+from tbps_infer.verification.samples import prepare_samples
 
 if TYPE_CHECKING:
     from PIL import Image

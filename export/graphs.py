@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbps_infer.bundle import Branch, ModelFacts
 from tbps_infer.errors import BackendError, VerificationError
+from tbps_infer.explain.maps import ImageAttention, TextAttention
 from tbps_infer.export.options import DEFAULT_OPSET
 from tbps_infer.export.quiet import quiet
+from tbps_infer.model_facts import Branch, ModelFacts
+from tbps_infer.reference.model import PartModel
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import TensorSpec, branch_specs
 
-__all__ = ["check_graph", "export_graph"]
+__all__ = ["check_graph", "export_attention", "export_graph"]
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +81,26 @@ def export_graph(
         _strip(program.model)
         program.save(path, external_data=external_data)
     check_graph(path, inputs, outputs, opset)
+
+
+def export_attention(model: PartModel, facts: ModelFacts, folder: Path, *, opset: int = DEFAULT_OPSET) -> None:
+    """Write ``image.attention.onnx`` and ``text.attention.onnx``, with the inputs of the branches.
+
+    Their outputs are ``image_attention``, float32 ``[batch, N_c, rows·columns]``, and ``text_attention``, float32
+    ``[batch, N_c + K, length]``, averaged over heads.
+
+    Raises:
+        VerificationError: A graph is not valid.
+    """
+    config = model.config
+    rows, columns = config.map_size
+    image = TensorSpec("image_attention", np.dtype(np.float32), ("batch", config.coarse_tokens, rows * columns))
+    tokens = config.coarse_tokens + config.parts
+    text = TensorSpec("text_attention", np.dtype(np.float32), ("batch", tokens, "length"))
+    file = folder / "image.attention.onnx"
+    export_graph(ImageAttention(model), "image", facts, file, opset=opset, gives=(image,))
+    file = folder / "text.attention.onnx"
+    export_graph(TextAttention(model), "text", facts, file, opset=opset, gives=(text,))
 
 
 def check_graph(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> None:

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tbps_infer.errors import UsageError
-from tbps_infer.evaluation.gate import Thresholds
-from tbps_infer.export.int8_options import Int8Options
-from tbps_infer.export.limits import VerificationLimits
-from tbps_infer.export.mixed_precision import MixedPrecisionOptions
+from tbps_infer.export.fp16.convert import MixedPrecisionOptions
+from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.families.options import LoadOptions
-from tbps_infer.runners.protocol import Precision
+from tbps_infer.model_facts import Precision
+from tbps_infer.verification.gate import Thresholds
+from tbps_infer.verification.tolerances import VerificationLimits
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tbps_infer.evaluation.evaluation_set import EvaluationSet
+    from tbps_infer.verification.evaluation_set import EvaluationSet
 
 __all__ = ["DEFAULT_OPSET", "MAX_OPSET", "MIN_OPSET", "ExportOptions"]
 

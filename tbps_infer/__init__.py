@@ -16,12 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tbps_infer.bundle import Bundle, ModelFacts
+    from tbps_infer.bundle import Bundle
     from tbps_infer.embedding import EmbedOptions, EmbedReport, embed_gallery
     from tbps_infer.encoder import Encoder
     from tbps_infer.errors import TbpsError
     from tbps_infer.gallery import Filter, Gallery, Hit
     from tbps_infer.layout import Segment, VectorLayout
+    from tbps_infer.model_facts import ModelFacts
     from tbps_infer.preprocessing import Preprocessing
     from tbps_infer.runners import RunOptions
     from tbps_infer.sources import SourceItem, read_sources
@@ -56,7 +57,7 @@ _HOMES = {
     "Filter": "gallery",
     "Gallery": "gallery",
     "Hit": "gallery",
-    "ModelFacts": "bundle",
+    "ModelFacts": "model_facts",
     "Preprocessing": "preprocessing",
     "RunOptions": "runners",
     "Segment": "layout",

@@ -19,18 +19,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.bundle import Bundle
+from tbps_infer.cores import usable_cores
 from tbps_infer.errors import BackendError, TbpsError
-from tbps_infer.golden_replay import changed_captions, changed_crops, golden_cosine
 from tbps_infer.images import load_crop
-from tbps_infer.runners import Precision, Runner, RunOptions, open_runner
-from tbps_infer.runners.cores import usable_cores
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners import Runner, RunOptions, open_runner
 from tbps_infer.tensorrt.device_memory import open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.text import Tokenizer
+from tbps_infer.verification.golden import changed_captions, changed_crops, golden_cosine
 
 __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 

@@ -21,11 +21,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
 from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.images import load_crop
+from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.sources import SourceItem, absolute_path
 

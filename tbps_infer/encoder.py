@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import Branch, Bundle, ModelFacts
+from tbps_infer.bundle import Bundle
+from tbps_infer.cores import usable_cores
 from tbps_infer.errors import FeedError, UsageError, VerificationError
+from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.runners import Feeds, Runner, RunOptions, open_model, open_runner
-from tbps_infer.runners.cores import usable_cores
 from tbps_infer.runners.protocol import branch_specs
 
 if TYPE_CHECKING:

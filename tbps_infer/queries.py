@@ -21,7 +21,7 @@ from tbps_infer.layout import VectorLayout
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tbps_infer.bundle import ModelFacts
+    from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["PersonQuery", "QueryEncoder", "compose", "encode_queries"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from places import SHIPPED
 
 # With usearch in the process before it, torch 2.13 cannot export ("Invalid function schema: add.Tensor"; tried with
 # usearch 2.26): whichever test comes first, torch is there first.
@@ -27,10 +28,10 @@ if threading.current_thread() is threading.main_thread():
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of the tiny configuration; the same random weights everywhere."""
-    from tbps_infer.export.samples import synthetic_samples
     from tbps_infer.reference.config import tiny_config
     from tbps_infer.reference.pretrained import initial_checkpoint
-    from tbps_infer.text import train_wordpiece
+    from tbps_infer.tokenizer_files import train_wordpiece
+    from tbps_infer.verification.samples import synthetic_samples
 
     tokenizer = train_wordpiece([caption for _, captions in synthetic_samples() for caption in captions], 400)
     config = tiny_config(tokenizer.get_vocab_size())
@@ -53,9 +54,8 @@ def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundle of the shipped, trained checkpoint. Tests that alter a bundle copy it first."""
     from tbps_infer.export.bundle import export_bundle
 
-    shipped = Path(__file__).parent.parent / "tbps_infer" / "assets" / "tiny"
     out = tmp_path_factory.mktemp("models") / "shipped-bundle"
-    export_bundle(shipped, out)
+    export_bundle(SHIPPED, out)
     return out
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tbps_infer.bundle import Branch, Bundle, file_facts, file_sha256, is_bundle, model_fingerprint
+from tbps_infer.bundle import Bundle, file_facts, file_sha256, is_bundle
 from tbps_infer.errors import BundleError, TbpsError
 from tbps_infer.images import load_crop
+from tbps_infer.model_facts import Branch, model_fingerprint
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.runners import Feeds, RunOptions, open_runner

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.embedding import EmbedOptions, EmbedReport, embed_gallery
 from tbps_infer.errors import GalleryError, ModelMismatchError, UsageError
 from tbps_infer.gallery import Gallery
 from tbps_infer.images import load_crop
 from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.sources import SourceItem, read_sources
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.embedding import EmbedOptions, embed_gallery
 from tbps_infer.errors import GalleryBusyError
 from tbps_infer.gallery import Gallery, GalleryWriter, Reject, is_gallery
 from tbps_infer.gallery.columns import Value
 from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.sources import read_sources
 

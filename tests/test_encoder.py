@@ -19,7 +19,8 @@ from tbps_infer.errors import BackendError, FeedError, ImageError, UsageError, V
 from tbps_infer.images import load_crop, to_crop
 from tbps_infer.runners import Feeds, TensorSpec
 from tbps_infer.runners.fake import FakeRunner, fake_facts
-from tbps_infer.text import Tokenizer, pad_ids, train_wordpiece
+from tbps_infer.text import Tokenizer, pad_ids
+from tbps_infer.tokenizer_files import train_wordpiece
 
 FACTS = fake_facts()
 WORDS = ("a", "woman", "man", "red", "coat", "and", "black", "trousers", "grey", "backpack", "walks", "hat")

@@ -17,7 +17,8 @@ from tbps_infer.images import to_crop
 from tbps_infer.layout import VectorLayout
 from tbps_infer.runners import RunOptions
 from tbps_infer.runners.fake import fake_facts
-from tbps_infer.text import pad_ids, train_wordpiece
+from tbps_infer.text import pad_ids
+from tbps_infer.tokenizer_files import train_wordpiece
 
 CAPTIONS = ("a woman in a red coat", "a man", "a tall man with a grey backpack, black trousers and a hat")
 FACTS = fake_facts()

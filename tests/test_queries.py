@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import UsageError
 from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.queries import PersonQuery, compose, encode_queries
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbps_infer.errors import BundleError, UsageError
-from tbps_infer.text import CAPTION_RULES, SPECIAL_TOKENS, Tokenizer, pad_ids, train_wordpiece, wordpiece_tokenizer
+from tbps_infer.text import CAPTION_RULES, Tokenizer, pad_ids
+from tbps_infer.tokenizer_files import SPECIAL_TOKENS, train_wordpiece, wordpiece_tokenizer
 
 CAPTIONS = (
     "A woman in a red coat and black trousers, with a grey backpack.",

@@ -240,7 +240,7 @@ def _measure_all(
     threads: int | None,
 ) -> list[tuple[int, _TwoBounds]]:
     """The queries that have a relevant item, in order, each with what was measured of it."""
-    from tbps_infer.runners.cores import usable_cores
+    from tbps_infer.cores import usable_cores
 
     order = np.argsort(gallery_identities, kind="stable")
     ordered = np.asarray(gallery_identities)[order]

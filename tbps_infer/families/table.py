@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tbps_infer.bundle import Branch, ModelFacts, file_sha256, model_fingerprint
+from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.families.family import DualEncoder, Family, Plan
 from tbps_infer.families.files import CheckpointFile, read_checkpoint_file
@@ -23,6 +23,7 @@ from tbps_infer.families.plip import PLIP
 from tbps_infer.families.rde import RDE
 from tbps_infer.families.tbps_clip import TBPS_CLIP
 from tbps_infer.families.vocabulary import find_tokenizer
+from tbps_infer.model_facts import Branch, ModelFacts, model_fingerprint
 from tbps_infer.reference.checkpoint import CONFIG_JSON, FAMILY, load_checkpoint, tensors_sha256
 from tbps_infer.reference.model import PartModel
 

@@ -8,7 +8,7 @@ from typing import Literal
 import tokenizers
 
 from tbps_infer.errors import UsageError
-from tbps_infer.text import CLIP_SPECIAL_TOKENS, clip_tokenizer, wordpiece_tokenizer
+from tbps_infer.tokenizer_files import CLIP_SPECIAL_TOKENS, clip_tokenizer, wordpiece_tokenizer
 
 __all__ = ["find_tokenizer"]
 

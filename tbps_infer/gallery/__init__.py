@@ -4,7 +4,7 @@ from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GalleryFacts, is_gallery
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
-from tbps_infer.gallery.searching import Hit, SearchOptions, SearchReport, SearchResult
+from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.upkeep import (
     CompactReport,
     MergeReport,

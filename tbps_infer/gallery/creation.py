@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import tbps_infer
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.folder import (
     GALLERY_JSON,
@@ -22,6 +21,7 @@ from tbps_infer.gallery.folder import (
     sync_folder,
 )
 from tbps_infer.gallery.records import create_records, sqlite_errors
+from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["make_folder", "open_facts", "system_errors"]
 

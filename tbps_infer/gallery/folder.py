@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import BundleError, GalleryBusyError, GalleryError, ModelMismatchError
+from tbps_infer.model_facts import ModelFacts
 
 __all__ = [
     "GALLERY_JSON",

@@ -15,12 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import ModelFacts
+from tbps_infer.devices import Device
 from tbps_infer.errors import GalleryError, UsageError
-from tbps_infer.gallery.approximate import Graph
-from tbps_infer.gallery.cascade import Sketch
 from tbps_infer.gallery.columns import Value, quoted
-from tbps_infer.gallery.device import DeviceScan
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts, missing_vectors
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
@@ -34,11 +31,14 @@ from tbps_infer.gallery.records import (
     metadata_columns,
     sqlite_errors,
 )
-from tbps_infer.gallery.rows import Rows
-from tbps_infer.gallery.search import search_gallery
-from tbps_infer.gallery.searching import Hit, SearchOptions, SearchResult
+from tbps_infer.gallery.search.approximate import Graph
+from tbps_infer.gallery.search.cascade import Sketch
+from tbps_infer.gallery.search.device import DeviceScan
+from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchResult
+from tbps_infer.gallery.search.rows import Rows
+from tbps_infer.gallery.search.run import search_gallery
 from tbps_infer.gallery.vectors import StoredVectors
-from tbps_infer.runners.options import Device
+from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["Gallery", "Record"]
 

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, GalleryError, UsageError
-from tbps_infer.gallery.approximate import GraphOptions, build_graph
-from tbps_infer.gallery.cascade import build_sketch
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.creation import system_errors
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
-from tbps_infer.gallery.rows import Rows
+from tbps_infer.gallery.search.approximate import GraphOptions, build_graph
+from tbps_infer.gallery.search.cascade import build_sketch
+from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
 
 __all__ = [

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import ModelFacts
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
 from tbps_infer.gallery.creation import make_folder, open_facts, system_errors
@@ -25,7 +24,7 @@ from tbps_infer.gallery.folder import (
     sync_folder,
     writer_lock,
 )
-from tbps_infer.gallery.incoming import checked_rows
+from tbps_infer.gallery.mapping import checked_rows
 from tbps_infer.gallery.records import (
     Entry,
     FileStamp,
@@ -38,6 +37,7 @@ from tbps_infer.gallery.records import (
     sqlite_errors,
 )
 from tbps_infer.gallery.times import parse_time
+from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["SPARE_BYTES", "GalleryWriter"]
 

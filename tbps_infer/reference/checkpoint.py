@@ -30,8 +30,9 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from tbps_infer.bundle import ModelFacts, file_sha256, model_fingerprint
+from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
+from tbps_infer.model_facts import ModelFacts, model_fingerprint
 from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from tbps_infer.errors import ImageError
-from tbps_infer.render.verdicts import Verdict
+from tbps_infer.render.marks import Verdict
 
 __all__ = [
     "BAR",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.layout import VectorLayout
-from tbps_infer.render.verdicts import Verdict, verdict
+from tbps_infer.render.marks import Verdict, verdict
 
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
-from tbps_infer.render.verdicts import Verdict, verdict
+from tbps_infer.render.marks import Verdict, verdict
 
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit

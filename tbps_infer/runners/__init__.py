@@ -9,18 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tbps_infer.bundle import Branch, Bundle, is_bundle
+from tbps_infer.bundle import Bundle, is_bundle
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
-from tbps_infer.runners.options import Device, RunOptions
-from tbps_infer.runners.protocol import (
-    BACKENDS,
-    BackendName,
-    Feeds,
-    Precision,
-    Runner,
-    TensorSpec,
-    check_feeds,
-)
+from tbps_infer.model_facts import Branch
+from tbps_infer.runners.options import RunOptions
+from tbps_infer.runners.protocol import BACKENDS, BackendName, Feeds, Runner, TensorSpec, check_feeds
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel
@@ -28,9 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKENDS",
     "BackendName",
-    "Device",
     "Feeds",
-    "Precision",
     "RunOptions",
     "Runner",
     "TensorSpec",

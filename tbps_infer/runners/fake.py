@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import Branch, ModelFacts
 from tbps_infer.errors import FeedError
 from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.runners.protocol import Feeds, TensorSpec, branch_specs, check_feeds
 

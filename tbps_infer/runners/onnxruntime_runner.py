@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.cores import usable_cores
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.cores import usable_cores
 from tbps_infer.runners.int8_kernels import products_saturate
-from tbps_infer.runners.options import Device, RunOptions
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, check_feeds
 
 __all__ = ["OnnxRuntimeRunner", "open_session"]

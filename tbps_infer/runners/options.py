@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from tbps_infer.devices import Device
 from tbps_infer.errors import UsageError
-from tbps_infer.runners.protocol import BACKENDS, BackendName, Precision
+from tbps_infer.model_facts import PRECISIONS, Precision
+from tbps_infer.runners.protocol import BACKENDS, BackendName
 
-__all__ = ["PRECISIONS", "Device", "RunOptions"]
-
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-
-@dataclass(frozen=True)
-class Device:
-    """A processor: the CPU, or one CUDA device by its index."""
-
-    kind: Literal["cpu", "cuda"]
-    index: int = 0
-
-    @classmethod
-    def parse(cls, name: str) -> Device:
-        """Read ``cpu``, ``cuda`` or ``cuda:N``; raises UsageError on anything else."""
-        if name == "cpu":
-            return cls("cpu")
-        match = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
-        if match is None:
-            raise UsageError(f"The device {name!r} is not known.", "Give cpu, cuda, or cuda:1 for the second one.")
-        return cls("cuda", int(match[1] or 0))
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+__all__ = ["RunOptions"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +21,7 @@ class RunOptions:
             them, ``torch`` a checkpoint.
         device: ``cpu``, ``cuda`` or ``cuda:N``; engines run on ``cuda`` alone.
         precision: What the weights and most of the arithmetic are.
-        threads: Of one operator on the CPU; when not given, `tbps_infer.runners.cores.usable_cores` for
+        threads: Of one operator on the CPU; when not given, `tbps_infer.cores.usable_cores` for
             ONNX Runtime, and PyTorch's own choice for torch.
 
     Raises:

@@ -9,22 +9,20 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import Branch, ModelFacts
 from tbps_infer.errors import FeedError
+from tbps_infer.model_facts import Branch, ModelFacts
 
 __all__ = [
     "BACKENDS",
     "BackendName",
     "DeviceTimes",
     "Feeds",
-    "Precision",
     "Runner",
     "TensorSpec",
     "branch_specs",
     "check_feeds",
 ]
 
-Precision = Literal["fp32", "fp16", "int8"]
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import Branch
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.options import Device, RunOptions
+from tbps_infer.model_facts import Branch
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, TensorSpec, branch_specs, check_feeds
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from starlette.staticfiles import StaticFiles
 from tbps_infer import __version__
 from tbps_infer.errors import FilterError, TbpsError, UsageError
 from tbps_infer.serve.access import Access
-from tbps_infer.serve.engine import Engine
 from tbps_infer.serve.failures import RefusedError
-from tbps_infer.serve.gate import Gate, error_response
+from tbps_infer.serve.guard import Gate, error_response
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.pages import STATIC, page_router
 from tbps_infer.serve.pictures import Pictures
 from tbps_infer.serve.routes import router
+from tbps_infer.serve.searcher import Engine
 from tbps_infer.serve.service import Service
 
 __all__ = ["create_app"]

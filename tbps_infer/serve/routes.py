@@ -20,8 +20,7 @@ from tbps_infer.errors import FilterError, ImageError
 from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Record, SearchOptions
 from tbps_infer.gallery.columns import Value
-from tbps_infer.serve.engine import SearchAnswer, SearchJob
-from tbps_infer.serve.export import hits_csv, hits_zip
+from tbps_infer.serve.downloads import hits_csv, hits_zip
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.models import (
     LARGEST_RECORD,
@@ -35,6 +34,7 @@ from tbps_infer.serve.models import (
     SegmentReply,
 )
 from tbps_infer.serve.pictures import decode_example
+from tbps_infer.serve.searcher import SearchAnswer, SearchJob
 from tbps_infer.serve.service import Service, service_of
 
 __all__ = ["router"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from tbps_infer.serve.access import Access
-from tbps_infer.serve.engine import Engine
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.pictures import Pictures
+from tbps_infer.serve.searcher import Engine
 
 __all__ = ["Service", "service_of"]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from tbps_infer.bundle import Branch, file_sha256
+from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError
-from tbps_infer.runners.protocol import Precision
+from tbps_infer.model_facts import Branch, Precision
 from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.precision_proof import PrecisionProof

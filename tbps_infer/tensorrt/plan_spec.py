@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tbps_infer.bundle import Branch
 from tbps_infer.errors import UsageError
+from tbps_infer.model_facts import Branch
 from tbps_infer.runners.protocol import TensorSpec
 
 __all__ = ["BatchRange", "BuildSettings", "PlanSpec", "ShapeRange", "plan_spec"]

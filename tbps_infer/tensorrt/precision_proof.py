@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tbps_infer.errors import BackendError
-from tbps_infer.runners.protocol import Precision
+from tbps_infer.model_facts import Precision
 from tbps_infer.tensorrt.kernels import Kernel
 
 __all__ = ["GraphPrecision", "PrecisionProof", "prove_precision"]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.bundle import Branch, Bundle
+from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.protocol import DeviceTimes, Feeds, Precision, TensorSpec, branch_specs, check_feeds
+from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, branch_specs, check_feeds
 from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
 from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, device_of, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of

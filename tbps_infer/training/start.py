@@ -10,7 +10,7 @@ import torch
 from tbps_infer.reference.checkpoint import save_checkpoint
 from tbps_infer.reference.config import tiny_config
 from tbps_infer.reference.model import PartModel
-from tbps_infer.text import train_wordpiece
+from tbps_infer.tokenizer_files import train_wordpiece
 
 __all__ = ["VOCAB_SIZE", "initial_tiny_checkpoint"]
 

@@ -1,0 +1,106 @@
+"""The gate's limits as options, and its verdict as lines of text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tbps_infer.cli.shared.options import EXISTING
+
+if TYPE_CHECKING:
+    from tbps_infer.verification.gate import Verdict
+    from tbps_infer.verification.references import GateResult
+
+__all__ = ["refuse_failed", "result_lines", "threshold_options", "verify_data_option"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def threshold_options(command: Command) -> Command:
+    """``--max-rank1-drop`` and the other limits; passes ``thresholds``, `Thresholds`."""
+
+    @click.option("--max-rank1-drop", type=float, default=0.2, help="With labels: R@1 may fall by this, in points.")
+    @click.option("--max-map-drop", type=float, default=0.2, help="With labels: mAP may fall by this, in points.")
+    @click.option(
+        "--min-overlap", type=click.FloatRange(0, 1), default=0.99, help="Without labels: least overlap of top 10s."
+    )
+    @click.option(
+        "--min-cosine", type=click.FloatRange(-1, 1), default=0.999, help="Without labels: least cosine of any item."
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, max_rank1_drop: float, max_map_drop: float, min_overlap: float, min_cosine: float, **kwargs: Any
+    ) -> Any:
+        from tbps_infer.verification.gate import Thresholds
+
+        thresholds = Thresholds(max_rank1_drop, max_map_drop, min_overlap, min_cosine)
+        return command(*args, thresholds=thresholds, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def verify_data_option(command: Command) -> Command:
+    """``--verify-data``; passes ``gate_on``, an `EvaluationSet` or None."""
+
+    @click.option(
+        "--verify-data",
+        type=EXISTING,
+        metavar="DATASET",
+        help="Hold what was made to the gate of tbps verify on this data set's test split; what fails is not kept.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, verify_data: Path | None, **kwargs: Any) -> Any:
+        if verify_data is None:
+            return command(*args, gate_on=None, **kwargs)
+        from tbps_infer.data.readers import read_dataset
+        from tbps_infer.verification.evaluation_set import labelled_set
+
+        return command(*args, gate_on=labelled_set(read_dataset(verify_data, "test")), **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def result_lines(result: GateResult) -> Iterator[str]:
+    """What was compared with what, on what, and how it came out."""
+    engine = result.engine
+    yield f"{engine['backend']} {engine['device']} {engine['precision']} against {result.reference.description}"
+    yield f"on {result.data}"
+    yield from _verdict_lines(result.verdict)
+    found = result.verdict.agreement
+    if found is not None:
+        picture, caption = found.image.worst[0], found.text.worst[0]
+        yield f"least alike: {result.data.pictures[picture.index].name} ({picture.cosine:.6f})"
+        yield f'             "{result.data.captions[caption.index]}" ({caption.cosine:.6f})'
+    yield "passed" if result.verdict.passed else "FAILED"
+
+
+def refuse_failed(result: GateResult, hint: str) -> None:
+    """Raises VerificationError with all reasons where the verdict is that it failed."""
+    from tbps_infer.errors import VerificationError
+
+    if not result.verdict.passed:
+        raise VerificationError(" ".join(result.verdict.failures), hint)
+
+
+def _verdict_lines(verdict: Verdict) -> Iterator[str]:
+    if verdict.differences:
+        yield f"{'':17}reference  candidate  change  95 % interval"
+    for each in verdict.differences:
+        yield (
+            f"{each.name:17}{each.reference:9.2f}{each.candidate:11.2f}{each.difference:+8.2f}"
+            f"  {each.low:+.2f} to {each.high:+.2f}"
+        )
+    found = verdict.agreement
+    if found is not None:
+        for branch in (found.image, found.text):
+            whole = branch.whole
+            weakest = min(branch.parts, key=lambda name: branch.parts[name].minimum)
+            yield (
+                f"{branch.branch + ' cosine':17}min {whole.minimum:.7f}, p1 {whole.p1:.7f}, mean {whole.mean:.7f}"
+                f"; {weakest} min {branch.parts[weakest].minimum:.7f}"
+            )
+        yield f"{'ranking':17}top-{found.k} overlap {found.overlap:.2%}, Kendall's tau {found.kendall_tau:.5f}"

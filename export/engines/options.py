@@ -1,0 +1,85 @@
+"""What a user chooses about a build of engines. Nothing here needs TensorRT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tbps_infer.errors import UsageError
+from tbps_infer.export.fp16.convert import MixedPrecisionOptions
+from tbps_infer.model_facts import ModelFacts, Precision
+from tbps_infer.tensorrt.flavours import FlavourName
+from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
+
+if TYPE_CHECKING:
+    from tbps_infer.verification.evaluation_set import EvaluationSet
+
+__all__ = ["DEFAULT_LENGTHS", "EngineOptions"]
+
+DEFAULT_LENGTHS = (32, 48, 64)
+"""With the model's own greatest: captions have 15 to 40 tokens, and an engine of a fixed length beats a free one."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to build a bundle's engines.
+
+    Attributes:
+        backend: Which product builds them.
+        precision: ``int8`` wants a bundle with INT8 graphs; what is not INT8 in them becomes FP16.
+        batch: Items per run.
+        text_lengths: Tokens per caption, one engine for each; `DEFAULT_LENGTHS` and the model's greatest when empty.
+        settings: The builder's.
+        timing_cache: A file with the times of kernels, read and written; TensorRT only.
+        mixed: What stays in FP32 beyond the rules.
+        rebuild: Build again what is there and up to date.
+        device: Index of the GPU to build and check on.
+        gate_on: What to hold the engines to the gate on; they are not when not given.
+
+    Raises:
+        UsageError: Something is to stay in FP32 in FP32 engines.
+    """
+
+    backend: FlavourName = "tensorrt"
+    precision: Precision = "fp16"
+    batch: BatchRange = field(default_factory=BatchRange)
+    text_lengths: tuple[int, ...] = ()
+    settings: BuildSettings = field(default_factory=BuildSettings)
+    timing_cache: Path | None = None
+    mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
+    rebuild: bool = False
+    device: int = 0
+    gate_on: EvaluationSet | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
+            raise UsageError("FP32 islands were asked for in an FP32 engine.", "Choose the precision fp16.")
+
+    def lengths_for(self, model: ModelFacts) -> tuple[int, ...]:
+        """The lengths to build, in order.
+
+        Raises:
+            UsageError: None holds the model's longest caption, so some could not be encoded; or one is longer.
+        """
+        longest = model.max_length
+        if not self.text_lengths:
+            return (*(length for length in DEFAULT_LENGTHS if length < longest), longest)
+        lengths = tuple(sorted(set(self.text_lengths)))
+        if lengths[-1] != longest or lengths[0] < 3:
+            raise UsageError(
+                f"The text lengths are {', '.join(map(str, lengths))}, and this model takes 3 to {longest} tokens.",
+                f"Let the greatest be {longest}, so that every caption has an engine.",
+            )
+        return lengths
+
+    def to_json(self, model: ModelFacts) -> dict[str, Any]:
+        """What an engine's bytes follow from, as plain JSON values."""
+        return {
+            "precision": self.precision,
+            "batch": self.batch.to_json(),
+            "text_lengths": list(self.lengths_for(model)),
+            "settings": self.settings.to_json(),
+            "keep_fp32": list(self.mixed.keep_fp32),
+            "auto_islands": self.mixed.auto_islands,
+        }

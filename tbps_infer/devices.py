@@ -1,0 +1,32 @@
+"""Processors by name: ``cpu``, ``cuda``, ``cuda:1``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from tbps_infer.errors import UsageError
+
+__all__ = ["Device"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor: the CPU, or one CUDA device by its index."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int = 0
+
+    @classmethod
+    def parse(cls, name: str) -> Device:
+        """Read ``cpu``, ``cuda`` or ``cuda:N``; raises UsageError on anything else."""
+        if name == "cpu":
+            return cls("cpu")
+        match = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
+        if match is None:
+            raise UsageError(f"The device {name!r} is not known.", "Give cpu, cuda, or cuda:1 for the second one.")
+        return cls("cuda", int(match[1] or 0))
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"

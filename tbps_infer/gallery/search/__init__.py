@@ -1,0 +1,1 @@
+"""What decides which rows of a gallery a search reads, and reads them."""

@@ -1,0 +1,276 @@
+"""The first stage of the exact cascade: a sketch of every row, small enough to read first, that bounds its score.
+
+A row x is written as ``x = m + s R c + e``: the mean m and p directions R learnt from the gallery (principal
+components), p integers c of 8 bits with one scale s, and what is left, e. Then for a query q
+
+    x·q = m·q + s c·(Rᵀq) + e·q,    |e·q| ≤ |Rᵀe||Rᵀq| + |e||q - RRᵀq|
+
+for any R (Cauchy-Schwarz on ``e·RRᵀq`` and on ``e·(q - RRᵀq)``). Both norms of e are stored with the row, rounded up,
+so the bound is proven and the search that uses it returns exactly what a search of every vector returns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.search.candidates import Candidates
+from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
+from tbps_infer.gallery.search.rows import Rows
+from tbps_infer.gallery.search.scan import ScanOptions, in_blocks
+from tbps_infer.gallery.vectors import StoredVectors, quantise
+
+__all__ = ["Sketch", "build_sketch", "principal_directions"]
+
+_MAGIC = "tbps-sketch 1"
+_HEADER_BYTES = 256
+_NUMBERS = 3  # per row after c: s, |Rᵀe|, |e|, float32
+# The share of the variance that the directions are to keep; measured with a trained model, see docs/search.md.
+_KEEP = 0.98
+_SIZES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
+_SAMPLE_BYTES = 128 << 20
+_ROUND_UP = 1 + 1e-6
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The sketch of the first `count` rows of a vector file.
+
+    Attributes:
+        mean: float32 ``[dim]``.
+        directions: float32 ``[p, dim]``.
+        codes: int8 ``[count, p]``.
+        numbers: float32 ``[3, count]``: s, |Rᵀe| and |e|.
+        largest: A bound on ``s |c|`` of every row.
+    """
+
+    mean: NDArray[np.float32]
+    directions: NDArray[np.float32]
+    codes: NDArray[np.int8]
+    numbers: NDArray[np.float32]
+    largest: float
+
+    @property
+    def count(self) -> int:
+        """How many rows it covers."""
+        return len(self.codes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per row."""
+        return int(self.codes.shape[1]) + 4 * _NUMBERS
+
+    def scan(
+        self,
+        pool: Candidates,
+        rows: Rows,
+        queries: NDArray[np.float32],
+        max_norm: float,
+        options: ScanOptions,
+    ) -> None:
+        """Add rows to the pool, where they are known by their positions, with the bounds on their scores."""
+        exact = queries.astype(np.float64)
+        directions = self.directions.astype(np.float64)
+        inside = exact @ directions.T
+        outside = exact - inside @ directions
+        rounded = inside.astype(np.float32)
+        offsets = (exact @ self.mean.astype(np.float64)).astype(np.float32)
+        norms = np.linalg.norm(exact, axis=1)
+        weights = (np.stack((np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1))) * _ROUND_UP).astype(
+            np.float32
+        )
+
+        def multiplier() -> Multiplier:
+            return multiplier_for(rounded, self.codes.dtype, numkong=options.with_numkong)
+
+        first = multiplier()
+        # What the products may be off by, the rounding of Rᵀq, and the roundings of the sums below.
+        slack = self.largest * (first.error + np.linalg.norm(inside - rounded, axis=1))
+        slack += 64 * ROUNDOFF * (max_norm + self.largest + float(np.linalg.norm(self.mean))) * norms
+
+        def scan(multiply: Multiplier, start: int, stop: int) -> None:
+            block = rows.block(start, stop, len(queries))
+            scales, inner, outer = self.numbers[:, rows.stored(start, stop), None]
+            estimates = block.of(multiply(self.codes[block.stored]))
+            estimates *= scales
+            estimates += offsets
+            radii = inner * weights[0]
+            radii += outer * weights[1]
+            pool.add(lambda found: rows.positions_of(start + found), estimates, slack, radii)
+
+        size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
+        in_blocks(len(rows), size, scan, first, multiplier, options.threads)
+
+    @classmethod
+    def verify(cls, file: Path, dim: int) -> None:
+        """Read all of a sketch and compare it with its checksum; raises GalleryError."""
+        sketch = cls.read(file, dim)
+        digest = hashlib.sha256()
+        with file.open("rb") as data:
+            header = json.loads(data.read(_HEADER_BYTES))
+            while block := data.read(8 << 20):
+                digest.update(block)
+        if digest.hexdigest() != header["sha256"]:
+            raise _not_as_written(file, "its sha256 differs")
+        # The checksum does not cover the header, and of what stands there only this is not checked in reading.
+        step = max(16, (16 << 20) // (8 * sketch.codes.shape[1]))
+        for start in range(0, sketch.count, step):
+            some = slice(start, start + step)
+            if _longest(sketch.codes[some], sketch.numbers[0, some]) > sketch.largest:
+                raise _not_as_written(file, "a row exceeds the bound in its header")
+
+    @classmethod
+    def read(cls, file: Path, dim: int) -> Sketch:
+        """Map a sketch; raises GalleryError when the file is none, or holds numbers that can bound nothing."""
+        try:
+            raw = np.memmap(file, dtype=np.uint8, mode="r")
+            header = json.loads(bytes(raw[:_HEADER_BYTES]).decode("ascii"))
+            if header["format"] != _MAGIC:
+                raise ValueError(f"its format is {header['format']!r}")
+            count, p, largest = int(header["count"]), int(header["directions"]), float(header["largest"])
+            if not isinstance(header["sha256"], str):
+                raise ValueError("its header has no checksum")
+            if len(raw) != _HEADER_BYTES + 4 * (p + 1) * dim + count * (p + 4 * _NUMBERS):
+                raise ValueError("it was cut short")
+            learnt = raw[_HEADER_BYTES : _HEADER_BYTES + 4 * (p + 1) * dim].view("<f4").reshape(p + 1, dim)
+            table = raw[_HEADER_BYTES + learnt.nbytes :]
+            # A copy, for they need not be aligned in the file.
+            numbers = np.frombuffer(table[count * p :].tobytes(), dtype="<f4").reshape(_NUMBERS, count)
+            sound = np.isfinite(learnt).all() and np.isfinite(numbers).all() and (numbers >= 0).all()
+            if not sound or not 0 <= largest < np.inf:
+                raise ValueError("its numbers are damaged")
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise GalleryError(f"The search index {file} cannot be used: {_reason(error)}.", _REBUILD) from error
+        codes = table[: count * p].view(np.int8).reshape(count, p)
+        return cls(np.array(learnt[0]), np.array(learnt[1:]), codes, numbers, largest)
+
+
+_REBUILD = "Build it again with tbps gallery index."
+
+
+def _not_as_written(file: Path, why: str) -> GalleryError:
+    return GalleryError(f"The search index {file} is not what was written: {why}.", _REBUILD)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (KeyError, json.JSONDecodeError, UnicodeDecodeError)):
+        return "its header is damaged"
+    return str(error)
+
+
+def build_sketch(
+    vectors: StoredVectors,
+    file: Path,
+    *,
+    directions: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Learn directions from a sample of the rows, and write the sketch of all of them, whole or not at all.
+
+    Args:
+        vectors: At least one.
+        file: Where; an existing one is replaced.
+        directions: p; None chooses the fewest that keep 98 % of the variance, an eighth of the dimensions at most.
+        on_progress: Called with how many of how many rows are done.
+
+    Returns:
+        p.
+    """
+    mean, learnt = principal_directions(vectors, directions)
+    p = len(learnt)
+    temporary = file.with_name(f"{file.name}.tmp")
+    step = max(16, (16 << 20) // (8 * vectors.dim))
+    largest = 0.0
+    numbers = np.empty((_NUMBERS, len(vectors)), dtype="<f4")
+    try:
+        with temporary.open("wb") as out:
+            digest = hashlib.sha256()
+
+            def put(data: bytes) -> None:
+                digest.update(data)
+                out.write(data)
+
+            out.write(b" " * _HEADER_BYTES)
+            put(mean.astype("<f4").tobytes())
+            put(learnt.astype("<f4").tobytes())
+            for start in range(0, len(vectors), step):
+                stop = min(start + step, len(vectors))
+                codes, numbers[:, start:stop], longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
+                largest = max(largest, longest)
+                put(codes.tobytes())
+                if on_progress is not None:
+                    on_progress(stop, len(vectors))
+            put(numbers.tobytes())
+            header = {
+                "format": _MAGIC,
+                "count": len(vectors),
+                "directions": p,
+                "largest": largest,
+                "sha256": digest.hexdigest(),
+            }
+            out.seek(0)
+            out.write(json.dumps(header).ljust(_HEADER_BYTES).encode("ascii"))
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return p
+
+
+def _sketch_rows(
+    exact: NDArray[np.float64], mean: NDArray[np.float32], directions: NDArray[np.float32]
+) -> tuple[NDArray[np.int8], NDArray[np.float32], float]:
+    """Codes int8 ``[n, p]``, numbers float32 ``[3, n]``, and the largest ``s |c|``."""
+    basis = directions.astype(np.float64)
+    centred = exact - mean
+    codes, scales = quantise(centred @ basis.T)
+    rebuilt = codes * scales.astype(np.float64)[:, None]
+    left = centred - rebuilt @ basis
+    numbers = np.stack(
+        (scales, np.linalg.norm(left @ basis.T, axis=1) * _ROUND_UP, np.linalg.norm(left, axis=1) * _ROUND_UP)
+    ).astype("<f4")
+    return codes, numbers, _longest(codes, scales) * _ROUND_UP
+
+
+def _longest(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> float:
+    """The largest ``s |c|``."""
+    return float(np.linalg.norm(codes * scales.astype(np.float64)[:, None], axis=1).max(initial=0))
+
+
+def principal_directions(
+    vectors: StoredVectors, directions: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean float32 ``[dim]`` and principal components float32 ``[p, dim]`` of a sample, the most telling first.
+
+    Found by subspace iteration with a random start (Halko, Martinsson and Tropp, 2011, algorithm 4.4): for 6656
+    dimensions an eigendecomposition of the covariance would take minutes.
+    """
+    rng = np.random.default_rng(0)
+    count = min(len(vectors), max(256, _SAMPLE_BYTES // (8 * vectors.dim)))
+    sample: NDArray[Any] = vectors.exact(np.sort(rng.choice(len(vectors), count, replace=False)))
+    mean = sample.mean(axis=0).astype(np.float32)
+    centred = (sample - mean).astype(np.float32)
+    most = directions or max(1, min(_SIZES[-1], vectors.dim // 8))
+    width = min(most + 8, *centred.shape)
+    basis = rng.normal(size=(vectors.dim, width)).astype(np.float32)
+    for _ in range(4):
+        basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    _, strengths, right = np.linalg.svd(centred @ basis, full_matrices=False)
+    components = (right @ basis.T)[:most]
+    if directions is None:
+        kept = np.cumsum(strengths.astype(np.float64) ** 2) / max(
+            1e-30, float((centred.astype(np.float64) ** 2).sum())
+        )
+        enough = [size for size in _SIZES if size <= len(components) and kept[size - 1] >= _KEEP]
+        components = components[: enough[0]] if enough else components
+    return mean, np.ascontiguousarray(components)

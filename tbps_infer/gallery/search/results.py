@@ -1,0 +1,110 @@
+"""What a search is asked for and what it answers, and how the answer is made from scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from tbps_infer.devices import Device
+from tbps_infer.errors import UsageError
+from tbps_infer.gallery.columns import Value
+
+__all__ = ["Hit", "SearchMethod", "SearchOptions", "SearchReport", "SearchResult"]
+
+SearchMethod = Literal["auto", "scan", "cascade", "approx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One record found by a query.
+
+    Attributes:
+        record: Its number in the gallery.
+        path: The picture, absolute.
+        score: Inner product of the query's and the picture's embedding, as stored.
+        split: The score's share of every segment of the model's layout, by name; they sum to the score.
+        metadata: The columns in which the record holds a value.
+    """
+
+    record: int
+    path: Path
+    score: float
+    split: Mapping[str, float]
+    metadata: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search.
+
+    Attributes:
+        method: ``scan`` reads every vector; ``cascade`` reads a sketch first, and then the vectors that can still be
+            among the k best: the same result; ``approx`` asks an HNSW graph, which may miss some. ``auto`` is
+            ``cascade`` where the gallery has its index, else ``scan``.
+        min_score: Hits with a smaller score are left out.
+        per_id: Return the best hit of each identity (metadata column ``id``), k identities; records without one
+            stand for themselves.
+        threads: How many; None is one per core that this process may use.
+        candidates: For ``approx``: how many rows the graph proposes per query, of which the best are returned.
+        device: ``cpu``, or a CUDA device, ``cuda`` or ``cuda:N``, which keeps the vectors as far as its memory goes
+            and scans them, whatever index the gallery has. The result is the same.
+    """
+
+    method: SearchMethod = "auto"
+    min_score: float | None = None
+    per_id: bool = False
+    threads: int | None = None
+    candidates: int = 200
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(SearchMethod):
+            raise UsageError(f"The method is {self.method!r}, want one of {', '.join(get_args(SearchMethod))}.")
+        if self.min_score is not None and math.isnan(self.min_score):
+            raise UsageError("min_score is NaN, want a number.")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}, want at least 1.")
+        if self.candidates < 1:
+            raise UsageError(f"candidates is {self.candidates}, want at least 1.")
+        if Device.parse(self.device).kind != "cpu" and self.method not in ("auto", "scan"):
+            raise UsageError(
+                f"The method {self.method} runs on the CPU, and the search device is {self.device}.",
+                "Leave one of the two out.",
+            )
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """How a search went.
+
+    Attributes:
+        method: ``scan``, ``cascade`` or ``approx``.
+        searched: Records that passed the filter.
+        unindexed: Of these, the ones that came after the index was built and were read in full.
+        bytes_read: Bytes of vectors and sketch that an average query needed; None for ``approx``.
+        bytes_of_all: Bytes of the vectors of all records that were searched.
+    """
+
+    method: SearchMethod
+    searched: int
+    unindexed: int
+    bytes_read: float | None
+    bytes_of_all: int
+
+    @property
+    def share_read(self) -> float | None:
+        """`bytes_read` as a share of `bytes_of_all`."""
+        if self.bytes_read is None:
+            return None
+        return self.bytes_read / self.bytes_of_all if self.bytes_of_all else 0.0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits of every query, best first, and how they were found."""
+
+    hits: list[list[Hit]]
+    report: SearchReport

@@ -1,0 +1,122 @@
+"""What engines are compared on: pictures and captions, with or without labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tbps_infer.bundle import Bundle, file_sha256
+from tbps_infer.data.dataset import Split
+from tbps_infer.encoder import Encoder
+from tbps_infer.errors import DatasetError
+from tbps_infer.evaluation.evaluate import encode_in_parts
+from tbps_infer.verification.agreement import Embedded
+from tbps_infer.verification.differences import Labels
+
+__all__ = ["EvaluationSet", "OnProgress", "embed_set", "golden_set", "labelled_set", "picture_set"]
+
+OnProgress = Callable[[int, int], None]
+"""Called with what is done and how much there is."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Pictures and captions to embed.
+
+    Attributes:
+        name: For people.
+        pictures: Files, the gallery.
+        captions: The queries.
+        labels: Whom they show and describe; None when nobody knows.
+    """
+
+    name: str
+    pictures: tuple[Path, ...]
+    captions: tuple[str, ...]
+    labels: Labels | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the pictures' bytes, the captions and the labels, wherever the files lie."""
+        digest = hashlib.sha256()
+        for picture in self.pictures:
+            digest.update(file_sha256(picture).encode())
+        for caption in self.captions:
+            digest.update(hashlib.sha256(caption.encode()).digest())
+        if self.labels is not None:
+            digest.update(self.labels.image_ids.astype("<i8").tobytes())
+            digest.update(self.labels.text_ids.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pictures) + len(self.captions)
+
+    def __str__(self) -> str:
+        labels = "with labels" if self.labels is not None else "without labels"
+        return f"{self.name}: {len(self.pictures)} pictures, {len(self.captions)} captions, {labels}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What it was, without what it held."""
+        return {
+            "name": self.name,
+            "pictures": len(self.pictures),
+            "captions": len(self.captions),
+            "labelled": self.labels is not None,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def labelled_set(split: Split) -> EvaluationSet:
+    """A data set's split, its identities as labels; raises DatasetError when it has no caption."""
+    if not split.captions:
+        raise DatasetError(f"{split.dataset} {split.name} has no captions.", "Choose a split that has some.")
+    return EvaluationSet(
+        name=f"{split.dataset} {split.name}",
+        pictures=tuple(picture.path for picture in split.pictures),
+        captions=split.captions,
+        labels=Labels(split.identities, split.caption_identities),
+    )
+
+
+def picture_set(bundle: Bundle, sources: Sequence[str]) -> EvaluationSet:
+    """Pictures of nobody known; captions from a list's column ``caption``, otherwise the bundle's golden ones.
+
+    Raises:
+        SourceError: A source cannot be read, or names no picture.
+        BundleError: The golden captions are missing or were altered.
+    """
+    from tbps_infer.sources import read_sources
+
+    items = read_sources(sources)
+    captions = [str(text) for item in items if (text := item.metadata.get("caption")) not in (None, "")]
+    return EvaluationSet(
+        name=", ".join(sources),
+        pictures=tuple(item.path for item in items),
+        captions=tuple(captions) or bundle.golden().captions,
+    )
+
+
+def golden_set(bundle: Bundle) -> EvaluationSet:
+    """The crops and captions that a bundle carries; raises BundleError when they are missing or were altered."""
+    golden = bundle.golden()
+    return EvaluationSet("golden vectors", golden.crops, golden.captions)
+
+
+def embed_set(
+    encoder: Encoder, data: EvaluationSet, on_progress: OnProgress = lambda _done, _total: None
+) -> Embedded:
+    """Embed all of a set, decoding and tokenising included.
+
+    Raises:
+        As `Encoder.encode_images` and `Encoder.encode_texts`.
+    """
+    total = len(data)
+    texts = encode_in_parts(encoder.encode_texts, data.captions, lambda done: on_progress(done, total))
+    images = encode_in_parts(
+        encoder.encode_images, data.pictures, lambda done: on_progress(len(data.captions) + done, total)
+    )
+    return Embedded(images, texts)

@@ -1,0 +1,42 @@
+"""The shipped checkpoint: what its config file says is what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from places import SHIPPED
+
+from tbps_infer.data.readers import read_dataset
+from tbps_infer.data.synth import SynthOptions, write_dataset
+from tbps_infer.encoder import Encoder
+from tbps_infer.evaluation.evaluate import evaluate
+from tbps_infer.reference.checkpoint import load_checkpoint
+from tbps_infer.runners import RunOptions
+
+
+def test_it_is_small_and_says_how_it_was_made() -> None:
+    checkpoint = load_checkpoint(SHIPPED)
+    assert checkpoint.path.stat().st_size < 8_000_000
+    assert checkpoint.training["options"]["seed"] == 0
+    assert checkpoint.training["held_out"]["text_to_image"]["R@1"] >= 60
+    assert checkpoint.training["held_out"]["text_to_image"]["gallery"] >= 800
+    assert any("tbps train" in command for command in checkpoint.training["commands"])
+
+
+@pytest.mark.slow
+def test_its_held_out_numbers_are_reproduced(tmp_path: Path) -> None:
+    """On 200 identities that training never saw; one caption of 1600 may tip on another machine."""
+    options = SynthOptions(only=("test",), workers=1)
+    write_dataset(tmp_path / "people", options)
+    split = read_dataset(tmp_path / "people", "test")
+    with Encoder.open(SHIPPED, RunOptions(backend="torch", threads=torch.get_num_threads())) as encoder:
+        report = evaluate(encoder.encode_texts, encoder.encode_images, split)
+    committed = load_checkpoint(SHIPPED).training["held_out"]
+    assert report.identities == committed["identities"] == 200
+    for direction in ("text_to_image", "image_to_text"):
+        measured = getattr(report, direction)
+        want = dict(committed[direction])
+        assert (measured.queries, measured.gallery) == (want.pop("queries"), want.pop("gallery"))
+        assert measured.headline() == pytest.approx(want, abs=0.3)

@@ -1,0 +1,212 @@
+"""The cascade returns exactly what a scan of every vector returns, and its bounds hold for every row and query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.search.candidates import Candidates
+from tbps_infer.gallery.search.cascade import Sketch, build_sketch, principal_directions
+from tbps_infer.gallery.search.multiply import numkong_usable
+from tbps_infer.gallery.search.rows import Rows
+from tbps_infer.gallery.search.scan import ScanOptions, top_k
+from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
+
+
+def gallery(rng: np.random.Generator, count: int, dim: int, rank: int, noise: float) -> NDArray[np.float64]:
+    """Unit vectors near a subspace, as a trained model's are."""
+    basis = rng.normal(size=(rank, dim))
+    values = rng.normal(size=(count, rank)) @ basis + noise * rng.normal(size=(count, dim)) + rng.normal(size=dim)
+    unit: NDArray[np.float64] = values / np.linalg.norm(values, axis=1, keepdims=True)
+    return unit
+
+
+def stored(values: NDArray[np.floating[Any]], dtype: str) -> StoredVectors:
+    return StoredVectors(*quantise(values)) if dtype == "int8" else StoredVectors(values.astype(dtype))
+
+
+class Recorder(Candidates):
+    """Keeps what is added, as bounds [rows, queries]."""
+
+    def __init__(self, rows: int, queries: int) -> None:
+        super().__init__(queries, 1, lambda owner, _: np.zeros(len(owner), dtype=np.float32))
+        self.lower = np.full((rows, queries), np.nan)
+        self.upper = np.full((rows, queries), np.nan)
+
+    def add(
+        self,
+        positions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        estimates: NDArray[np.float32],
+        slack: NDArray[np.float64],
+        radii: NDArray[np.float32] | None = None,
+    ) -> None:
+        assert radii is not None
+        places = positions(np.arange(len(estimates)))
+        self.lower[places] = estimates.astype(np.float64) - radii - slack
+        self.upper[places] = estimates.astype(np.float64) + radii + slack
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 150),
+    dim=st.integers(8, 60),
+    rank=st.integers(1, 6),
+    noise=st.sampled_from([0.0, 0.01, 1.0]),
+    dtype=st.sampled_from(["float16", "float32", "int8"]),
+    numkong=st.booleans(),
+    data=st.data(),
+)
+def test_the_cascade_is_a_scan(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    count: int,
+    dim: int,
+    rank: int,
+    noise: float,
+    dtype: str,
+    numkong: bool,
+    data: st.DataObject,
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = gallery(rng, count, dim, rank, noise)
+    values = values[rng.integers(0, count, count)]  # with duplicates, which tie
+    covered = data.draw(st.integers(1, count))
+    file = tmp_path_factory.mktemp("cascade") / "sketch"
+    vectors = stored(values, dtype)
+    first = StoredVectors(vectors.values[:covered], None if vectors.scales is None else vectors.scales[:covered])
+    build_sketch(first, file, directions=data.draw(st.sampled_from([None, 1, 5])))
+    sketch = Sketch.read(file, dim)
+    assert sketch.count == covered
+    # Queries near the gallery, far from it, long, and zero.
+    drawn = np.concatenate(
+        (values[:2], rng.normal(size=(2, dim)), 1e4 * rng.normal(size=(1, dim)), np.zeros((1, dim)))
+    )
+    queries = drawn.astype(np.float32)
+    rows = rng.permutation(count)[: data.draw(st.integers(1, count))]
+    if data.draw(st.booleans()):
+        rows = np.arange(rows.min(), rows.max() + 1)
+    options = ScanOptions(block_bytes=16 * dim, threads=2, numkong=numkong and numkong_usable())
+    k = data.draw(st.integers(1, 12))
+    want = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02)
+    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, options=options, preselection=sketch)
+    np.testing.assert_array_equal(found.indices, want.indices)
+    np.testing.assert_array_equal(found.scores, want.scores)
+
+    bounds = Recorder(covered, len(queries))
+    sketch.scan(bounds, Rows.of(np.arange(covered)), queries, 1.02, options)
+    exact = first.exact(slice(None)) @ queries.T.astype(np.float64)
+    assert (bounds.lower <= exact).all()
+    assert (exact <= bounds.upper).all()
+
+
+def test_the_cascade_reads_little_of_vectors_near_a_subspace(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = stored(gallery(rng, 20_000, 256, 12, 0.02), "float16")
+    directions = build_sketch(vectors, tmp_path / "sketch")
+    assert directions == 16
+    queries = vectors.exact(rng.integers(0, 20_000, 8)).astype(np.float32)
+    rows = np.arange(20_000)
+    found = top_k(
+        vectors, Rows.of(rows), queries, 10, max_norm=1.02, preselection=Sketch.read(tmp_path / "sketch", 256)
+    )
+    assert found.bytes_of_all == 20_000 * 512
+    # The sketch itself is 28 of 512 bytes; the rest are rows that had to be scored.
+    assert 28 / 512 < found.bytes_read / found.bytes_of_all < 0.1
+
+
+def test_directions_are_the_principal_components() -> None:
+    values = gallery(np.random.default_rng(1), 3000, 40, 4, 0.01)
+    mean, directions = principal_directions(StoredVectors(values.astype(np.float32)), 4)
+    np.testing.assert_allclose(mean, values.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(4), atol=1e-5)
+    _, _, right = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    overlap = np.linalg.svd(directions @ right[:4].T, compute_uv=False)
+    np.testing.assert_allclose(overlap, 1, atol=1e-4)
+
+
+def test_a_stopped_build_leaves_the_sketch_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "sketch"
+    vectors = stored(gallery(np.random.default_rng(2), 100, 16, 2, 0.1), "float16")
+    build_sketch(vectors, file)
+    before = file.read_bytes()
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_sketch(vectors, file, directions=5, on_progress=stop)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["sketch"]
+
+
+def nowhere(count: int, directions: NDArray[np.float32], numbers: float, largest: float) -> Sketch:
+    codes = np.ones((count, len(directions)), dtype=np.int8)
+    every = np.full((3, count), numbers, dtype=np.float32)
+    return Sketch(np.zeros(directions.shape[1], np.float32), directions, codes, every, largest)
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e30])
+def test_bounds_that_are_no_numbers_are_an_error_and_not_a_hit(largest: float) -> None:
+    vectors = stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float32")
+    sketch = nowhere(100, np.full((4, 16), 3e38, dtype=np.float32), 3e38, largest)
+    with np.errstate(all="ignore"), pytest.raises(DamagedVectorsError):
+        queries = np.ones((2, 16), dtype=np.float32)
+        rows = Rows.of(np.arange(100))
+        top_k(vectors, rows, queries, 5, max_norm=1.01, options=ScanOptions(threads=1), preselection=sketch)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (b'"largest": ', b'"largest": -'),
+        (b'"largest": ', b'"largest": NaN, "x": '),
+        (b'"largest": ', b'"largest": null, "x": '),
+        (b'"sha256"', b'"sha257"'),
+        (b'"count": 100', b'"count": -99'),
+        (b'"count": 100', b'"count": 1e9'),
+        (b'"directions": ', b'"directions": 9'),
+    ],
+)
+def test_a_damaged_header_is_an_error(tmp_path: Path, part: bytes, other: bytes) -> None:
+    file = tmp_path / "sketch"
+    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    data = file.read_bytes()
+    header = data[:256].replace(part, other).rstrip().ljust(256)
+    assert len(header) == 256 and header != data[:256]
+    file.write_bytes(header + data[256:])
+    with pytest.raises(GalleryError, match="search index"):
+        Sketch.read(file, 16)
+    with pytest.raises(GalleryError, match="search index"):
+        Sketch.verify(file, 16)
+
+
+def test_a_bound_that_was_made_smaller_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "sketch"
+    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    Sketch.verify(file, 16)
+    data = file.read_bytes()
+    header = json.loads(data[:256])
+    header["largest"] /= 2
+    file.write_bytes(json.dumps(header).encode().ljust(256) + data[256:])
+    with pytest.raises(GalleryError, match="bound"):
+        Sketch.verify(file, 16)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "empty"])
+def test_a_damaged_sketch_is_an_error(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "sketch"
+    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    data = file.read_bytes()
+    file.write_bytes({"cut": data[:-1], "other": b"x" * len(data), "empty": b""}[damage])
+    with pytest.raises(GalleryError, match="search index"):
+        Sketch.read(file, 16)

@@ -1,0 +1,68 @@
+"""What lands in an installation: one import name, its data files, and console scripts that start anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no build folder is left in the repository."""
+    copy = tmp_path_factory.mktemp("source") / "copy"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, copy], check=True)
+    out = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(copy),
+    ]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    (file,) = out.glob("*.whl")
+    return file
+
+
+def test_the_only_top_level_name_is_the_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"tbps_infer"}
+    for wanted in (
+        "export/bundle.py",
+        "cli/main.py",
+        "benchmarks/studies/metrics.py",
+        "py.typed",
+        "assets/tiny/model.safetensors",
+    ):
+        assert f"tbps_infer/{wanted}" in names
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    bin_ = tmp_path / "venv" / "bin"
+    constraints = ROOT / "constraints.txt"
+    subprocess.run([bin_ / "pip", "install", "-q", "-c", constraints, f"{wheel}[cpu]"], check=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for arguments in (["tbps", "--help"], ["tbps-search", "--help"], ["tbps-export", "-h"], ["tbps", "--version"]):
+        done = subprocess.run([bin_ / arguments[0], *arguments[1:]], cwd=elsewhere, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [bin_ / "tbps", "export", ROOT / "tbps_infer" / "assets" / "tiny", "-o", "bundle"],
+        cwd=elsewhere, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "torch" in done.stderr
+    assert "Hint: " in done.stderr

@@ -1,0 +1,126 @@
+"""Batches: what waits is run together, whoever is at fault is told alone, and a full queue says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from serve_world import World
+
+from tbps_infer.errors import UsageError
+from tbps_infer.gallery import Filter
+from tbps_infer.serve.batching import Batcher
+from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.metrics import Metrics
+from tbps_infer.serve.options import BatchOptions
+from tbps_infer.serve.searcher import Engine, SearchJob
+
+
+class _Squares:
+    """Squares numbers; holds its first batch until told, refuses negative numbers."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.begun = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, jobs: Sequence[int]) -> list[int]:
+        self.batches.append(list(jobs))
+        self.begun.set()
+        assert self.go.wait(10)
+        if any(job < 0 for job in jobs):
+            raise UsageError("A number is negative.")
+        if 13 in jobs:
+            raise ValueError("unlucky")
+        return [job * job for job in jobs]
+
+
+def test_what_waits_is_run_together_and_answered_each() -> None:
+    squares = _Squares()
+    batcher: Batcher[int, int] = Batcher(squares, BatchOptions(most=4, wait_ms=0), Metrics())
+    first = batcher.submit(1)
+    assert squares.begun.wait(10)
+    others = [batcher.submit(number) for number in range(2, 8)]
+    assert batcher.depth == 6
+    squares.go.set()
+    assert [future.result(10) for future in (first, *others)] == [1, 4, 9, 16, 25, 36, 49]
+    assert squares.batches == [[1], [2, 3, 4, 5], [6, 7]]
+    batcher.close()
+
+
+def test_one_bad_job_fails_alone() -> None:
+    squares = _Squares()
+    batcher: Batcher[int, int] = Batcher(squares, BatchOptions(most=8, wait_ms=0), Metrics())
+    first = batcher.submit(1)
+    assert squares.begun.wait(10)
+    futures = [batcher.submit(number) for number in (2, -3, 4)]
+    squares.go.set()
+    assert (first.result(10), futures[0].result(10), futures[2].result(10)) == (1, 4, 16)
+    with pytest.raises(UsageError, match="negative"):
+        futures[1].result(10)
+    batcher.close()
+
+
+def test_a_bug_is_told_to_its_batch_and_the_thread_goes_on() -> None:
+    squares = _Squares()
+    squares.go.set()
+    batcher: Batcher[int, int] = Batcher(squares, BatchOptions(wait_ms=0), Metrics())
+    with pytest.raises(ValueError, match="unlucky"):
+        batcher.submit(13).result(10)
+    assert batcher.submit(5).result(10) == 25
+    batcher.close()
+
+
+def test_a_full_queue_and_a_closed_one_refuse_with_503() -> None:
+    squares = _Squares()
+    batcher: Batcher[int, int] = Batcher(squares, BatchOptions(queue=2, wait_ms=0), Metrics())
+    running = batcher.submit(1)
+    assert squares.begun.wait(10)
+    waiting = [batcher.submit(2), batcher.submit(3)]
+    with pytest.raises(RefusedError) as full:
+        batcher.submit(4)
+    assert full.value.status == 503 and full.value.retry_after_s
+    assert waiting[0].cancel()  # its client went away
+    squares.go.set()
+    assert (running.result(10), waiting[1].result(10)) == (1, 9)
+    batcher.close()
+    assert squares.batches == [[1], [3]]
+    with pytest.raises(RefusedError) as closed:
+        batcher.submit(5)
+    assert closed.value.status == 503
+
+
+def test_closing_answers_what_waits_first() -> None:
+    squares = _Squares()
+    ended = threading.Event()
+    batcher: Batcher[int, int] = Batcher(squares, BatchOptions(most=1, wait_ms=0), Metrics(), ended.set)
+    futures = [batcher.submit(number) for number in range(3)]
+    squares.go.set()
+    batcher.close()
+    assert [future.result(0) for future in futures] == [0, 1, 4] and ended.is_set()
+
+
+def test_many_clients_get_what_each_would_get_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add(range(10))
+    words = ["a hat", "a red coat", "a woman", "a man with a backpack"]
+    jobs = [
+        SearchJob(
+            (words[number % 4],), k=1 + number % 5, where=Filter(camera=("cam_a",)) if number % 3 == 0 else Filter()
+        )
+        for number in range(40)
+    ]
+    metrics = Metrics()
+    engine = Engine(world.encoder(), world.gallery, BatchOptions(wait_ms=20), metrics)
+    alone = [engine.search(job).result(10) for job in jobs]
+    with ThreadPoolExecutor(20) as clients:
+        together = list(clients.map(lambda job: engine.search(job).result(10), jobs))
+    engine.close()
+    for one, other in zip(alone, together, strict=True):
+        assert [hit.record for hit in one.hits] == [hit.record for hit in other.hits]
+        assert [hit.score for hit in one.hits] == pytest.approx([hit.score for hit in other.hits], abs=1e-6)
+    batches = metrics.registry.get_sample_value("tbps_batch_size_count")
+    assert batches is not None and 40 < batches < 60  # forty alone, and forty together in far fewer

@@ -1,0 +1,328 @@
+"""The page in a real browser: headless Chromium against a real server process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+from serve_world import SCRIPT, World
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+]
+
+COUNT = 30
+SERVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from serve_world import World
+from tbps_infer.serve.app import create_app
+from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.metrics import Metrics
+from tbps_infer.serve.options import ServeOptions
+from tbps_infer.serve.server import bind, run
+world, options, metrics = World(Path(sys.argv[2])), ServeOptions(port=int(sys.argv[3])), Metrics()
+engine = Engine(world.encoder(), world.gallery, options.batch, metrics)
+run(create_app(engine, options, metrics), bind(options), lambda address: print(address, flush=True))
+"""
+
+
+class Server:
+    """A server process over a world; `address` is where."""
+
+    def __init__(self, world: World, port: int = 0) -> None:
+        self.world = world
+        command = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(world.folder), str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        assert self.address.startswith("http://127.0.0.1:")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    world = World(tmp_path_factory.mktemp("page"))
+    world.add(range(COUNT))
+    made = Server(world)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page, loaded; a script's error, a refused resource or a request elsewhere fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    made = context.new_page()
+    problems: list[str] = []
+    made.on("pageerror", lambda error: problems.append(str(error)))
+    made.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    made.on("request", lambda request: problems.append(request.url) if not _own(request.url, server) else None)
+    made.goto(server.address)
+    _until(made, "document.getElementById('gallery').textContent")
+    yield made
+    context.close()
+    assert not [problem for problem in problems if "Failed to load resource" not in problem]
+
+
+def _until(page: Page, condition: str) -> None:
+    """Wait for a condition; Playwright's own wait needs ``eval``, which the page's policy forbids."""
+    end = time.monotonic() + 15
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
+
+
+def _own(url: str, server: Server) -> bool:
+    return url.startswith((server.address, "blob:", "data:"))
+
+
+def _search(page: Page, sentence: str) -> None:
+    page.fill("#sentence", sentence)
+    with page.expect_response("**/api/v1/search"):
+        page.keyboard.press("Enter")
+    _until(page, "document.getElementById('busy').hidden")
+
+
+def _names(page: Page) -> list[str]:
+    labels = page.eval_on_selector_all(".hit", "hits => hits.map(hit => hit.getAttribute('aria-label'))")
+    return [label.split(", ")[-1] for label in labels]
+
+
+def _focused(page: Page) -> str:
+    found: str = page.evaluate("document.activeElement.id")
+    return found
+
+
+def test_a_sentence_shows_people_best_first(page: Page) -> None:
+    _search(page, "a woman in a red coat")
+    scores = [float(text) for text in page.locator(".hit .caption span").all_inner_texts()]
+    assert len(scores) == 24 and scores == sorted(scores, reverse=True)
+    _until(page, "[...document.querySelectorAll('.hit img')].slice(0, 9).every(i => i.naturalWidth === 20)")
+    assert "24 best of 30" in page.inner_text("#status")
+    assert _focused(page) == "hit-0"
+
+
+def test_what_was_asked_is_remembered_on_this_machine(page: Page) -> None:
+    _search(page, "a man with a hat")
+    page.reload()
+    page.wait_for_selector("#recent button")
+    assert page.locator("#recent button").all_inner_texts() == ["a man with a hat"]
+    page.click("#recent button")
+    page.wait_for_selector(".hit")
+    page.reload()
+    page.click("#forget")
+    assert not page.is_visible("#recent-part")
+
+
+def test_filters_narrow_and_clear(page: Page) -> None:
+    _search(page, "a hat")
+    page.click("#filters-open")
+    with page.expect_response("**/api/v1/search"):
+        page.click("#cameras button:has-text('cam_a')")
+    _until(page, "document.querySelectorAll('.hit').length === 15")
+    assert all(int(name[:3]) % 2 == 1 for name in _names(page))
+    with page.expect_response("**/api/v1/search"):
+        page.fill("#before", "2024-03-05T00:00")
+        page.dispatch_event("#before", "change")
+    _until(page, "document.querySelectorAll('.hit').length === 2")
+    assert sorted(_names(page)) == ["001.png", "003.png"]
+    page.fill("#where", "note = 'nothing'")
+    page.press("#where", "Enter")
+    page.wait_for_selector("#empty:not([hidden])")
+    assert page.inner_text("#filters-count") == "3"
+    page.click("#empty-clear")
+    _until(page, "document.querySelectorAll('.hit').length === 24")
+
+
+def test_a_filter_that_makes_no_sense_is_explained(page: Page) -> None:
+    _search(page, "a hat")
+    page.keyboard.press("f")
+    page.fill("#where", "colour = 3")
+    page.press("#where", "Enter")
+    page.wait_for_selector("#failure:not([hidden])")
+    assert "no such column: colour" in page.inner_text("#failure h2")
+    assert "camera" in page.inner_text("#failure p")
+    page.click("#filters-clear")
+    page.wait_for_selector(".hit")
+
+
+def test_the_keyboard_does_it_all(page: Page) -> None:
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("/")
+    assert _focused(page) == "sentence"
+    _search(page, "a hat")
+    names = _names(page)
+    page.keyboard.press("ArrowRight")
+    assert _focused(page) == "hit-1"
+    page.keyboard.press("ArrowDown")
+    row = int(_focused(page).removeprefix("hit-")) - 1
+    assert row == page.evaluate(
+        "getComputedStyle(document.getElementById('hits')).gridTemplateColumns.split(' ').length"
+    )
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#hit-1", "aria-selected") == "true"
+    page.keyboard.press("End")
+    assert _focused(page) == "hit-23"
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail[open]")
+    assert page.inner_text("#detail-title") == names[0]
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#detail-title") == names[1]
+    assert page.get_attribute("#detail-choose", "aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#detail[open]", state="detached")
+    assert _focused(page) == "hit-1"
+    page.keyboard.press("?")
+    page.wait_for_selector("#help[open]")
+    page.keyboard.press("Escape")
+    with page.expect_response("**/api/v1/search"):
+        page.focus("#hit-1")
+        page.keyboard.press("m")
+    page.wait_for_selector(".example")
+    _until(page, f"!document.querySelector('.hit').getAttribute('aria-label').endsWith({names[1]!r})")
+    assert names[1] not in _names(page)
+    page.go_back()
+    _until(page, "document.getElementById('sentence').value === 'a hat'")
+    _until(page, f"document.querySelector('.hit').getAttribute('aria-label').endsWith({names[0]!r})")
+
+
+def test_a_picture_beside_the_words(page: Page, server: Server) -> None:
+    page.set_input_files("#picture", server.world.folder / "007.png")
+    page.wait_for_selector(".hit")
+    assert _names(page)[0] == "007.png"  # the model gives one picture one vector
+    assert float(page.locator(".hit .caption span").first.inner_text()) == pytest.approx(3, abs=0.01)
+    _search(page, "but with a hat")
+    assert page.is_visible("#image-weight")
+    page.click(".example button")
+    page.wait_for_selector(".example", state="detached")
+
+
+def test_details_show_shares_that_sum_and_text_as_text(page: Page) -> None:
+    _search(page, "a hat")
+    page.click("#filters-open")
+    page.fill("#where", "note like '%script%'")
+    page.press("#where", "Enter")
+    _until(page, "document.querySelectorAll('.hit').length === 1")
+    page.click(".hit .shot")
+    _until(page, "document.getElementById('metadata').textContent.includes('file')")
+    assert SCRIPT in page.inner_text("#metadata") and page.title() == "Person search"
+    shares = [float(text.split(" of ")[0]) for text in page.locator("#parts li > span:last-child").all_inner_texts()]
+    score = float(page.inner_text("#detail-score").split("score ")[1].split(" ")[0])
+    assert sum(shares) == pytest.approx(score, abs=0.003)
+    page.hover("#parts li:last-child")
+    picture, stripe = page.locator("#detail-picture").bounding_box(), page.locator("#stripe").bounding_box()
+    assert picture is not None and stripe is not None
+    assert stripe["height"] == pytest.approx(picture["height"] / 2, abs=2)
+    assert stripe["y"] == pytest.approx(picture["y"] + picture["height"] / 2, abs=2)
+
+
+def test_a_sentence_with_markup_stays_text(page: Page) -> None:
+    _search(page, SCRIPT)
+    page.reload()
+    page.wait_for_selector("#recent button")
+    assert page.inner_text("#recent button") == SCRIPT and page.title() == "Person search"
+
+
+def test_chosen_hits_are_saved(page: Page, tmp_path: Path) -> None:
+    _search(page, "a hat")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    names = _names(page)[:2]
+    assert page.inner_text("#chosen-count") == "2 chosen"
+    with page.expect_download() as waiting:
+        page.click("#save-csv")
+    table = Path(waiting.value.path()).read_text().splitlines()
+    assert len(table) == 3 and names[0] in table[1] and names[1] in table[2]
+    with page.expect_download() as waiting:
+        page.click("#save-zip")
+    waiting.value.save_as(tmp_path / "hits.zip")
+    shutil.unpack_archive(tmp_path / "hits.zip", tmp_path / "hits")
+    with Image.open(next((tmp_path / "hits/pictures").iterdir())) as picture:
+        assert picture.size == (20, 60)
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(browser: Browser, server: Server) -> None:
+    context = browser.new_context(viewport={"width": 320, "height": 640})
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("#suggestions button")
+    widths = "[document.documentElement.scrollWidth, innerWidth]"
+    assert page.evaluate(widths) == [320, 320]
+    _search(page, "a woman in a red coat with a very long description that does not fit a line")
+    page.keyboard.press("Space")
+    page.click("#filters-open")
+    assert page.evaluate(widths) == [320, 320]
+    assert (
+        page.evaluate("getComputedStyle(document.getElementById('hits')).gridTemplateColumns.split(' ').length") == 2
+    )
+    page.click("#hit-1 .shot")
+    page.wait_for_selector("#detail[open]")
+    box = page.locator("#detail").bounding_box()
+    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 320
+    assert page.evaluate(
+        "document.getElementById('detail').scrollWidth <= document.getElementById('detail').clientWidth"
+    )
+    context.close()
+
+
+def test_a_server_that_is_gone_is_said_and_tried_again(browser: Browser, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add(range(4))
+    server = Server(world)
+    port = int(server.address.rpartition(":")[2])
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("#suggestions button")
+    assert server.stop() in (0, -signal.SIGTERM)
+    page.fill("#sentence", "a hat")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#failure:not([hidden])")
+    assert page.inner_text("#failure h2") == "The server does not answer."
+    server = Server(world, port)
+    with contextlib.closing(context):
+        page.click("#retry")
+        page.wait_for_selector(".hit")
+        assert len(_names(page)) == 4
+    server.stop()
