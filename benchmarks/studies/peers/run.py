@@ -2,7 +2,7 @@
 
 ::
 
-    make -C benchmarks/peers BUNDLE=bundle CHECKPOINT=checkpoint
+    make -C benchmarks/studies/peers BUNDLE=bundle CHECKPOINT=checkpoint
 
 Arms of a group do the same work on the same weights and material; what they give is compared before they are timed.
 """
