@@ -55,7 +55,7 @@ def serve(
     from tbps_infer.serve.app import create_app
     from tbps_infer.serve.metrics import Metrics
     from tbps_infer.serve.options import BatchOptions, Limits, ServeOptions
-    from tbps_infer.serve.searcher import Engine
+    from tbps_infer.serve.searcher import Searcher
     from tbps_infer.serve.server import bind
     from tbps_infer.serve.server import run as run_server
 
@@ -68,12 +68,12 @@ def serve(
     metrics = Metrics()
     search = SearchOptions(threads=run.threads, device=search_device)
     with bind(options) as bound:
-        engine = Engine(encoder, gallery, batches, metrics, options=search, attention=_attention(model))
-        app = create_app(engine, options, metrics)
+        searcher = Searcher(encoder, gallery, batches, metrics, options=search, attention=_attention(model))
+        app = create_app(searcher, options, metrics)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
         def started(address: str) -> None:
-            say(f"Serving {engine.gallery.count} records of {gallery} at {address} (Ctrl-C ends)")
+            say(f"Serving {searcher.gallery.count} records of {gallery} at {address} (Ctrl-C ends)")
 
         run_server(app, bound, started)
 

@@ -79,7 +79,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise ImageError(
-            f"The picture has {width}x{height} pixels, and the limit is {limit}.", "Cut it into crops of one person."
+            f"The picture has {width}x{height} pixels, and the limit is {limit}.", "Crop it to one person."
         )
     try:
         image.load()

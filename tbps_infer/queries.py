@@ -66,7 +66,7 @@ class PersonQuery:
         if not self.texts and not self.images:
             raise UsageError(
                 "A query needs a sentence or a picture.",
-                "What is excluded only takes away from what is looked for; describe the person as well.",
+                "An exclusion only subtracts from a description: describe the person as well.",
             )
         if any(not text.strip() for text in (*self.texts, *self.exclude)):
             raise UsageError("A sentence of the query has no words.")

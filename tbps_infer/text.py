@@ -43,7 +43,7 @@ def _clip(caption: str) -> str:
         import ftfy
     except ImportError as error:
         raise UsageError(
-            "This model's captions are mended with ftfy, which is not installed.", "Install it: pip install ftfy"
+            "This model's captions need ftfy, which is not installed.", "Install it: pip install ftfy"
         ) from error
     mended = html.unescape(html.unescape(ftfy.fix_text(caption)))
     return re.sub(r"\s+", " ", mended).strip().lower()

@@ -108,7 +108,7 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
     """The library that builds and the GPU to build on, if this machine can build as asked for.
 
     Raises:
-        UsageError: An option means nothing to the flavour.
+        UsageError: An option does not apply to the flavour.
         BackendError: TensorRT is missing, or a GPU where one is needed: to build, or to verify on data.
     """
     library = open_library(options.backend)

@@ -16,14 +16,14 @@ from tbps_infer.errors import BundleError
 from tbps_infer.images import load_crop
 from tbps_infer.reference.config import ModelConfig
 
-__all__ = ["Attention", "AttentionGraphs", "attend_onnx", "has_attention", "told", "words_of"]
+__all__ = ["Attention", "AttentionGraphs", "attend_onnx", "has_attention", "relative_attention", "words_of"]
 
 _GRAPHS = ("image.attention.onnx", "text.attention.onnx")
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What each token reads, averaged over heads and told as a multiple of even attention (1 everywhere).
+    """What each token reads, averaged over heads, as a multiple of even attention (1 everywhere).
 
     Attributes:
         image: float32 ``[N_c, rows, columns]``: the coarse tokens on the picture's feature map.
@@ -71,7 +71,7 @@ class AttentionGraphs:
         with self._lock:
             seen = self._image.run({"pixels": crop})["image_attention"][0]
             read = self._text.run({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["text_attention"][0]
-        return told(self._config, words, owner, seen, read)
+        return relative_attention(self._config, words, owner, seen, read)
 
     def close(self) -> None:
         """Let the graphs go; closing twice is harmless."""
@@ -89,14 +89,14 @@ def attend_onnx(bundle: Bundle, picture: Path | bytes, sentence: str) -> Attenti
         return graphs.attend(picture, sentence)
 
 
-def told(
+def relative_attention(
     config: ModelConfig,
     words: tuple[str, ...],
     owner: list[int | None],
     seen: NDArray[np.float32],
     read: NDArray[np.float32],
 ) -> Attention:
-    """Attention as told: by cells and words.
+    """Weights as multiples of even attention, by cells and words.
 
     Args:
         config: The model's.

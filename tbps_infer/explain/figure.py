@@ -80,12 +80,12 @@ def _draw_words(
         wide = round(canvas.font(_SIZE).getlength(text))
         if x > at[0] and x + wide > at[0] + width:
             x, y = at[0], y + 22
-        draw.rectangle((x - 2, y - 1, x + wide + 2, y + 18), fill=_stain(float(share)))
+        draw.rectangle((x - 2, y - 1, x + wide + 2, y + 18), fill=_tint(float(share)))
         draw.text((x, y), text, fill=canvas.INK, font=canvas.font(_SIZE))
         x += wide + 6
 
 
-def _stain(share: float) -> tuple[int, int, int]:
+def _tint(share: float) -> tuple[int, int, int]:
     strength = 0.85 * min(max(share, 0.0), 1.0) ** 0.5
     red, green, blue = (round(255 * (1 - strength) + float(hot) * strength) for hot in _HOT)
     return red, green, blue
@@ -95,5 +95,5 @@ def _draw_scale(draw: ImageDraw.ImageDraw, at: tuple[int, int], top: float) -> N
     x, y = at
     draw.text((x, y), "0", fill=canvas.SOFT, font=canvas.font(12))
     for step in range(160):
-        draw.line((x + 14 + step, y, x + 14 + step, y + 14), fill=_stain(step / 159))
+        draw.line((x + 14 + step, y, x + 14 + step, y + 14), fill=_tint(step / 159))
     draw.text((x + 182, y), f"{top:.1f} times even attention", fill=canvas.SOFT, font=canvas.font(12))

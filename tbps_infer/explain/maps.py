@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tbps_infer.explain.attention import Attention, told, words_of
+from tbps_infer.explain.attention import Attention, relative_attention, words_of
 from tbps_infer.images import load_crop
 from tbps_infer.reference.backbones import additive_mask
 from tbps_infer.reference.checkpoint import Checkpoint
@@ -54,4 +54,4 @@ def attend(checkpoint: Checkpoint, picture: Path | bytes, sentence: str) -> Atte
         seen = ImageAttention(checkpoint.model)(torch.from_numpy(crop)[None])[0].numpy()
         tokens = torch.tensor([ids], dtype=torch.int32)
         read = TextAttention(checkpoint.model)(tokens, torch.ones_like(tokens))[0].numpy()
-    return told(config, words, owner, seen, read)
+    return relative_attention(config, words, owner, seen, read)

@@ -140,7 +140,7 @@ def _checked(file: Path, entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[s
     for name, tensor in entries:
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise CheckpointError(
-                f"{file}: {name!r} is no plain tensor, and a state dict holds nothing else.",
+                f"{file}: {name!r} is not a plain tensor, and a state dict holds only tensors.",
                 "Save model.state_dict() and try again.",
             )
         yield name, tensor

@@ -227,7 +227,7 @@ def read_pickled(path: Path, stand_ins: Mapping[str, type] = MappingProxyType({}
                 f"{path} is damaged, or is not a file of tensors that torch.save wrote.", "Copy it again."
             ) from error
         raise CheckpointError(
-            f"{path} carries code or objects besides tensors ({code[1]}), and none of it was run.",
+            f"{path} carries code or objects besides tensors ({code[1]}), and none of it was executed.",
             "Save its state dict alone: torch.save(model.state_dict(), file).",
         ) from error
 

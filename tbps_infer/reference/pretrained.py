@@ -192,7 +192,7 @@ def _find(path: Path) -> Path:
 
 def _third(file: Path, source: Source, value: Tensor) -> Tensor:
     if not value.shape or value.shape[0] % 3:
-        raise CheckpointError(f"{file}: {source.name} is {list(value.shape)}, which is no stack of three.")
+        raise CheckpointError(f"{file}: {source.name} is {list(value.shape)}, which is not three stacked tensors.")
     assert source.third is not None
     return value.chunk(3)[source.third]
 
@@ -201,7 +201,9 @@ def _interpolated(file: Path, name: str, value: Tensor, grid: tuple[int, int]) -
     """Position embeddings ``[1, 1 + side², d]`` to ``[1, 1 + rows·columns, d]``; the first, of CLS, stays."""
     side = round(max(value.shape[1] - 1, 0) ** 0.5) if value.dim() == 3 else 0
     if side < 1 or 1 + side * side != value.shape[1]:
-        raise CheckpointError(f"{file}: {name} is {list(value.shape)}, which is no square grid and one more.")
+        raise CheckpointError(
+            f"{file}: {name} is {list(value.shape)}, which is not a square grid and one class token."
+        )
     square = value[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
     resized = nn.functional.interpolate(square, size=grid, mode="bicubic", align_corners=False)
     return torch.cat((value[:, :1], resized.flatten(2).transpose(1, 2)), dim=1)

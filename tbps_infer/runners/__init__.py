@@ -131,12 +131,12 @@ def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:
     on_cpu = Device.parse(options.device).kind == "cpu"
     if options.precision == "int8" and not on_cpu:
         raise BackendError(
-            "ONNX Runtime has no INT8 kernels for a GPU: it would compute most of the graph in FP32 without a word.",
+            "ONNX Runtime has no INT8 kernels for a GPU: it would silently compute most of the graph in FP32.",
             "Choose the precision fp16 on the GPU, or --device cpu.",
         )
     if options.precision == "fp16" and on_cpu:
         raise BackendError(
-            "ONNX Runtime has no FP16 kernels for the CPU: it would compute the graph in FP32 without a word.",
+            "ONNX Runtime has no FP16 kernels for the CPU: it would silently compute the graph in FP32.",
             "Choose the precision fp32, or a GPU: --device cuda.",
         )
     return bundle.check_graph(branch, options.precision)

@@ -70,7 +70,7 @@ class Access:
             return True
         return hmac.compare_digest(_cookie(headers).encode("utf-8", "replace"), self._session().encode())
 
-    def shows_something(self, headers: Headers) -> bool:
+    def presents_credentials(self, headers: Headers) -> bool:
         """Whether a request tries to show a token or a cookie: a wrong one is worth counting."""
         return "authorization" in headers or bool(_cookie(headers))
 

@@ -1,4 +1,4 @@
-"""The ASGI application: routes behind a gate, and what they share."""
+"""The ASGI application: routes behind the request guard, and what they share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tbps_infer import __version__
 from tbps_infer.errors import FilterError, TbpsError, UsageError
 from tbps_infer.serve.access import Access
 from tbps_infer.serve.failures import RefusedError
-from tbps_infer.serve.guard import Gate, error_response
+from tbps_infer.serve.guard import RequestGuard, error_response
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.pages import STATIC, page_router
 from tbps_infer.serve.pictures import Pictures
 from tbps_infer.serve.routes import router
-from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.service import Service
 
 __all__ = ["create_app"]
@@ -31,13 +31,13 @@ _WHERE_TRIALS = 2
 _PROBLEMS_TOLD = 3
 
 
-def create_app(engine: Engine, options: ServeOptions, metrics: Metrics) -> FastAPI:
-    """An application over an engine, which it closes when it ends.
+def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> FastAPI:
+    """An application over a searcher, which it closes when it ends.
 
     Args:
-        engine: The model and the gallery.
+        searcher: The model and the gallery.
         options: The limits and the token.
-        metrics: The same that the engine counts in.
+        metrics: The same that the searcher counts in.
     """
     access = Access(options)
     pictures = Pictures(options.threads, options.thumbnail_bytes, metrics)
@@ -45,11 +45,11 @@ def create_app(engine: Engine, options: ServeOptions, metrics: Metrics) -> FastA
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         trials = asyncio.Semaphore(_WHERE_TRIALS)
-        app.state.service = Service(engine, pictures, options, access, metrics, trials)
-        engine.warm_up()
+        app.state.service = Service(searcher, pictures, options, access, metrics, trials)
+        searcher.warm_up()
         yield
         pictures.close()
-        await asyncio.get_running_loop().run_in_executor(None, engine.close)
+        await asyncio.get_running_loop().run_in_executor(None, searcher.close)
 
     app = FastAPI(
         title="tbps serve",
@@ -66,7 +66,7 @@ def create_app(engine: Engine, options: ServeOptions, metrics: Metrics) -> FastA
     app.add_exception_handler(TbpsError, _library_error)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Gate, options=options, access=access, metrics=metrics)
+    app.add_middleware(RequestGuard, options=options, access=access, metrics=metrics)
     return app
 
 

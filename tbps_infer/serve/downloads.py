@@ -48,10 +48,10 @@ def hits_csv(hits: Sequence[Hit], layout: VectorLayout, pictures: Mapping[int, s
     given = [] if pictures is None else ["picture"]
     writer.writerow(["rank", "record", "score", "path", *given, *columns, *layout.names])
     for rank, hit in enumerate(hits, start=1):
-        row = [rank, hit.record, f"{hit.score:.6f}", _harmless(str(hit.path))]
+        row = [rank, hit.record, f"{hit.score:.6f}", _escape_formula(str(hit.path))]
         if pictures is not None:
             row.append(pictures[hit.record])
-        row += [_harmless(hit.metadata.get(name)) for name in columns]
+        row += [_escape_formula(hit.metadata.get(name)) for name in columns]
         writer.writerow([*row, *(f"{hit.split[name]:.6f}" for name in layout.names)])
     return out.getvalue()
 
@@ -80,7 +80,7 @@ def hits_zip(
     total = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for rank, hit in enumerate(hits, start=1):
-            data = _same_file(hit.path, hashes[hit.record], most - total)
+            data = _read_unchanged(hit.path, hashes[hit.record], most - total)
             if data is None:
                 states[hit.record] = "changed or gone since it was embedded"
                 continue
@@ -97,7 +97,7 @@ def hits_zip(
     return out
 
 
-def _same_file(path: Path, sha256: str, most: int) -> bytes | None:
+def _read_unchanged(path: Path, sha256: str, most: int) -> bytes | None:
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -113,7 +113,7 @@ def _plain_name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", path.name).lstrip(".") or "picture"
 
 
-def _harmless(value: object) -> object:
+def _escape_formula(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route: who asks, how often, how much; and what every answer wears."""
+"""The checks that every request passes before it reaches a route, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.rate_limit import RateLimit
 
-__all__ = ["SECURITY_HEADERS", "Gate", "error_response"]
+__all__ = ["SECURITY_HEADERS", "RequestGuard", "error_response"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _PICTURES_PER_SEARCH = 30
 _WRONG_TOKENS_PER_S, _WRONG_TOKENS = 0.5, 10
 
 
-class Gate:
+class RequestGuard:
     """The outermost layer of the application.
 
     Args:
@@ -78,11 +78,11 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _dress(MutableHeaders(scope=message), scope["path"], request_id)
+                _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
             await send(message)
 
         try:
-            response = await self._guarded(scope, receive, answer)
+            response = await self._handle(scope, receive, answer)
         except RefusedError as error:
             response = error_response(error, request_id)
         except Exception:
@@ -94,14 +94,14 @@ class Gate:
         self._metrics.requests.labels(route, _method(scope["method"]), str(status)).inc()
         self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
         client = scope["client"][0] if scope.get("client") else ""
-        self._refusable("host", lambda: self._access.check_host(headers))
+        self._count_refusal("host", lambda: self._access.check_host(headers))
         if path.startswith("/api/") or scope["method"] not in ("GET", "HEAD"):
-            self._refusable("origin", lambda: self._access.check_origin(headers))
+            self._count_refusal("origin", lambda: self._access.check_origin(headers))
         if not _is_open(path) and not self._access.allows(headers):
-            return self._unknown(scope, headers, client)
+            return self._refuse_unauthenticated(scope, headers, client)
         if path in _COSTLY:
             self._spend(self._searches, client)
         elif path.endswith(_PICTURES):
@@ -109,18 +109,18 @@ class Gate:
         elif path == "/login" and (scope["method"] == "POST" or scope.get("query_string")):
             self._spend(self._wrong, client)
         if scope["method"] == "POST" and path.startswith("/api/"):
-            self._refusable("content-type", lambda: _check_json(headers))
+            self._count_refusal("content-type", lambda: _check_json(headers))
         body = await self._body(headers, receive)
         await self._app(scope, _replay(body, receive), send)
         return None
 
-    def _unknown(self, scope: Scope, headers: Headers, client: str) -> Response:
-        """Whoever shows no token: people are asked for it, programs are told."""
+    def _refuse_unauthenticated(self, scope: Scope, headers: Headers, client: str) -> Response:
+        """Ask people for the token on a page, and answer programs with 401."""
         query = scope.get("query_string", b"")
         if scope["path"] == "/" and scope["method"] == "GET":
             return RedirectResponse(f"/login?{query.decode('latin-1')}" if query else "/login", 303)
         self._metrics.refused.labels("token").inc()
-        if self._access.shows_something(headers):
+        if self._access.presents_credentials(headers):
             self._spend(self._wrong, client)
         response = error_response(
             RefusedError(401, "This server needs its token.", "Send it: Authorization: Bearer TOKEN."),
@@ -135,7 +135,7 @@ class Gate:
             self._metrics.refused.labels("rate").inc()
             raise RefusedError(429, "Too many requests in a short time.", "Wait a moment.", retry_after_s=wait)
 
-    def _refusable(self, reason: str, check: Callable[[], None]) -> None:
+    def _count_refusal(self, reason: str, check: Callable[[], None]) -> None:
         try:
             check()
         except RefusedError:
@@ -166,7 +166,7 @@ def error_response(error: RefusedError, request_id: str) -> Response:
     return response
 
 
-def _dress(headers: MutableHeaders, path: str, request_id: str) -> None:
+def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
     for name, value in SECURITY_HEADERS.items():
         headers[name] = value
     headers["X-Request-ID"] = request_id

@@ -13,14 +13,14 @@ from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.options import Limits
 
 __all__ = [
-    "AttentionAsked",
+    "AttentionRequest",
     "ColumnsReply",
-    "ExportAsked",
-    "FilterAsked",
+    "ExportRequest",
+    "FilterRequest",
     "HitReply",
     "RecordReply",
-    "SearchAsked",
     "SearchReply",
+    "SearchRequest",
 ]
 
 LARGEST_RECORD = 2**63 - 1
@@ -34,7 +34,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class FilterAsked(_Strict):
+class FilterRequest(_Strict):
     """Which records are searched; conditions are joined by AND."""
 
     camera: Annotated[list[Short], Field(max_length=200)] = []
@@ -58,7 +58,7 @@ class FilterAsked(_Strict):
         )
 
 
-class SearchAsked(_Strict):
+class SearchRequest(_Strict):
     """A person who is looked for: sentences, example pictures (base64 or records), and what is excluded."""
 
     texts: list[str] = []
@@ -70,7 +70,7 @@ class SearchAsked(_Strict):
     k: Annotated[int, Field(ge=1)] = 24
     per_id: bool = False
     min_score: Finite | None = None
-    filter: FilterAsked = FilterAsked()
+    filter: FilterRequest = FilterRequest()
 
     def check(self, limits: Limits) -> None:
         """Raise RefusedError (422) for what the limits or the sense of a query forbid."""
@@ -103,18 +103,18 @@ class SearchAsked(_Strict):
             raise RefusedError(422, error.message, error.hint) from error
 
 
-class AttentionAsked(_Strict):
+class AttentionRequest(_Strict):
     """The sentence that a record's attention is drawn for."""
 
     text: str
 
 
-class ExportAsked(_Strict):
+class ExportRequest(_Strict):
     """The chosen hits of a search, as a table or with their pictures."""
 
     format: Literal["csv", "zip"]
     records: Annotated[list[RecordNumber], Field(min_length=1)]
-    search: SearchAsked
+    search: SearchRequest
 
 
 class HitReply(BaseModel):

@@ -19,7 +19,7 @@ page_router = APIRouter()
 @page_router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(request: Request) -> Response:
     """200 once the model has answered, 503 before."""
-    ready = service_of(request).engine.ready
+    ready = service_of(request).searcher.ready
     text = '{"status": "ready"}' if ready else '{"status": "starting"}'
     return Response(text, 200 if ready else 503, media_type="application/json")
 
@@ -44,7 +44,7 @@ async def login_page(request: Request) -> Response:
     access = service_of(request).access
     token = request.query_params.get("token")
     if token is not None:
-        return _let_in(request, token)
+        return _sign_in(request, token)
     if not access.needs_token:
         return RedirectResponse("/", 303)
     return FileResponse(STATIC / "login.html")
@@ -55,10 +55,10 @@ async def login(request: Request) -> Response:
     """Take the token of the form."""
     async with request.form(max_files=0, max_fields=1) as form:
         token = form.get("token", "")
-    return _let_in(request, token if isinstance(token, str) else "")
+    return _sign_in(request, token if isinstance(token, str) else "")
 
 
-def _let_in(request: Request, token: str) -> Response:
+def _sign_in(request: Request, token: str) -> Response:
     access = service_of(request).access
     if not access.allows_token(token):
         return RedirectResponse("/login?wrong", 303)

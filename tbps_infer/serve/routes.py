@@ -24,13 +24,13 @@ from tbps_infer.serve.downloads import hits_csv, hits_zip
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.models import (
     LARGEST_RECORD,
-    AttentionAsked,
+    AttentionRequest,
     ColumnsReply,
-    ExportAsked,
+    ExportRequest,
     HitReply,
     RecordReply,
-    SearchAsked,
     SearchReply,
+    SearchRequest,
     SegmentReply,
 )
 from tbps_infer.serve.pictures import decode_example
@@ -51,7 +51,7 @@ router = APIRouter()
 
 
 @router.post("/api/v1/search", response_model=SearchReply)
-async def search(asked: SearchAsked, request: Request) -> Response:
+async def search(asked: SearchRequest, request: Request) -> Response:
     """Find the people that a query describes."""
     service = service_of(request)
     answer = await _search(service, await _job(service, asked))
@@ -70,7 +70,7 @@ async def search(asked: SearchAsked, request: Request) -> Response:
     reply = SearchReply.model_construct(
         hits=hits,
         searched=answer.searched,
-        total=service.engine.gallery.count,
+        total=service.searcher.gallery.count,
         method=answer.method,
         encode_ms=round(answer.encode_ms, 3),
         search_ms=round(answer.search_ms, 3),
@@ -82,12 +82,12 @@ async def search(asked: SearchAsked, request: Request) -> Response:
 async def columns(request: Request) -> ColumnsReply:
     """What the gallery can be filtered by, and how its scores divide."""
     service = service_of(request)
-    gallery = service.engine.gallery
+    gallery = service.searcher.gallery
     facets = await run_in_threadpool(gallery.facets)
     limits = service.options.limits
     with gallery.snapshot() as snapshot:
         names = list(snapshot.gallery.columns)
-    facts = service.engine.facts
+    facts = service.searcher.facts
     return ColumnsReply(
         columns=names,
         cameras={_text(name): count for name, count in facets.cameras.items()},
@@ -96,7 +96,7 @@ async def columns(request: Request) -> ColumnsReply:
         total=gallery.count,
         family=facts.family,
         segments=[SegmentReply(name=s.name, weight=s.weight) for s in facts.layout.segments],
-        attention=service.engine.attention is not None,
+        attention=service.searcher.attention is not None,
         limits={
             "hits": limits.hits,
             "texts": limits.texts,
@@ -127,19 +127,19 @@ async def picture(record: RecordPath, request: Request) -> Response:
 
 
 @router.post("/api/v1/records/{record}/attention", response_class=Response)
-async def attention(record: RecordPath, asked: AttentionAsked, request: Request) -> Response:
+async def attention(record: RecordPath, asked: AttentionRequest, request: Request) -> Response:
     """What the model looked at in a record's picture and in a sentence, as a PNG."""
     service = service_of(request)
-    graphs = service.engine.attention
+    graphs = service.searcher.attention
     if graphs is None:
         raise RefusedError(404, "The model shows no attention.", "Export its bundle again with --with-attention.")
-    SearchAsked(texts=[asked.text]).check(service.options.limits)
+    SearchRequest(texts=[asked.text]).check(service.options.limits)
     found = await _record(service, record)
     return Response(await _in_pool(service, _attention_png, graphs, found, asked.text), media_type="image/png")
 
 
 @router.post("/api/v1/export", response_class=Response)
-async def export(asked: ExportAsked, request: Request) -> Response:
+async def export(asked: ExportRequest, request: Request) -> Response:
     """The chosen hits of a search, as CSV or as a zip with their pictures and a sheet to print."""
     service = service_of(request)
     chosen = list(dict.fromkeys(asked.records))
@@ -151,11 +151,11 @@ async def export(asked: ExportAsked, request: Request) -> Response:
     missing = set(chosen) - {hit.record for hit in answer.hits}
     if missing:
         raise RefusedError(404, f"There is no record {min(missing)}.", "It may have been removed; search again.")
-    layout = service.engine.facts.layout
+    layout = service.searcher.facts.layout
     if asked.format == "csv":
         table = hits_csv(answer.hits, layout).encode("utf-8", "replace")
         return Response(table, media_type="text/csv", headers=_download("hits.csv"))
-    with service.engine.gallery.snapshot() as snapshot:
+    with service.searcher.gallery.snapshot() as snapshot:
         details = await run_in_threadpool(snapshot.gallery.details, np.array(chosen, dtype=np.int64))
     hashes = {number: record.stamp.sha256 for number, record in details.items()}
     most = service.options.limits.export_bytes
@@ -163,7 +163,7 @@ async def export(asked: ExportAsked, request: Request) -> Response:
     return StreamingResponse(_pieces(archive), media_type="application/zip", headers=_download("hits.zip"))
 
 
-async def _job(service: Service, asked: SearchAsked) -> SearchJob:
+async def _job(service: Service, asked: SearchRequest) -> SearchJob:
     """Check a query, decode its pictures, and try its filter, all outside the model's thread."""
     asked.check(service.options.limits)
     where = asked.filter.filter()
@@ -171,11 +171,11 @@ async def _job(service: Service, asked: SearchAsked) -> SearchJob:
         try:
             async with service.trials:
                 await run_in_threadpool(
-                    service.engine.gallery.try_filter, where, service.options.limits.where_seconds
+                    service.searcher.gallery.try_filter, where, service.options.limits.where_seconds
                 )
         except FilterError as error:
             raise RefusedError(422, error.message, error.hint) from error
-    facts, pixels = service.engine.facts.preprocessing, service.options.limits.picture_pixels
+    facts, pixels = service.searcher.facts.preprocessing, service.options.limits.picture_pixels
     crops = [await _in_pool(service, decode_example, _from_base64(text), facts, pixels) for text in asked.pictures]
     return SearchJob(
         texts=tuple(text.strip() for text in asked.texts),
@@ -192,7 +192,7 @@ async def _job(service: Service, asked: SearchAsked) -> SearchJob:
 
 async def _search(service: Service, job: SearchJob) -> SearchAnswer:
     """Wait for the model's thread; a client that goes away takes its query out of the queue."""
-    future = asyncio.wrap_future(service.engine.search(job))
+    future = asyncio.wrap_future(service.searcher.search(job))
     try:
         return await asyncio.wait_for(future, service.options.batch.answer_seconds)
     except asyncio.TimeoutError:
@@ -212,7 +212,7 @@ async def _picture(request: Request, number: int, kind: Literal["thumbnail", "pi
 
 async def _record(service: Service, number: int) -> Record:
     def find() -> Record | None:
-        with service.engine.gallery.snapshot() as snapshot:
+        with service.searcher.gallery.snapshot() as snapshot:
             return snapshot.record(number)
 
     record = await _in_pool(service, find)
@@ -257,7 +257,7 @@ def _reply(record: Record) -> RecordReply:
 
 
 def _plain(service: Service) -> SearchOptions:
-    return service.engine.search_options
+    return service.searcher.search_options
 
 
 def _plain_metadata(metadata: Mapping[str, Value]) -> dict[str, Value]:
@@ -269,7 +269,7 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "replace").decode()
 
 
-def _label(asked: SearchAsked) -> str:
+def _label(asked: SearchRequest) -> str:
     """A query in words."""
     parts = [" / ".join(asked.texts)] if asked.texts else []
     parts += [f"like record {number}" for number in asked.like]

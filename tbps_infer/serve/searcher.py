@@ -23,7 +23,7 @@ from tbps_infer.serve.live_gallery import LiveGallery, Snapshot
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import BatchOptions
 
-__all__ = ["Engine", "SearchAnswer", "SearchJob"]
+__all__ = ["SearchAnswer", "SearchJob", "Searcher"]
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class SearchAnswer:
     search_ms: float
 
 
-class Engine:
+class Searcher:
     """One model in memory over one gallery; searches from any thread, run in one.
 
     Args:

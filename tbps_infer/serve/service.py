@@ -11,7 +11,7 @@ from tbps_infer.serve.access import Access
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.pictures import Pictures
-from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.searcher import Searcher
 
 __all__ = ["Service", "service_of"]
 
@@ -20,7 +20,7 @@ __all__ = ["Service", "service_of"]
 class Service:
     """What the routes use; `trials` bounds how many metadata expressions are tried at once."""
 
-    engine: Engine
+    searcher: Searcher
     pictures: Pictures
     options: ServeOptions
     access: Access

@@ -33,7 +33,7 @@ class CudaMemory:
         except ImportError as error:
             raise BackendError(
                 f"cuda-bindings cannot be imported: {error}.",
-                "Install it of your CUDA's major version: pip install 'cuda-bindings==12.*'.",
+                "Install the version that matches your CUDA: pip install 'cuda-bindings==12.*'.",
             ) from error
         self._index = index
         count = self._call("count the devices", self._cuda.cudaGetDeviceCount())

@@ -136,7 +136,7 @@ def open_memory(index: int, kind: MemoryKind | None = None) -> DeviceMemory:
             return PycudaMemory(index)
     raise BackendError(
         f"Running engines needs the package {' or '.join(wanted)}, which is not installed.",
-        "Install cuda-bindings of your CUDA's major version: pip install 'cuda-bindings==12.*'.",
+        "Install cuda-bindings that match your CUDA: pip install 'cuda-bindings==12.*'.",
     )
 
 

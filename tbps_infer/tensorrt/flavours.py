@@ -45,7 +45,7 @@ class Flavour:
         for name, value in options.items():
             if value is not None and name in self.ignored:
                 raise UsageError(
-                    f"The option {name.replace('_', ' ')} means nothing to {self.name}: {self.ignored[name]}.",
+                    f"The option {name.replace('_', ' ')} does not apply to {self.name}: {self.ignored[name]}.",
                     "Leave it out.",
                 )
 

@@ -42,7 +42,7 @@ def build_plan(
         The plan's bytes.
 
     Raises:
-        UsageError: An option means nothing to the flavour, or its target is not one that it builds for.
+        UsageError: An option does not apply to the flavour, or its target is not one that it builds for.
         BackendError: Any step failed; with TensorRT's reason.
     """
     library.flavour.refuse_ignored({**settings.to_json(), "timing_cache": timing_cache})

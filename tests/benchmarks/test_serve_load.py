@@ -15,7 +15,7 @@ from tbps_infer.errors import BenchmarkError, UsageError
 from tbps_infer.serve.app import create_app
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import Limits, ServeOptions
-from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.server import bind
 
 
@@ -23,8 +23,8 @@ from tbps_infer.serve.server import bind
 def _served(world: World, limits: Limits) -> Iterator[tuple[int, Metrics]]:
     """The port of a server in a thread of this process, and what it counts."""
     options, metrics = ServeOptions(port=0, limits=limits), Metrics()
-    engine = Engine(world.encoder(), world.gallery, options.batch, metrics)
-    app = create_app(engine, options, metrics)
+    searcher = Searcher(world.encoder(), world.gallery, options.batch, metrics)
+    app = create_app(searcher, options, metrics)
     with bind(options) as bound:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, args=([bound],))

@@ -140,7 +140,7 @@ def test_doctor_finds_a_tokenizer_and_pixels_that_changed(tiny_bundle: Path, mon
         (["build", "BUNDLE", "--text-lengths", "32;64"], 2, "'32;64' is not a list of lengths"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--text-lengths", "32"], 2, "takes 3 to 100 tokens"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--auto-islands"], 2, "FP32 islands"),
-        (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--optimization-level", "2"], 2, "means nothing to"),
+        (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--optimization-level", "2"], 2, "does not apply to"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--target", "sm87"], 2, "does not build for 'sm87'"),
         (["build", "BUNDLE", "--min-batch", "4", "--opt-batch", "2"], 2, "want least ≤ usual ≤ most"),
         (["embed", "BUNDLE", "x.jpg", "-o", "g", "--backend", "tensorrt"], 2, "does not run on the CPU"),

@@ -101,7 +101,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": tensors, "config": _Malicious()}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "none of it was run")
+    refused(tmp_path / "a.pth", "none of it was executed")
     assert not (tmp_path / "ran").exists()
 
 

@@ -19,7 +19,7 @@ from tbps_infer.runners.fake import FakeRunner, fake_facts
 from tbps_infer.serve.app import create_app
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
-from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.searcher import Searcher
 from tbps_infer.sources import SourceItem
 from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import train_wordpiece
@@ -63,10 +63,10 @@ class World:
     ) -> Iterator[TestClient]:
         """A client of a server that is ready."""
         options, metrics = options or ServeOptions(), Metrics()
-        engine = Engine(self.encoder(), self.gallery, options.batch, metrics)
-        app = create_app(engine, options, metrics)
+        searcher = Searcher(self.encoder(), self.gallery, options.batch, metrics)
+        app = create_app(searcher, options, metrics)
         with TestClient(app, base_url=base_url, raise_server_exceptions=False, follow_redirects=False) as client:
-            engine.warm_up().result(10)
+            searcher.warm_up().result(10)
             yield client
 
 

@@ -136,7 +136,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(copy: Path, tmp_path: Path, sty
         file.write_bytes(pickle.dumps({"payload": _Code(marker)}))
     else:
         torch.save(values, file, _use_new_zipfile_serialization=style == "zip")
-    sentence = "torch.save wrote" if style == "pickle" else r"carries code .*posix.mkdir.* none of it was run"
+    sentence = "torch.save wrote" if style == "pickle" else r"carries code .*posix.mkdir.* none of it was executed"
     with pytest.raises(CheckpointError, match=sentence):
         load_checkpoint(file)
     assert not marker.exists()

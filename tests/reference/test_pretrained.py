@@ -371,13 +371,15 @@ def test_other_files_are_refused(vit: PlainViT, tmp_path: Path) -> None:
         load_image_weights(ViTBackbone(VIT, (64, 64)), tmp_path)
     with pytest.raises(CheckpointError, match="no known format"):
         load_image_weights(ResNetBackbone(RESNET), tmp_path / "a.pth")
-    for shape, sentence in (((1, 16, 32), "no square grid and one more"), ((17, 32), "no square grid")):
+    for shape, sentence in (((1, 16, 32), "not a square grid and one class token"), ((17, 32), "not a square grid")):
         torch.save({**vit.state_dict(), "encoder.pos_embedding": torch.zeros(shape)}, tmp_path / "c.pth")
         with pytest.raises(CheckpointError, match=sentence):
             load_image_weights(ViTBackbone(VIT, (96, 32)), tmp_path / "c.pth")
     torn = {**vit.state_dict(), "encoder.layers.encoder_layer_1.self_attention.in_proj_bias": torch.zeros(95)}
     torch.save(torn, tmp_path / "d.pth")
-    with pytest.raises(CheckpointError, match=r"layer_1\.self_attention\.in_proj_bias is \[95\], which is no stack"):
+    with pytest.raises(
+        CheckpointError, match=r"layer_1\.self_attention\.in_proj_bias is \[95\], which is not three stacked"
+    ):
         load_image_weights(ViTBackbone(VIT, (64, 64)), tmp_path / "d.pth")
 
 

@@ -205,7 +205,7 @@ def test_an_unchanged_gallery_is_not_opened_again(world: World, monkeypatch: pyt
 def test_health_waits_for_the_models_first_answer(world: World) -> None:
     with world.client() as client:
         assert client.get("/healthz").json() == {"status": "ready"}
-        client.app.state.service.engine._warm = None  # type: ignore[attr-defined]
+        client.app.state.service.searcher._warm = None  # type: ignore[attr-defined]
         answer = client.get("/healthz")
         assert (answer.status_code, answer.json()) == (503, {"status": "starting"})
 

@@ -18,7 +18,7 @@ from tbps_infer.images import load_rgb
 from tbps_infer.serve.app import create_app
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
-from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.searcher import Searcher
 
 
 class _Graphs:
@@ -51,9 +51,9 @@ def world(tmp_path: Path) -> World:
 @contextmanager
 def client_with(world: World, graphs: _Graphs | None) -> Iterator[TestClient]:
     options, metrics = ServeOptions(), Metrics()
-    engine = Engine(world.encoder(), world.gallery, options.batch, metrics, attention=graphs)  # type: ignore[arg-type]
-    with TestClient(create_app(engine, options, metrics), base_url="http://127.0.0.1") as client:
-        engine.warm_up().result(10)
+    searcher = Searcher(world.encoder(), world.gallery, options.batch, metrics, attention=graphs)  # type: ignore[arg-type]
+    with TestClient(create_app(searcher, options, metrics), base_url="http://127.0.0.1") as client:
+        searcher.warm_up().result(10)
         yield client
 
 

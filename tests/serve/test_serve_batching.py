@@ -16,7 +16,7 @@ from tbps_infer.serve.batching import Batcher
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import BatchOptions
-from tbps_infer.serve.searcher import Engine, SearchJob
+from tbps_infer.serve.searcher import Searcher, SearchJob
 
 
 class _Squares:
@@ -114,11 +114,11 @@ def test_many_clients_get_what_each_would_get_alone(tmp_path: Path) -> None:
         for number in range(40)
     ]
     metrics = Metrics()
-    engine = Engine(world.encoder(), world.gallery, BatchOptions(wait_ms=20), metrics)
-    alone = [engine.search(job).result(10) for job in jobs]
+    searcher = Searcher(world.encoder(), world.gallery, BatchOptions(wait_ms=20), metrics)
+    alone = [searcher.search(job).result(10) for job in jobs]
     with ThreadPoolExecutor(20) as clients:
-        together = list(clients.map(lambda job: engine.search(job).result(10), jobs))
-    engine.close()
+        together = list(clients.map(lambda job: searcher.search(job).result(10), jobs))
+    searcher.close()
     for one, other in zip(alone, together, strict=True):
         assert [hit.record for hit in one.hits] == [hit.record for hit in other.hits]
         assert [hit.score for hit in one.hits] == pytest.approx([hit.score for hit in other.hits], abs=1e-6)

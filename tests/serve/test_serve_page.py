@@ -38,13 +38,13 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from serve_world import World
 from tbps_infer.serve.app import create_app
-from tbps_infer.serve.searcher import Engine
+from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.server import bind, run
 world, options, metrics = World(Path(sys.argv[2])), ServeOptions(port=int(sys.argv[3])), Metrics()
-engine = Engine(world.encoder(), world.gallery, options.batch, metrics)
-run(create_app(engine, options, metrics), bind(options), lambda address: print(address, flush=True))
+searcher = Searcher(world.encoder(), world.gallery, options.batch, metrics)
+run(create_app(searcher, options, metrics), bind(options), lambda address: print(address, flush=True))
 """
 
 

@@ -240,12 +240,12 @@ def test_a_failure_inside_is_a_sentence_outside(world: World, caplog: pytest.Log
         def broken(*_: object) -> None:
             raise ZeroDivisionError("secret")
 
-        client.app.state.service.engine._encode = broken  # type: ignore[attr-defined]
+        client.app.state.service.searcher._encode = broken  # type: ignore[attr-defined]
         answer = client.post(SEARCH, json={"texts": ["a hat"]})
         assert answer.status_code == 500 and "secret" not in answer.text and "Zero" not in answer.text
         assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
         assert "secret" in caplog.text and answer.headers["x-request-id"] in caplog.text
-        del client.app.state.service.engine._encode  # type: ignore[attr-defined]
+        del client.app.state.service.searcher._encode  # type: ignore[attr-defined]
         assert client.post(SEARCH, json={"texts": ["a hat"]}).status_code == 200
 
 

@@ -122,7 +122,7 @@ def test_a_flavour_that_is_not_installed_or_known_says_what_to_do(monkeypatch: p
 )
 def test_options_that_mean_nothing_to_a_flavour_are_refused(flavour: str, option: str) -> None:
     FLAVOURS[flavour].refuse_ignored({option: None, "workspace_bytes": 1})
-    with pytest.raises(UsageError, match=f"{option.replace('_', ' ')} means nothing to {flavour}"):
+    with pytest.raises(UsageError, match=f"{option.replace('_', ' ')} does not apply to {flavour}"):
         FLAVOURS[flavour].refuse_ignored({option: 0})
 
 

@@ -94,7 +94,7 @@ async function search({ remember = true } = {}) {
   const asked = query();
   if (!asked.texts.length && !asked.pictures.length && !asked.like.length) {
     showStart();
-    $("status").textContent = asked.exclude.length ? "Say who is looked for as well." : "";
+    $("status").textContent = asked.exclude.length ? "Describe the person as well." : "";
     return;
   }
   state.running?.abort();

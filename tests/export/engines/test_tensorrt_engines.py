@@ -282,9 +282,9 @@ def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -
 def test_options_that_do_not_fit_are_refused(bundle: Path) -> None:
     with pytest.raises(UsageError, match="32, 64, and this model takes 3 to 100 tokens"):
         build_engines(bundle, options(text_lengths=(64, 32)))
-    with pytest.raises(UsageError, match="optimization level means nothing to tensorrt-rtx"):
+    with pytest.raises(UsageError, match="optimization level does not apply to tensorrt-rtx"):
         build_engines(bundle, options(settings=BuildSettings(optimization_level=3)))
-    with pytest.raises(UsageError, match="timing cache means nothing to tensorrt-rtx"):
+    with pytest.raises(UsageError, match="timing cache does not apply to tensorrt-rtx"):
         build_engines(bundle, options(timing_cache=Path("times")))
     with pytest.raises(UsageError, match="FP32 islands"):
         options("fp32", mixed=MixedPrecisionOptions(auto_islands=True))
@@ -570,7 +570,7 @@ def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pyt
     ) as caught:
         build_engines(bundle, EngineOptions(backend="tensorrt"))
     assert "Install cuda-bindings" in caught.value.hint
-    with pytest.raises(UsageError, match="target means nothing to tensorrt"):
+    with pytest.raises(UsageError, match="target does not apply to tensorrt"):
         build_engines(bundle, EngineOptions(backend="tensorrt", settings=BuildSettings(target="sm86")))
 
 

@@ -144,9 +144,9 @@ def test_targets_that_it_does_not_build_for(library: Library, graph: Path, targe
 
 
 def test_settings_that_are_no_ops_are_refused(library: Library, graph: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="optimization level means nothing to tensorrt-rtx"):
+    with pytest.raises(UsageError, match="optimization level does not apply to tensorrt-rtx"):
         build_plan(library, graph, SPEC, BuildSettings(optimization_level=3))
-    with pytest.raises(UsageError, match="timing cache means nothing to tensorrt-rtx"):
+    with pytest.raises(UsageError, match="timing cache does not apply to tensorrt-rtx"):
         build_plan(library, graph, SPEC, SM86, timing_cache=tmp_path / "times")
     assert list(tmp_path.iterdir()) == []
 
