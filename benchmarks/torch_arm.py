@@ -71,7 +71,7 @@ class TorchArm(TorchRunner):
         tensors = self._host_tensors(feeds)
         with torch.inference_mode(), self._arithmetic():
             if self._device.type == "cpu":
-                return {self._outputs[0].name: self._module(*tensors).float().numpy()}, {}
+                return {self.outputs[0].name: self._module(*tensors).float().numpy()}, {}
             marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
             marks[0].record()
             there = [tensor.to(self._device) for tensor in tensors]
@@ -83,7 +83,7 @@ class TorchArm(TorchRunner):
             marks[3].synchronize()
         names = ("host_to_device_ms", "compute_ms", "device_to_host_ms")
         times = {name: float(marks[n].elapsed_time(marks[n + 1])) for n, name in enumerate(names)}
-        return {self._outputs[0].name: embedding}, times
+        return {self.outputs[0].name: embedding}, times
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:

@@ -59,6 +59,7 @@ class FakeRunner:
         fail_after: How many calls succeed before.
 
     Attributes:
+        inputs, outputs: As a real model's of these facts.
         batch_sizes: The number of items in each call that succeeded, in order.
         closed: Whether `close` was called.
     """
@@ -68,21 +69,11 @@ class FakeRunner:
     ) -> None:
         self._layout = facts.layout
         self._branch = branch
-        self._inputs, self._outputs = branch_specs(facts, branch)
+        self.inputs, self.outputs = branch_specs(facts, branch)
         self._error = error
         self._fail_after = fail_after
         self.batch_sizes: list[int] = []
         self.closed = False
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """As a real model's of these facts."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """As a real model's of these facts."""
-        return self._outputs
 
     @property
     def description(self) -> str:
@@ -93,16 +84,16 @@ class FakeRunner:
         """Make up the embeddings. Raises FeedError as any runner, and the error it was told to raise."""
         if self.closed:
             raise FeedError("the runner is closed")
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         if self._error is not None and len(self.batch_sizes) >= self._fail_after:
             raise self._error
-        arrays = [feeds[spec.name] for spec in self._inputs]
+        arrays = [feeds[spec.name] for spec in self.inputs]
         if self._branch == "image":
             items = [crop.tobytes() for crop in arrays[0]]
         else:
             items = [ids[mask != 0].astype("<i4").tobytes() for ids, mask in zip(*arrays, strict=True)]
         self.batch_sizes.append(len(items))
-        return {self._outputs[0].name: np.stack([self._embedding(item) for item in items])}
+        return {self.outputs[0].name: np.stack([self._embedding(item) for item in items])}
 
     def close(self) -> None:
         """Refuse to run from now on."""

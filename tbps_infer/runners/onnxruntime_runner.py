@@ -54,6 +54,10 @@ class OnnxRuntimeRunner:
         options: Device and threads. The precision is the graph's own; `tbps_infer.runners.open_runner` picks the
             graph that has it.
 
+    Attributes:
+        inputs, outputs: The graph's.
+        description: Version, provider and threads as the session says.
+
     Raises:
         BackendError: ONNX Runtime or the device's provider is not installed or does not start, or the graph
             cannot be loaded.
@@ -63,27 +67,12 @@ class OnnxRuntimeRunner:
         self._device = Device.parse(options.device)
         ort, session = open_session(graph, self._device, options.threads)
         self._session: Any = session
-        self._inputs = tuple(_spec(node) for node in session.get_inputs())
-        self._outputs = tuple(_spec(node) for node in session.get_outputs())
-        self._description = (
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.description = (
             f"onnxruntime {ort.__version__}, {session.get_providers()[0]} on {self._device}, {options.precision}, "
             f"{session.get_session_options().intra_op_num_threads} threads"
         )
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The graph's inputs."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The graph's outputs."""
-        return self._outputs
-
-    @property
-    def description(self) -> str:
-        """Version, provider and threads as the session says."""
-        return self._description
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Run the graph once.
@@ -102,8 +91,8 @@ class OnnxRuntimeRunner:
         """
         if self._session is None:
             raise FeedError("the runner is closed")
-        check_feeds(self._inputs, feeds)
-        names = [spec.name for spec in self._outputs]
+        check_feeds(self.inputs, feeds)
+        names = [spec.name for spec in self.outputs]
         times = None
         try:
             if self._device.kind == "cpu":

@@ -30,6 +30,9 @@ class TorchRunner:
         options: Device, precision (``fp32`` alone) and threads; threads are set for the whole process, as PyTorch
             knows no other way.
 
+    Attributes:
+        inputs, outputs: As the exported graph's.
+
     Raises:
         BackendError: The device or precision is not to be had.
     """
@@ -46,17 +49,7 @@ class TorchRunner:
             torch.set_num_threads(options.threads)
         self._device = torch.device(str(device))
         self._module: Any = model.branch(branch).eval().to(self._device)
-        self._inputs, self._outputs = branch_specs(model.facts, branch)
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """As the exported graph's."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """As the exported graph's."""
-        return self._outputs
+        self.inputs, self.outputs = branch_specs(model.facts, branch)
 
     @property
     def description(self) -> str:
@@ -81,7 +74,7 @@ class TorchRunner:
                 f"PyTorch failed on {self._device}: {reason}.",
                 "If it is short of memory, choose a smaller batch size.",
             ) from error
-        return {self._outputs[0].name: embedding}
+        return {self.outputs[0].name: embedding}
 
     def close(self) -> None:
         """Let the model go."""
@@ -91,9 +84,9 @@ class TorchRunner:
         """The arrays in the inputs' order, not copied yet. Raises FeedError as `run` does."""
         if self._module is None:
             raise FeedError("the runner is closed")
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         # PyTorch warns of arrays it could write into and must not; np.require copies those alone.
-        return [torch.from_numpy(np.require(feeds[s.name], requirements=["C", "W"])) for s in self._inputs]
+        return [torch.from_numpy(np.require(feeds[s.name], requirements=["C", "W"])) for s in self.inputs]
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """FP32 means FP32: by default cuDNN's convolutions round products to TF32's 10 bits."""

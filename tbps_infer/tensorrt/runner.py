@@ -41,6 +41,9 @@ class TensorRTRunner:
         pad_id: What fills captions up.
         description: What is in use.
         release: Called at the end of `close`, for what the loaders hold.
+
+    Attributes:
+        inputs, outputs: The branch's.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class TensorRTRunner:
         description: str = "",
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        self._inputs, self._outputs = tuple(specs[0]), tuple(specs[1])
+        self.inputs, self.outputs = tuple(specs[0]), tuple(specs[1])
         self._loaders = dict(loaders)
         self._lengths = sorted(length for length in loaders if length is not None)
         self._memory = memory
@@ -63,16 +66,6 @@ class TensorRTRunner:
         self._sessions: dict[int | None, EngineSession] = {}
         self._lock = threading.RLock()
         self._closed = False
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` wants."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` gives."""
-        return self._outputs
 
     @property
     def description(self) -> str:
@@ -97,7 +90,7 @@ class TensorRTRunner:
             The outputs, and the times. Raises as `run`.
         """
         with self._in_use():
-            check_feeds(self._inputs, feeds)
+            check_feeds(self.inputs, feeds)
             session, fitting = self._fitting(feeds)
             timers = [self._memory.make_timer() for _ in range(4)]
             finished: list[dict[str, NDArray[Any]]] = []
@@ -125,7 +118,7 @@ class TensorRTRunner:
             finished: list[dict[str, NDArray[Any]]] = []
             try:
                 for feeds in batches:
-                    check_feeds(self._inputs, feeds)
+                    check_feeds(self.inputs, feeds)
                     session, fitting = self._fitting(feeds)
                     parts.append(-(-rows_of(feeds) // session.maximum))
                     for piece in batches_of(fitting, session.maximum):
