@@ -26,7 +26,7 @@ from tbps_infer.errors import FeedError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.preprocessing import Preprocessing
-from tbps_infer.runners.protocol import Feeds, TensorSpec, branch_specs, check_feeds
+from tbps_infer.runners.protocol import Feeds, branch_specs, check_feeds
 
 __all__ = ["FakeRunner", "fake_facts"]
 

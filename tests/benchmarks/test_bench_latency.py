@@ -198,10 +198,11 @@ def test_engines_are_timed_with_and_without_graphs_on_gpus_alone() -> None:
 @pytest.mark.parametrize("graphs", [True, False])
 def test_engines_tell_the_devices_times(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
     """Over a fake session whose copies and runs take a millisecond of the device's clock each."""
+    from fake_memory import FakeMemory
+
     import tbps_infer.tensorrt.device_memory as device_memory
     import tbps_infer.tensorrt.library as library
     import tbps_infer.tensorrt.runner as runner
-    from tbps_infer.tensorrt.fake_memory import FakeMemory
 
     bundle, memory, asked = Bundle.open(tiny_bundle), FakeMemory(), list[str]()
 
@@ -245,9 +246,10 @@ def test_engines_tell_the_devices_times(tiny_bundle: Path, monkeypatch: pytest.M
 def test_graphs_are_refused_where_cuda_is_called_without_them(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fake_memory import FakeMemory
+
     import tbps_infer.tensorrt.device_memory as device_memory
     import tbps_infer.tensorrt.library as library
-    from tbps_infer.tensorrt.fake_memory import FakeMemory
 
     memory = FakeMemory(has_graphs=False)
     monkeypatch.setattr(device_memory, "open_memory", lambda _index: memory)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 import sys
 import threading
@@ -15,13 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from fake_memory import FakeMemory
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.tensorrt import cuda_memory, device_memory
+from tbps_infer.tensorrt.cuda_memory import CudaMemory
 from tbps_infer.tensorrt.device_memory import DeviceMemory, device_of, find_gpu, open_memory
-from tbps_infer.tensorrt.fake_memory import FakeMemory
 from tbps_infer.tensorrt.gpus import GpuFacts, version_text
+from tbps_infer.tensorrt.pycuda_memory import PycudaMemory
 
 MEMBERS = {name for name in vars(DeviceMemory) if not name.startswith("_")}
 
@@ -38,12 +38,10 @@ def test_every_cuda_function_that_is_called_exists_in_cuda_bindings() -> None:
             owner = getattr(owner, name)
 
 
-@pytest.mark.parametrize("module", ["cuda_memory.CudaMemory", "pycuda_memory.PycudaMemory", "fake_memory.FakeMemory"])
-def test_every_memory_has_every_member_of_the_protocol(module: str) -> None:
-    name, kind = module.split(".")
-    cls = getattr(importlib.import_module(f"tbps_infer.tensorrt.{name}"), kind)
+@pytest.mark.parametrize("memory", [CudaMemory, PycudaMemory, FakeMemory])
+def test_every_memory_has_every_member_of_the_protocol(memory: type) -> None:
     annotated = set(DeviceMemory.__annotations__)
-    assert {member for member in MEMBERS - annotated if not callable(getattr(cls, member, None))} == set()
+    assert {member for member in MEMBERS - annotated if not callable(getattr(memory, member, None))} == set()
     assert "close" in MEMBERS
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_memory import FakeMemory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec
 from tbps_infer.tensorrt.buckets import batch_buckets, bucket_for
-from tbps_infer.tensorrt.fake_memory import FakeMemory
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.library import REQUIRED_API, Library
 from tbps_infer.tensorrt.runner import TensorRTRunner

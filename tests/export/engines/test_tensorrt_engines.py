@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_memory import FakeMemory
 from planted_faults import Distorted
 
 from tbps_infer.atomic import beside
@@ -33,7 +34,6 @@ from tbps_infer.runners.options import RunOptions
 from tbps_infer.tensorrt import device_memory
 from tbps_infer.tensorrt import runner as runner_module
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
-from tbps_infer.tensorrt.fake_memory import FakeMemory
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
