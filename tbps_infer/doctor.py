@@ -23,7 +23,7 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.cores import usable_cores
 from tbps_infer.errors import BackendError, TbpsError
 from tbps_infer.images import load_crop
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
 from tbps_infer.tensorrt.device_memory import open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
@@ -32,14 +32,12 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.golden import changed_captions, changed_crops, golden_cosine
+from tbps_infer.verification.tolerances import GOLDEN_COSINE
 
 __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 
 Status = Literal["ok", "absent", "problem"]
 
-# What a graph or engine must keep of the golden vectors; the limits of `tbps build` are narrower and in more ways.
-_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95}
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _GIB = 1 << 30
 _RESIZED_ALIKE = 1
 """Of 255: other versions of Pillow round some pixels differently."""
@@ -102,7 +100,7 @@ def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
     yield Finding("bundle", "ok", f"{len(bundle.files)} files as they were exported, {bundle.created}")
     yield _tried("tokenizer", lambda: _tokenizer(bundle))
     yield _tried("resizing", lambda: _resizing(bundle))
-    for branch in _BRANCHES:
+    for branch in BRANCHES:
         yield _tried(
             f"onnxruntime cpu fp32 {branch}",
             lambda branch=branch: _replay(open_runner(bundle, branch, RunOptions()), bundle, branch, "fp32"),  # type: ignore[misc]
@@ -143,16 +141,14 @@ def _resizing(bundle: Bundle) -> Finding:
     return Finding("resizing", "ok", detail if changed else f"{len(crops)} golden crops have the same pixels")
 
 
-def _replay(runner: Runner, bundle: Bundle, branch: Branch, precision: str) -> Finding:
+def _replay(runner: Runner, bundle: Bundle, branch: Branch, precision: Precision) -> Finding:
     try:
         cosine = golden_cosine(bundle.golden(), branch, runner)
         detail = f"golden cosine {cosine:.7f} at least, {runner.description}"
     finally:
         runner.close()
-    if not cosine >= _LEAST_COSINE[precision]:
-        return Finding(
-            "", "problem", f"{detail}; want {_LEAST_COSINE[precision]}", "Do not use it; build or export again."
-        )
+    if not cosine >= (least := GOLDEN_COSINE[precision]):
+        return Finding("", "problem", f"{detail}; want {least}", "Do not use it; build or export again.")
     return Finding("", "ok", detail)
 
 
@@ -161,7 +157,7 @@ def _onnxruntime_cuda(bundle: Bundle, device: int) -> Iterator[Finding]:
         return
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             if precision == "fp16" and f"{branch}.fp16.onnx" not in bundle.files:
                 continue
             options = RunOptions("onnxruntime", f"cuda:{device}", precision)
@@ -202,7 +198,7 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
     except BackendError as error:  # a bundle may hold engines for several machines
         yield Finding(name, "absent", f"not tried: {error.message}", error.hint)
         return
-    for branch in _BRANCHES:
+    for branch in BRANCHES:
 
         def replay(branch: Branch = branch) -> Finding:
             library = open_library(facts.flavour)

@@ -10,7 +10,9 @@ import pytest
 from tbps_infer.errors import VerificationError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.verification.agreement import Embedded
-from tbps_infer.verification.gate import Labels, Thresholds, judge
+from tbps_infer.verification.differences import Labels
+from tbps_infer.verification.gate import judge
+from tbps_infer.verification.tolerances import Thresholds
 
 LAYOUT = VectorLayout((Segment("global", 24), Segment("coarse", 8)))
 PEOPLE, PICTURES, CAPTIONS = 100, 3, 5
