@@ -94,7 +94,7 @@ def export_bundle(
             on_step("Exporting the attention graphs")
             export_attention(decoding, source.facts, folder, opset=options.opset)
         shutil.copyfile(source.tokenizer_path, folder / "tokenizer.json")
-        verification = _check(source, folder, options, on_step)
+        verification = _compare(source, folder, options, on_step)
         on_step("Hashing the files")
         Bundle(
             path=folder,
@@ -134,10 +134,14 @@ def torch_reference(module: nn.Module) -> Embed:
     return embed
 
 
-def _check(
+def _compare(
     source: SourceModel, folder: Path, options: ExportOptions, on_step: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Write the golden vectors and what derives from the graphs, and verify it all. Raises VerificationError."""
+    """Write the golden vectors, compare the graphs with PyTorch, and derive those of the precision asked for.
+
+    Raises:
+        VerificationError: Graphs are not what PyTorch is.
+    """
     facts = source.facts
     tokenizer = Tokenizer.from_facts(source.tokenizer_path, facts)
     reference = {branch: torch_reference(source.branch(branch)) for branch in _BRANCHES}

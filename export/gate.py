@@ -54,7 +54,7 @@ def gate_graphs(
         refuse_failures(
             result.verdict.failures,
             "Nothing was written. tbps verify --max-rank1-drop sets other limits for what is.",
-            f"The gate refuses {result.label}: ",
+            f"The gate refuses {result.run.label}: ",
         )
         record_verdict(folder, result)
 
@@ -99,6 +99,6 @@ def gate_engines(
     refuse_failures(
         result.verdict.failures,
         "No new engine was installed. Keep more in FP32: --auto-islands, --keep-fp32.",
-        f"The gate refuses {result.label}: ",
+        f"The gate refuses {result.run.label}: ",
     )
     return result

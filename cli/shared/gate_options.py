@@ -64,7 +64,7 @@ def verify_data_option(command: Command) -> Command:
 
 def result_lines(result: GateResult) -> Iterator[str]:
     """What was compared with what, on what, and how it came out."""
-    yield f"{result.label} against {result.reference.description}"
+    yield f"{result.run.label} against {result.reference.description}"
     yield f"on {result.data}"
     yield from _verdict_lines(result.verdict)
     found = result.verdict.agreement

@@ -27,7 +27,6 @@ __all__ = ["GateResult", "Verdict", "hold_to_gate", "judge", "record_verdict"]
 # A drop of exactly the threshold is allowed; this is for the last bits of means of many queries, in points.
 _ROUNDING = 1e-9
 _DEFAULTS = Thresholds()
-_ENGINE = ("backend", "device", "precision")
 
 
 @dataclass(frozen=True)
@@ -67,30 +66,30 @@ class GateResult:
     """One verdict with all that it is about.
 
     Attributes:
-        engine: Backend, device and precision of the candidate, and how its branches describe themselves.
+        run: Backend, device and precision of the candidate.
+        branches: How each of its branches describes itself.
         reference: What it was compared with.
         data: On what.
         verdict: What came of it.
         when: ISO 8601 UTC.
     """
 
-    engine: dict[str, Any]
+    run: RunOptions
+    branches: Mapping[str, str]
     reference: Reference
     data: EvaluationSet
     verdict: Verdict
     when: str
-
-    @property
-    def label(self) -> str:
-        """The engine in one name: ``onnxruntime cpu fp32``."""
-        return " ".join(self.engine[name] for name in _ENGINE)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
         return {
             "when": self.when,
             "tbps_infer": __version__,
-            **self.engine,
+            "backend": self.run.backend,
+            "device": self.run.device,
+            "precision": self.run.precision,
+            "branches": dict(self.branches),
             "reference": {"kind": self.reference.kind, "description": self.reference.description},
             "data": self.data.to_json(),
             **self.verdict.to_json(),
@@ -163,9 +162,8 @@ def hold_to_gate(
         verdict = Verdict(thresholds, (error.message,), None, ())
     else:
         verdict = judge(wanted, found, candidate.facts.layout, data.labels, thresholds)
-    engine = {"backend": run.backend, "device": run.device, "precision": run.precision, "branches": descriptions}
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return GateResult(engine, reference, data, verdict, when)
+    return GateResult(run, descriptions, reference, data, verdict, when)
 
 
 def record_verdict(bundle: Path, result: GateResult) -> None:
@@ -233,4 +231,5 @@ def _drops(differences: tuple[MetricDifference, ...], thresholds: Thresholds) ->
 def _subject(verdict: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a recorded verdict is about: the engine, the reference and the data."""
     reference, data = verdict.get("reference", {}), verdict.get("data", {})
-    return (*(verdict.get(name) for name in _ENGINE), reference.get("kind"), data.get("fingerprint"))
+    engine = (verdict.get(name) for name in ("backend", "device", "precision"))
+    return (*engine, reference.get("kind"), data.get("fingerprint"))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, FeedError, VerificationError
 from tbps_infer.layout import VectorLayout
-from tbps_infer.model_facts import Branch
+from tbps_infer.model_facts import BRANCHES, Branch
 from tbps_infer.runners.protocol import Feeds, Runner
 from tbps_infer.verification.parity_report import BranchReport, ParityReport, RankingReport
 from tbps_infer.verification.samples import Samples
@@ -69,52 +69,47 @@ def measure_parity(
         VerificationError: The candidate does not run at all at one of the shapes, or gives another output. What it
             computes is in the report, and not an error here.
     """
+    image, text = (
+        _branch_report(branch, reference[branch], candidate[branch], layout, samples, shapes) for branch in BRANCHES
+    )
     runs = {branch: _embed(runner, branch, layout) for branch, runner in candidate.items()}
-    reports = {
-        branch: _compare(branch, reference[branch], runs[branch], layout, samples, shapes).report(
-            candidate[branch].description, _drifts(branch, runs[branch], samples, shapes)
-        )
-        for branch in ("image", "text")
-    }
     return ParityReport(
         limits=limits,
-        image=reports["image"],
-        text=reports["text"],
+        image=image,
+        text=text,
         ranking=_ranking(reference, runs, samples, shapes, limits),
         batch_sizes=shapes.batch_sizes,
         lengths=shapes.lengths,
     )
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Candidate and reference embeddings of the same inputs, one array per batch tried."""
-
-    branch: Branch
-    layout: VectorLayout
-    shapes: tuple[str, ...]
-    candidate: tuple[NDArray[np.float32], ...]
-    reference: tuple[NDArray[np.float32], ...]
-
-    def report(self, description: str, drifts: tuple[float, float | None]) -> BranchReport:
-        found, wanted = np.concatenate(self.candidate), np.concatenate(self.reference)
-        each = cosines(found, wanted)
-        whole, pieces = CosineSummary.of(each), self.layout.slices
-        shapes = [shape for shape, batch in zip(self.shapes, self.candidate, strict=True) for _ in batch]
-        return BranchReport(
-            branch=self.branch,
-            candidate=description,
-            compared=len(found),
-            cosine_min=whole.minimum,
-            cosine_p1=whole.p1,
-            cosine_mean=whole.mean,
-            segment_cosine_min={name: float(cosines(found, wanted, piece).min()) for name, piece in pieces.items()},
-            largest_difference=largest_difference(found, wanted),
-            norm_error=_norm_error(found, self.layout),
-            batch_drift=drifts[0],
-            padding_drift=drifts[1],
-            worst=shapes[int(each.argmin())],
-        )
+def _branch_report(
+    branch: Branch, reference: Embed, candidate: Runner, layout: VectorLayout, samples: Samples, shapes: Shapes
+) -> BranchReport:
+    embed = _embed(candidate, branch, layout)
+    batches = dict(_image_batches(samples, shapes) if branch == "image" else _text_batches(samples, shapes))
+    parts = [embed(feeds) for feeds in batches.values()]
+    found, wanted = np.concatenate(parts), np.concatenate([reference(feeds) for feeds in batches.values()])
+    each = cosines(found, wanted)
+    whole = CosineSummary.of(each)
+    tried_at = [name for name, part in zip(batches, parts, strict=True) for _ in part]
+    batch_drift, padding_drift = _drifts(branch, embed, samples, shapes)
+    return BranchReport(
+        branch=branch,
+        candidate=candidate.description,
+        compared=len(found),
+        cosine_min=whole.minimum,
+        cosine_p1=whole.p1,
+        cosine_mean=whole.mean,
+        segment_cosine_min={
+            name: float(cosines(found, wanted, piece).min()) for name, piece in layout.slices.items()
+        },
+        largest_difference=largest_difference(found, wanted),
+        norm_error=_norm_error(found, layout),
+        batch_drift=batch_drift,
+        padding_drift=padding_drift,
+        worst=tried_at[int(each.argmin())],
+    )
 
 
 def _norm_error(found: NDArray[np.float32], layout: VectorLayout) -> float:
@@ -123,19 +118,6 @@ def _norm_error(found: NDArray[np.float32], layout: VectorLayout) -> float:
     declared += [(layout.slices[segment.name], segment.weight) for segment in layout.segments]
     norms = [np.linalg.norm(found[:, piece].astype(np.float64), axis=1) for piece, _ in declared]
     return largest_difference(norms, [[weight**0.5] for _, weight in declared])
-
-
-def _compare(
-    branch: Branch, reference: Embed, candidate: Embed, layout: VectorLayout, samples: Samples, shapes: Shapes
-) -> _Comparison:
-    batches = dict(_image_batches(samples, shapes) if branch == "image" else _text_batches(samples, shapes))
-    return _Comparison(
-        branch=branch,
-        layout=layout,
-        shapes=tuple(batches),
-        candidate=tuple(candidate(feeds) for feeds in batches.values()),
-        reference=tuple(reference(feeds) for feeds in batches.values()),
-    )
 
 
 def _image_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
