@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.errors import VerificationError
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import top_k
 from tbps_infer.gallery.vectors import StoredVectors, inner_products
 from tbps_infer.layout import VectorLayout
 from tbps_infer.model_facts import Branch
 from tbps_infer.verification.similarity import CosineSummary, cosines, kendall_tau, overlaps
-from tbps_infer.verification.tolerances import DISTINCT_COSINE
+from tbps_infer.verification.tolerances import DISTINCT_COSINE, refuse_failures
 
 __all__ = [
     "Agreement",
@@ -115,11 +114,6 @@ class Agreement:
     overlap: float
     kendall_tau: float
 
-    @property
-    def cosine_min(self) -> float:
-        """The least cosine of any picture or caption."""
-        return min(self.image.whole.minimum, self.text.whole.minimum)
-
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
         return {
@@ -143,9 +137,7 @@ def agreement(reference: Embedded, candidate: Embedded, layout: VectorLayout, *,
     Raises:
         VerificationError: Embeddings are missing, of another shape, not finite, or zero.
     """
-    problems = unusable(reference, candidate, layout)
-    if problems:
-        raise VerificationError(" ".join(problems))
+    refuse_failures(tuple(unusable(reference, candidate, layout)))
     k = min(k, len(reference.images))
     overlap, tau = _rankings(reference, candidate, k)
     return Agreement(
@@ -157,18 +149,16 @@ def agreement(reference: Embedded, candidate: Embedded, layout: VectorLayout, *,
     )
 
 
-def unusable(reference: Embedded, candidate: Embedded, layout: VectorLayout) -> tuple[str, ...]:
-    """What keeps two sets of embeddings from being compared, a sentence each; empty when nothing does."""
-    sentences = []
+def unusable(reference: Embedded, candidate: Embedded, layout: VectorLayout) -> Iterator[str]:
+    """What keeps two sets of embeddings from being compared, a sentence each."""
     for who, embedded in (("reference", reference), ("candidate", candidate)):
         for branch, vectors in embedded.branches():
             problem = _problem(vectors, layout)
             if problem:
-                sentences.append(f"The {who}'s {branch} embeddings {problem}.")
+                yield f"The {who}'s {branch} embeddings {problem}."
     for (branch, wanted), (_, found) in zip(reference.branches(), candidate.branches(), strict=True):
         if len(wanted) != len(found):
-            sentences.append(f"The candidate has {len(found)} {branch} embeddings, and the reference {len(wanted)}.")
-    return tuple(sentences)
+            yield f"The candidate has {len(found)} {branch} embeddings, and the reference {len(wanted)}."
 
 
 def merged_items(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> int:

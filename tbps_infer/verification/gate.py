@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,13 +20,12 @@ from tbps_infer.verification.agreement import Agreement, Embedded, agreement, me
 from tbps_infer.verification.differences import Labels, MetricDifference, metric_differences, text_to_image
 from tbps_infer.verification.evaluation_set import EvaluationSet, OnProgress, embed_set
 from tbps_infer.verification.references import Reference
-from tbps_infer.verification.tolerances import Thresholds
+from tbps_infer.verification.tolerances import GATE, Thresholds
 
 __all__ = ["GateResult", "Verdict", "hold_to_gate", "judge", "record_verdict"]
 
 # A drop of exactly the threshold is allowed; this is for the last bits of means of many queries, in points.
 _ROUNDING = 1e-9
-_DEFAULTS = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def judge(
     candidate: Embedded,
     layout: VectorLayout,
     labels: Labels | None,
-    thresholds: Thresholds = _DEFAULTS,
+    thresholds: Thresholds = GATE["fp32"],
 ) -> Verdict:
     """Hold a candidate's embeddings to thresholds.
 
@@ -113,11 +112,11 @@ def judge(
         UsageError: There is not one label per item.
         VerificationError: No caption has a picture of its person.
     """
-    problems = unusable(reference, candidate, layout)
+    problems = tuple(unusable(reference, candidate, layout))
     if problems:
         return Verdict(thresholds, problems, None, ())
     found = agreement(reference, candidate, layout)
-    failures = _dead_branches(reference, candidate)
+    failures = [*_merged(reference, candidate)]
     differences: tuple[MetricDifference, ...] = ()
     if labels is None:
         failures += _disagreements(found, thresholds)
@@ -187,45 +186,39 @@ def record_verdict(bundle: Path, result: GateResult) -> None:
         ) from error
 
 
-def _dead_branches(reference: Embedded, candidate: Embedded) -> list[str]:
-    sentences = []
+def _merged(reference: Embedded, candidate: Embedded) -> Iterator[str]:
     for (branch, wanted), (_, given) in zip(reference.branches(), candidate.branches(), strict=True):
         merged = merged_items(wanted, given)
         if merged:
-            sentences.append(
+            yield (
                 f"The candidate's {branch} branch gives {merged} of {len(given)} items exactly the embedding of a "
                 "different item."
             )
-    return sentences
 
 
-def _disagreements(found: Agreement, thresholds: Thresholds) -> list[str]:
-    sentences = []
+def _disagreements(found: Agreement, thresholds: Thresholds) -> Iterator[str]:
     if not found.overlap >= thresholds.min_overlap:
-        sentences.append(
+        yield (
             f"Only {found.overlap:.2%} of the first {found.k} pictures are the reference's, "
             f"and the limit is {thresholds.min_overlap:.2%}."
         )
     for branch in (found.image, found.text):
         if not branch.whole.minimum >= thresholds.min_cosine:
-            sentences.append(
+            yield (
                 f"The {branch.branch} embeddings' cosine with the reference falls to {branch.whole.minimum:.6f} "
                 f"(item {branch.worst[0].index}), and the limit is {thresholds.min_cosine:g}."
             )
-    return sentences
 
 
-def _drops(differences: tuple[MetricDifference, ...], thresholds: Thresholds) -> list[str]:
-    sentences = []
+def _drops(differences: tuple[MetricDifference, ...], thresholds: Thresholds) -> Iterator[str]:
     by_name = {each.name: each for each in differences}
     for name, limit in (("R@1", thresholds.max_rank1_drop), ("mAP", thresholds.max_map_drop)):
         each = by_name[name]
         if not -each.difference <= limit + _ROUNDING:
-            sentences.append(
+            yield (
                 f"{name} drops by {-each.difference:.2f} points, from {each.reference:.2f} to {each.candidate:.2f} "
                 f"(95 % interval of the change {each.low:+.2f} to {each.high:+.2f}), and the limit is {limit:g}."
             )
-    return sentences
 
 
 def _subject(verdict: Mapping[str, Any]) -> tuple[Any, ...]:

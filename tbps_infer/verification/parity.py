@@ -87,7 +87,7 @@ def _branch_report(
     branch: Branch, reference: Embed, candidate: Runner, layout: VectorLayout, samples: Samples, shapes: Shapes
 ) -> BranchReport:
     embed = _embed(candidate, branch, layout)
-    batches = dict(_image_batches(samples, shapes) if branch == "image" else _text_batches(samples, shapes))
+    batches = dict(_batches(branch, samples, shapes))
     parts = [embed(feeds) for feeds in batches.values()]
     found, wanted = np.concatenate(parts), np.concatenate([reference(feeds) for feeds in batches.values()])
     each = cosines(found, wanted)
@@ -120,18 +120,16 @@ def _norm_error(found: NDArray[np.float32], layout: VectorLayout) -> float:
     return largest_difference(norms, [[weight**0.5] for _, weight in declared])
 
 
-def _image_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
-    for size in shapes.batch_sizes:
-        for start in range(0, shapes.items, size):
-            yield f"batch {size} from picture {start}", samples.image_batch(start, size)
-
-
-def _text_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
-    for length in shapes.lengths:
+def _batches(branch: Branch, samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
+    """Every shape's batches, named."""
+    for length in shapes.lengths if branch == "text" else (None,):
         for size in shapes.batch_sizes:
             for start in range(0, shapes.items, size):
-                name = f"batch {size} from caption {start}, length {length}"
-                yield name, samples.text_batch(start, size, length)
+                if length is None:
+                    yield f"batch {size} from picture {start}", samples.image_batch(start, size)
+                else:
+                    name = f"batch {size} from caption {start}, length {length}"
+                    yield name, samples.text_batch(start, size, length)
 
 
 def _drifts(branch: Branch, embed: Embed, samples: Samples, shapes: Shapes) -> tuple[float, float | None]:

@@ -124,7 +124,7 @@ stored twice comes out at 1 to the last bits; of 200 synthetic people with 400 c
 no two pictures nearer than 0.957 and no two captions nearer than 0.9973."""
 
 
-def refuse_failures(failures: Sequence[str], hint: str, prefix: str = "") -> None:
+def refuse_failures(failures: Sequence[str], hint: str = "", prefix: str = "") -> None:
     """Refuse what is not tolerated.
 
     Args:
