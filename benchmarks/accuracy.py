@@ -11,7 +11,7 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, BenchmarkError, FeedError, VerificationError
 from tbps_infer.evaluation.metrics import QueryMetrics
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners import BackendName, RunOptions
 from tbps_infer.verification.agreement import Agreement, Embedded, agreement
 from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image
@@ -21,9 +21,8 @@ from tbps_infer.verification.references import Reference
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AccuracyResults", "EngineAccuracy", "NotRun", "engine_label", "list_engines", "measure_accuracy"]
+__all__ = ["AccuracyResults", "EngineAccuracy", "NotRun", "list_engines", "measure_accuracy"]
 
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _ENGINES: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")
 
 
@@ -48,7 +47,7 @@ class EngineAccuracy:
     @property
     def label(self) -> str:
         """Backend, device and precision in one name."""
-        return engine_label(self.run)
+        return self.run.label
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
@@ -109,11 +108,6 @@ class AccuracyResults:
         }
 
 
-def engine_label(run: RunOptions) -> str:
-    """``onnxruntime cpu fp32``."""
-    return f"{run.backend} {run.device} {run.precision}"
-
-
 def list_engines(
     backends: Sequence[BackendName], devices: Sequence[str], precisions: Sequence[Precision], threads: int | None
 ) -> Iterator[RunOptions]:
@@ -167,14 +161,14 @@ def measure_accuracy(
     engines = [EngineAccuracy(own, reference.description, _means(of_reference))]
     not_run: list[NotRun] = []
     for run in runs:
-        if engine_label(run) == engine_label(own):
+        if run.label == own.label:
             continue
-        on_step(f"Embedding with {engine_label(run)}")
+        on_step(f"Embedding with {run.label}")
         try:
             found, description = _embed(bundle, run, data, batch_size, on_progress)
             compared = agreement(wanted, found, bundle.model.layout)
         except (BackendError, VerificationError, FeedError) as error:
-            not_run.append(NotRun(engine_label(run), error.message))
+            not_run.append(NotRun(run.label, error.message))
             continue
         measured = text_to_image(found, data.labels)
         differences = metric_differences(of_reference, measured)
@@ -194,7 +188,7 @@ def _embed(
 ) -> tuple[Embedded, str]:
     with Encoder.of_model(bundle, run, batch_size=batch_size) as encoder:
         # Both before the first item: a branch that is not to be had is known at once.
-        described = dict.fromkeys(encoder.runner(branch).description for branch in _BRANCHES)
+        described = dict.fromkeys(encoder.runner(branch).description for branch in BRANCHES)
         return embed_set(encoder, data, on_progress), "; ".join(described)
 
 

@@ -16,7 +16,8 @@ from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy
 from tbps_infer.benchmarks.page import html_items, html_page, html_table
 from tbps_infer.benchmarks.report import TextTable, markdown_table
 from tbps_infer.verification.agreement import BranchAgreement, WorstItem
-from tbps_infer.verification.differences import BOOTSTRAPS, MetricDifference
+from tbps_infer.verification.bootstrap import DRAWS
+from tbps_infer.verification.differences import MetricDifference
 
 __all__ = [
     "accuracy_csv",
@@ -35,7 +36,7 @@ _HEAD = ("backend", "device", "precision")
 
 _NOTE = (
     "Captions are the queries, all pictures the gallery, the caption's own among them; ties count as lost. "
-    f"Intervals: 95 %, percentiles of a paired bootstrap over captions ({BOOTSTRAPS} draws). Overlap: the share of "
+    f"Intervals: 95 %, percentiles of a paired bootstrap over captions ({DRAWS} draws). Overlap: the share of "
     "the first ten pictures that reference and engine have in common, mean over captions. Kendall's tau-b: of the "
     "scores of the pictures that are among the first ten of either, mean over captions."
 )

@@ -23,20 +23,16 @@ from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, s
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner
 from tbps_infer.verification.golden import golden_cosine
+from tbps_infer.verification.tolerances import GOLDEN_COSINE
 
-__all__ = ["BATCHES", "LEAST_COSINE", "LatencyOptions", "run_latency"]
+__all__ = ["BATCHES", "LatencyOptions", "run_latency"]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 
-LEAST_COSINE: Mapping[str, float] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
-"""Of embeddings of the golden inputs with the reference's: below this an arm computes something else, and its time
-means nothing. Whether a precision is good enough is for `tbps verify` to say."""
-
 _BUSY_SHARE = 0.5
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ def _model_name(models: Models) -> str:
     """The family and the sizes that say most: what a reader has to know of a model that is not theirs."""
     facts = models.bundle.model
     height, width = facts.preprocessing.image_size
-    sizes = sum((models.bundle.path / f"{branch}.onnx").stat().st_size for branch in _BRANCHES) / 1e6
+    sizes = sum((models.bundle.path / f"{branch}.onnx").stat().st_size for branch in BRANCHES) / 1e6
     return f"{facts.family}, {height}×{width}, {facts.max_length} tokens, {facts.layout.dim} numbers, {sizes:.0f} MB"
 
 
@@ -180,7 +176,7 @@ def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -
     for choice in list_choices(options.devices, options.ways, options.precisions):
         branches: dict[Branch, tuple[Runner, TimedRun]] = {}
         reasons: dict[Branch, str] = {}
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             try:
                 branches[branch] = open_choice(choice, session.models, branch)
             except BackendError as error:
@@ -194,7 +190,7 @@ def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -
         say(f"{choice.label}: comparing with the golden vectors ...")
         for branch, (runner, _) in branches.items():
             name = f"{branch} {choice.label}"
-            parity[name] = _check_parity(session, choice, branch, runner)
+            parity[name] = _golden_cosine(session, choice, branch, runner)
             descriptions[name] = runner.description
         opened.append(
             _Opened(
@@ -205,12 +201,12 @@ def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -
     return opened
 
 
-def _check_parity(session: _Session, choice: Choice, branch: Branch, runner: Runner) -> float:
+def _golden_cosine(session: _Session, choice: Choice, branch: Branch, runner: Runner) -> float:
     cosine = golden_cosine(session.models.bundle.golden(), branch, runner)
-    if not cosine >= LEAST_COSINE[choice.precision]:
+    if not cosine >= GOLDEN_COSINE[choice.precision]:
         raise VerificationError(
             f"The {branch} branch on {choice.label} has a cosine of {cosine:.6f} with the reference's embeddings of "
-            f"the golden inputs; want {LEAST_COSINE[choice.precision]} at least.",
+            f"the golden inputs; want {GOLDEN_COSINE[choice.precision]} at least.",
             "Do not time it: export or build it again, or leave this backend or precision out.",
         )
     return round(cosine, 9)

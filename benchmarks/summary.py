@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.benchmarks.measure import Sample
+from tbps_infer.verification.bootstrap import bootstrap_interval
 
-__all__ = ["Ratio", "Summary", "bootstrap_interval", "paired_ratio", "summarise"]
+__all__ = ["Ratio", "Summary", "median_interval", "paired_ratio", "summarise"]
 
-_RESAMPLES = 1000
-_BLOCK = 2_000_000
+_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def summarise(samples: Sequence[Sample]) -> Summary:
         p99_ms=p99,
         least_ms=float(times.min()),
         quartiles_ms=(p25, p75),
-        median_interval_ms=bootstrap_interval(times),
+        median_interval_ms=median_interval(times),
         per_second=1e3 * samples[0].items / p50 if p50 else float("inf"),
         parts_ms={name: float(np.median([s.parts[name] for s in samples if name in s.parts])) for name in names},
     )
@@ -106,13 +106,10 @@ def paired_ratio(slow: Sequence[Sample], fast: Sequence[Sample]) -> Ratio | None
     if not len(ratios):
         return None
     p25, p50, p75 = np.percentile(ratios, (25, 50, 75), method="linear").tolist()
-    return Ratio(p50, bootstrap_interval(ratios), (p25, p75), len(ratios))
+    return Ratio(p50, median_interval(ratios), (p25, p75), len(ratios))
 
 
-def bootstrap_interval(values: NDArray[np.floating[Any]], seed: int = 0) -> tuple[float, float]:
-    """The central 95 % of the medians of resamples (Efron's percentile bootstrap); the same every time."""
-    rng = np.random.default_rng(seed)
-    resamples = min(_RESAMPLES, max(_BLOCK // len(values), 100))
-    medians = np.median(values[rng.integers(len(values), size=(resamples, len(values)))], axis=1)
-    low, high = np.percentile(medians, (2.5, 97.5), method="linear").tolist()
+def median_interval(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median, in a fixed number of draws; the same every time."""
+    low, high = bootstrap_interval(values, np.median, draws=_DRAWS).tolist()
     return low, high

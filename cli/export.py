@@ -136,9 +136,10 @@ def _int8(calibration: Path | None, limits: dict[str, float]) -> Any:
     from dataclasses import replace
 
     from tbps_infer.export.int8.calibration import read_calibration
-    from tbps_infer.export.int8.options import INT8_THRESHOLDS, Int8Options
+    from tbps_infer.export.int8.options import Int8Options
+    from tbps_infer.verification.tolerances import GATE
 
-    return Int8Options(read_calibration(calibration), replace(INT8_THRESHOLDS, **limits))
+    return Int8Options(read_calibration(calibration), replace(GATE["int8"], **limits))
 
 
 def _int8_summary(check: dict[str, Any]) -> str:

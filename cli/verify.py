@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tbps_infer.cli.shared.family_options import family_options
-from tbps_infer.cli.shared.gate_options import refuse_failed, result_lines, threshold_options
+from tbps_infer.cli.shared.gate_options import result_lines, threshold_options
 from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.runners import RunOptions
     from tbps_infer.verification.evaluation_set import EvaluationSet
-    from tbps_infer.verification.gate import Thresholds
+    from tbps_infer.verification.tolerances import Thresholds
 
 __all__ = ["verify"]
 
@@ -67,7 +67,9 @@ def verify(
     tbps verify bundle pictures/ --precision int8 --min-overlap 0.9 --min-cosine 0.99
     """
     from tbps_infer.encoder import Encoder
-    from tbps_infer.verification.references import choose_reference, hold_to_gate, record_verdict
+    from tbps_infer.verification.gate import hold_to_gate, record_verdict
+    from tbps_infer.verification.references import choose_reference
+    from tbps_infer.verification.tolerances import refuse_failures
 
     opened = _open(bundle, run)
     source = None
@@ -86,7 +88,7 @@ def verify(
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else "\n".join(result_lines(result)))
     if record:
         record_verdict(bundle, result)
-    refuse_failed(result, "Do not use this engine for galleries and queries of the reference.")
+    refuse_failures(result.verdict.failures, "Do not use this engine for galleries and queries of the reference.")
 
 
 def _open(path: Path, run: RunOptions) -> Bundle:

@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
-from tbps_infer.errors import BackendError, VerificationError
-from tbps_infer.export.int8.options import INT8_THRESHOLDS
+from tbps_infer.errors import BackendError
 from tbps_infer.model_facts import Branch, Precision
 from tbps_infer.runners import Runner, RunOptions
 from tbps_infer.tensorrt.engine_folder import EngineFolder
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.evaluation_set import EvaluationSet
-from tbps_infer.verification.gate import Thresholds
-from tbps_infer.verification.references import (
-    GateResult,
-    checkpoint_reference,
-    graphs_reference,
-    hold_to_gate,
-    record_verdict,
-)
+from tbps_infer.verification.gate import GateResult, hold_to_gate, record_verdict
+from tbps_infer.verification.references import checkpoint_reference, graphs_reference
+from tbps_infer.verification.tolerances import GATE, Thresholds, refuse_failures
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel
@@ -57,7 +51,11 @@ def gate_graphs(
         run = RunOptions(precision=precision)
         with Encoder.of_model(bundle, run) as candidate:
             result = hold_to_gate(candidate, run, reference, data, thresholds)
-        _refuse_failed(result, "Nothing was written. tbps verify --max-rank1-drop sets other limits for what is.")
+        refuse_failures(
+            result.verdict.failures,
+            "Nothing was written. tbps verify --max-rank1-drop sets other limits for what is.",
+            f"The gate refuses {result.run.label}: ",
+        )
         record_verdict(folder, result)
 
 
@@ -97,14 +95,10 @@ def gate_engines(
     run = RunOptions(flavour, f"cuda:{device}", facts.precision)
     tokenizer = Tokenizer.from_bundle(bundle)
     with Encoder(bundle.model, tokenizer, lambda: open_branch("image"), lambda: open_branch("text")) as candidate:
-        thresholds = INT8_THRESHOLDS if facts.precision == "int8" else Thresholds()
-        result = hold_to_gate(candidate, run, graphs_reference(bundle), data, thresholds)
-    _refuse_failed(result, "No new engine was installed. Keep more in FP32: --auto-islands, --keep-fp32.")
+        result = hold_to_gate(candidate, run, graphs_reference(bundle), data, GATE[facts.precision])
+    refuse_failures(
+        result.verdict.failures,
+        "No new engine was installed. Keep more in FP32: --auto-islands, --keep-fp32.",
+        f"The gate refuses {result.run.label}: ",
+    )
     return result
-
-
-def _refuse_failed(result: GateResult, hint: str) -> None:
-    if not result.verdict.passed:
-        engine = result.engine
-        name = f"{engine['backend']} {engine['device']} {engine['precision']}"
-        raise VerificationError(f"The gate refuses {name}: {' '.join(result.verdict.failures)}", hint)

@@ -11,8 +11,7 @@ from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.model_facts import Precision
-from tbps_infer.verification.gate import Thresholds
-from tbps_infer.verification.tolerances import VerificationLimits
+from tbps_infer.verification.tolerances import GATE, ParityLimits, Thresholds
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,7 +58,7 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     external_data: bool = False
     overwrite: bool = False
-    limits: VerificationLimits = field(default_factory=VerificationLimits)
+    limits: ParityLimits = field(default_factory=ParityLimits)
     precision: Precision = "fp32"
     mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
     int8: Int8Options | None = None
@@ -95,7 +94,7 @@ class ExportOptions:
     @property
     def gate_limits(self) -> dict[Precision, Thresholds]:
         """What the gate asks of which graphs; ONNX Runtime runs FP16 ones on a GPU alone."""
-        limits: dict[Precision, Thresholds] = {"fp32": Thresholds()}
+        limits: dict[Precision, Thresholds] = {"fp32": GATE["fp32"]}
         if self.int8 is not None:
             limits["int8"] = self.int8.thresholds
         return limits

@@ -86,8 +86,8 @@ class Bundle:
         versions: The packages that made it, by name.
         source: ``name`` and ``sha256`` of the checkpoint.
         created: When, ISO 8601 UTC.
-        verification: The report of the check made at export, as `tbps_infer.verification.parity` writes it.
-        gate: Verdicts of the gate, the latest last, as `tbps_infer.verification.references` writes them.
+        verification: The parity with PyTorch at export, as `tbps_infer.verification.parity` writes it.
+        gate: Verdicts of the gate, the latest last, as `tbps_infer.verification.gate` writes them.
     """
 
     path: Path

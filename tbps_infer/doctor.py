@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.cores import usable_cores
 from tbps_infer.errors import BackendError, TbpsError
 from tbps_infer.images import load_crop
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
 from tbps_infer.tensorrt.device_memory import open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
@@ -32,14 +33,12 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.golden import changed_captions, changed_crops, golden_cosine
+from tbps_infer.verification.tolerances import GOLDEN_COSINE
 
 __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 
 Status = Literal["ok", "absent", "problem"]
 
-# What a graph or engine must keep of the golden vectors; the limits of `tbps build` are narrower and in more ways.
-_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95}
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _GIB = 1 << 30
 _RESIZED_ALIKE = 1
 """Of 255: other versions of Pillow round some pixels differently."""
@@ -102,12 +101,11 @@ def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
     yield Finding("bundle", "ok", f"{len(bundle.files)} files as they were exported, {bundle.created}")
     yield _tried("tokenizer", lambda: _tokenizer(bundle))
     yield _tried("resizing", lambda: _resizing(bundle))
-    for branch in _BRANCHES:
-        yield _tried(
-            f"onnxruntime cpu fp32 {branch}",
-            lambda branch=branch: _replay(open_runner(bundle, branch, RunOptions()), bundle, branch, "fp32"),  # type: ignore[misc]
-        )
-    yield from _onnxruntime_cuda(bundle, device)
+    gpu = _gpu(device)
+    yield from _graphs(bundle, RunOptions())
+    if isinstance(gpu, GpuFacts):
+        yield from _graphs(bundle, RunOptions("onnxruntime", f"cuda:{device}"))
+        yield from _graphs(bundle, RunOptions("onnxruntime", f"cuda:{device}", "fp16"))
     try:
         folders = engines_of(path)
     except BackendError as error:
@@ -115,7 +113,6 @@ def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
         return
     if not folders:
         yield Finding("engines", "absent", "none were built", f"On the device: tbps build {path} --fp16")
-    gpu = _gpu(device)
     for folder in folders:
         yield from _engines(folder, bundle, gpu if isinstance(gpu, GpuFacts) else None, device)
 
@@ -143,34 +140,27 @@ def _resizing(bundle: Bundle) -> Finding:
     return Finding("resizing", "ok", detail if changed else f"{len(crops)} golden crops have the same pixels")
 
 
-def _replay(runner: Runner, bundle: Bundle, branch: Branch, precision: str) -> Finding:
+def _graphs(bundle: Bundle, options: RunOptions) -> Iterator[Finding]:
+    where = "cpu" if options.device == "cpu" else "cuda"
+    for branch in BRANCHES:
+        if options.precision == "fp32" or f"{branch}.{options.precision}.onnx" in bundle.files:
+            opener = partial(open_runner, bundle, branch, options)
+            yield _tried(
+                f"onnxruntime {where} {options.precision} {branch}",
+                partial(_replay, opener, bundle, branch, options.precision),
+            )
+
+
+def _replay(opener: Callable[[], Runner], bundle: Bundle, branch: Branch, precision: Precision) -> Finding:
+    runner = opener()
     try:
         cosine = golden_cosine(bundle.golden(), branch, runner)
         detail = f"golden cosine {cosine:.7f} at least, {runner.description}"
     finally:
         runner.close()
-    if not cosine >= _LEAST_COSINE[precision]:
-        return Finding(
-            "", "problem", f"{detail}; want {_LEAST_COSINE[precision]}", "Do not use it; build or export again."
-        )
+    if not cosine >= (least := GOLDEN_COSINE[precision]):
+        return Finding("", "problem", f"{detail}; want {least}", "Do not use it; build or export again.")
     return Finding("", "ok", detail)
-
-
-def _onnxruntime_cuda(bundle: Bundle, device: int) -> Iterator[Finding]:
-    if not isinstance(_gpu(device), GpuFacts):
-        return
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    for precision in precisions:
-        for branch in _BRANCHES:
-            if precision == "fp16" and f"{branch}.fp16.onnx" not in bundle.files:
-                continue
-            options = RunOptions("onnxruntime", f"cuda:{device}", precision)
-            yield _tried(
-                f"onnxruntime cuda {precision} {branch}",
-                lambda branch=branch, options=options: _replay(  # type: ignore[misc]
-                    open_runner(bundle, branch, options), bundle, branch, options.precision
-                ),
-            )
 
 
 def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device: int) -> Iterator[Finding]:
@@ -202,15 +192,15 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
     except BackendError as error:  # a bundle may hold engines for several machines
         yield Finding(name, "absent", f"not tried: {error.message}", error.hint)
         return
-    for branch in _BRANCHES:
 
-        def replay(branch: Branch = branch) -> Finding:
-            library = open_library(facts.flavour)
-            folder.refuse_elsewhere(library.version, gpu)
-            runner = run_folder(folder, bundle, branch, library, open_memory(device), where=gpu.name)
-            return _replay(runner, bundle, branch, facts.precision)
+    def opened(branch: Branch) -> Runner:
+        library = open_library(facts.flavour)
+        folder.refuse_elsewhere(library.version, gpu)
+        return run_folder(folder, bundle, branch, library, open_memory(device), where=gpu.name)
 
-        yield _tried(f"{facts.flavour} {facts.precision} {branch}", replay)
+    for branch in BRANCHES:
+        attempt = partial(_replay, partial(opened, branch), bundle, branch, facts.precision)
+        yield _tried(f"{facts.flavour} {facts.precision} {branch}", attempt)
 
 
 def _tried(subject: str, attempt: Callable[[], Finding]) -> Finding:

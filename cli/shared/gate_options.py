@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tbps_infer.cli.shared.options import EXISTING
+from tbps_infer.verification.tolerances import Thresholds
 
 if TYPE_CHECKING:
-    from tbps_infer.verification.gate import Verdict
-    from tbps_infer.verification.references import GateResult
+    from tbps_infer.verification.gate import GateResult, Verdict
 
-__all__ = ["refuse_failed", "result_lines", "threshold_options", "verify_data_option"]
+__all__ = ["result_lines", "threshold_options", "verify_data_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def threshold_options(command: Command) -> Command:
     """``--max-rank1-drop`` and the other limits; passes ``thresholds``, `Thresholds`."""
+    options = {
+        "max_rank1_drop": (float, "With labels: R@1 may fall by this, in points."),
+        "max_map_drop": (float, "With labels: mAP may fall by this, in points."),
+        "min_overlap": (click.FloatRange(0, 1), "Without labels: least overlap of top 10s."),
+        "min_cosine": (click.FloatRange(-1, 1), "Without labels: least cosine of any item."),
+    }
+    usual = asdict(Thresholds())
 
-    @click.option("--max-rank1-drop", type=float, default=0.2, help="With labels: R@1 may fall by this, in points.")
-    @click.option("--max-map-drop", type=float, default=0.2, help="With labels: mAP may fall by this, in points.")
-    @click.option(
-        "--min-overlap", type=click.FloatRange(0, 1), default=0.99, help="Without labels: least overlap of top 10s."
-    )
-    @click.option(
-        "--min-cosine", type=click.FloatRange(-1, 1), default=0.999, help="Without labels: least cosine of any item."
-    )
     @functools.wraps(command)
-    def wrapped(
-        *args: Any, max_rank1_drop: float, max_map_drop: float, min_overlap: float, min_cosine: float, **kwargs: Any
-    ) -> Any:
-        from tbps_infer.verification.gate import Thresholds
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, thresholds=Thresholds(**{name: kwargs.pop(name) for name in options}), **kwargs)
 
-        thresholds = Thresholds(max_rank1_drop, max_map_drop, min_overlap, min_cosine)
-        return command(*args, thresholds=thresholds, **kwargs)
-
+    for name, (kind, text) in reversed(options.items()):
+        flag = f"--{name.replace('_', '-')}"
+        wrapped = click.option(flag, type=kind, default=usual[name], help=text)(wrapped)
     return wrapped  # type: ignore[return-value]
 
 
@@ -66,8 +64,7 @@ def verify_data_option(command: Command) -> Command:
 
 def result_lines(result: GateResult) -> Iterator[str]:
     """What was compared with what, on what, and how it came out."""
-    engine = result.engine
-    yield f"{engine['backend']} {engine['device']} {engine['precision']} against {result.reference.description}"
+    yield f"{result.run.label} against {result.reference.description}"
     yield f"on {result.data}"
     yield from _verdict_lines(result.verdict)
     found = result.verdict.agreement
@@ -76,14 +73,6 @@ def result_lines(result: GateResult) -> Iterator[str]:
         yield f"least alike: {result.data.pictures[picture.index].name} ({picture.cosine:.6f})"
         yield f'             "{result.data.captions[caption.index]}" ({caption.cosine:.6f})'
     yield "passed" if result.verdict.passed else "FAILED"
-
-
-def refuse_failed(result: GateResult, hint: str) -> None:
-    """Raises VerificationError with all reasons where the verdict is that it failed."""
-    from tbps_infer.errors import VerificationError
-
-    if not result.verdict.passed:
-        raise VerificationError(" ".join(result.verdict.failures), hint)
 
 
 def _verdict_lines(verdict: Verdict) -> Iterator[str]:

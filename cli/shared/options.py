@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,12 +97,15 @@ def mixed_precision_options(command: Command) -> Command:
 
 def int8_limit_options(command: Command) -> Command:
     """The limits of INT8's gate; passes ``int8_limits``, those given, by the names of `Thresholds`."""
+    from tbps_infer.verification.tolerances import GATE
+
     helps = {
-        "max_rank1_drop": "INT8, data with ids: R@1 may drop by so many points.  [default: 0.5]",
-        "max_map_drop": "INT8, data with ids: mAP may drop by so many points.  [default: 0.5]",
-        "min_overlap": "INT8, data without ids: least share of the same first ten.  [default: 0.9]",
-        "min_cosine": "INT8, data without ids: least cosine with FP32.  [default: 0.99]",
+        "max_rank1_drop": "INT8, data with ids: R@1 may drop by so many points.",
+        "max_map_drop": "INT8, data with ids: mAP may drop by so many points.",
+        "min_overlap": "INT8, data without ids: least share of the same first ten.",
+        "min_cosine": "INT8, data without ids: least cosine with FP32.",
     }
+    usual = asdict(GATE["int8"])
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -112,6 +116,7 @@ def int8_limit_options(command: Command) -> Command:
 
     for name, text in reversed(helps.items()):
         flag = f"--int8-{name.replace('_', '-')}"
+        text = f"{text}  [default: {usual[name]}]"
         wrapped = click.option(flag, f"int8_{name}", type=click.FloatRange(min=0), metavar="X", help=text)(wrapped)
     return wrapped  # type: ignore[return-value]
 

@@ -35,7 +35,7 @@ from tbps_infer.tensorrt.library import Library, open_library
 from tbps_infer.tensorrt.plan_builder import build_plan
 from tbps_infer.tensorrt.plan_spec import BuildSettings, plan_spec
 from tbps_infer.tensorrt.precision_proof import PrecisionProof, prove_precision
-from tbps_infer.verification.references import GateResult, record_verdict
+from tbps_infer.verification.gate import GateResult, record_verdict
 
 __all__ = ["BuiltEngines", "OnPlanProgress", "build_engines", "check_buildable"]
 

@@ -27,9 +27,9 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.runner import run_folder
 from tbps_infer.verification.golden import golden_cosine
-from tbps_infer.verification.parity import Embed, Shapes, verify_graphs
+from tbps_infer.verification.parity import Embed, Shapes, measure_parity
 from tbps_infer.verification.samples import SAMPLE_CROPS, bundle_samples
-from tbps_infer.verification.tolerances import limits_for
+from tbps_infer.verification.tolerances import PARITY
 
 __all__ = ["check_engines", "compare_with_reference", "open_engines_of"]
 
@@ -100,7 +100,7 @@ def compare_with_reference(
         VerificationError: A limit is not kept; all of them are named.
         BackendError: ONNX Runtime, which runs the reference, is not installed.
     """
-    limits, source = limits_for(precision), source_precision(precision)
+    limits, source = PARITY[precision], source_precision(precision)
     golden = {branch: _golden(bundle, branch, runner) for branch, runner in runners.items()}
     least = dict.fromkeys(_BRANCHES, limits.cosine)
     with contextlib.ExitStack() as stack:
@@ -111,7 +111,7 @@ def compare_with_reference(
             reference[branch] = _embed(runner, branch)
             if source != "fp32":
                 least[branch] -= 1 - _golden(bundle, branch, runner)
-        report = verify_graphs(reference, runners, bundle.model.layout, bundle_samples(bundle), shapes, limits)
+        report = measure_parity(reference, runners, bundle.model.layout, bundle_samples(bundle), shapes, limits)
     failures = [
         *(
             f"The golden {branch} vectors have a cosine of {cosine:.7f}, and the limit is {least[branch]:.7g}."

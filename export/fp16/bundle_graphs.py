@@ -11,20 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.errors import VerificationError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_file
 from tbps_infer.export.fp16.emulation import emulated
 from tbps_infer.layout import VectorLayout
-from tbps_infer.model_facts import Branch
+from tbps_infer.model_facts import BRANCHES, Branch
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
-from tbps_infer.verification.parity import Embed, Shapes, verify_graphs
+from tbps_infer.verification.parity import Embed, Shapes, measure_parity
 from tbps_infer.verification.samples import Samples, sample_batches
-from tbps_infer.verification.tolerances import FP16_LIMITS
+from tbps_infer.verification.tolerances import PARITY, refuse_failures
 
 __all__ = ["write_half_graphs"]
-
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 
 
 def write_half_graphs(
@@ -57,17 +54,13 @@ def write_half_graphs(
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runners = {}
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             target = folder / f"{branch}.fp16.onnx"
             batches = sample_batches(samples, branch, max_length) if options.auto_islands else ()
             converted[branch] = convert_file(folder / f"{branch}.onnx", target, options, batches).to_json()
             onnx.save(emulated(onnx.load(target)), scratch / target.name)
             runners[branch] = OnnxRuntimeRunner(scratch / target.name, RunOptions())
             stack.callback(runners[branch].close)
-        report = verify_graphs(reference, runners, layout, samples, Shapes.up_to(max_length), FP16_LIMITS)
-    if not report.passed:
-        raise VerificationError(
-            " ".join(report.failures),
-            "Keep more in FP32 (--auto-islands, --keep-fp32), or export in fp32.",
-        )
+        report = measure_parity(reference, runners, layout, samples, Shapes.up_to(max_length), PARITY["fp16"])
+    refuse_failures(report.failures, "Keep more in FP32 (--auto-islands, --keep-fp32), or export in fp32.")
     return {"emulated": True, "mixed_precision": converted, **report.to_json()}

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tbps_infer.errors import UsageError
 from tbps_infer.export.int8.calibration import Calibration
-from tbps_infer.verification.gate import Thresholds
+from tbps_infer.verification.tolerances import GATE, Thresholds
 
-__all__ = ["INT8_THRESHOLDS", "Int8Options"]
-
-INT8_THRESHOLDS = Thresholds(max_rank1_drop=0.5, max_map_drop=0.5, min_overlap=0.9, min_cosine=0.99)
-"""INT8 keeps 7 bits of an activation and FP16 keeps 11: an embedding comes out at a cosine near 0.9997 and, of
-hundreds, the worst at 0.998, which moves neighbours of nearly equal score past each other (2 % of the first ten) and
-no metric. So labels decide where there are some, and the limits without them are wider than FP16's."""
+__all__ = ["Int8Options"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Int8Options:
     """
 
     calibration: Calibration
-    thresholds: Thresholds = field(default=INT8_THRESHOLDS)
+    thresholds: Thresholds = GATE["int8"]
     most_kept: float = 0.5
 
     def __post_init__(self) -> None:

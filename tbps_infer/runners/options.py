@@ -48,3 +48,8 @@ class RunOptions:
                 "Give the GPU: --device cuda, or cuda:1 for the second.",
             )
         Device.parse(self.device)
+
+    @property
+    def label(self) -> str:
+        """Backend, device and precision in one name: ``onnxruntime cpu fp32``."""
+        return f"{self.backend} {self.device} {self.precision}"

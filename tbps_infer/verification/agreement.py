@@ -1,11 +1,8 @@
 """How far two sets of embeddings of the same pictures and captions agree, without needing to know who is on them.
 
-- cosine of each item's two embeddings, whole and part by part;
-- overlap: the mean over captions of |A ∩ B| / k, where A and B are the k pictures ranked first by the reference and
-  by the candidate, equal scores in the order of the pictures;
-- Kendall's tau-b (M. G. Kendall, "The treatment of ties in ranking problems", Biometrika 33, 1945): for each caption,
-  over the pictures of A ∪ B, between the two sets of scores. With P pairs in the same order, Q in the opposite one,
-  T pairs tied in the reference alone and U in the candidate alone, τ = (P − Q) / √((P + Q + T)(P + Q + U)).
+By the formulas of `tbps_infer.verification.similarity`: the cosine of each item's two embeddings, whole and part by
+part; the overlap of each caption's first k pictures, where the candidate ranks equal scores in the order of the
+pictures; and Kendall's tau-b between the two scores of the pictures that are among the first k of either.
 """
 
 from __future__ import annotations
@@ -19,21 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.errors import VerificationError
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import top_k
 from tbps_infer.gallery.vectors import StoredVectors, inner_products
 from tbps_infer.layout import VectorLayout
 from tbps_infer.model_facts import Branch
+from tbps_infer.verification.similarity import CosineSummary, cosines, kendall_tau, overlaps
+from tbps_infer.verification.tolerances import DISTINCT_COSINE, refuse_failures
 
 __all__ = [
     "Agreement",
     "BranchAgreement",
-    "CosineSummary",
     "Embedded",
     "WorstItem",
     "agreement",
-    "kendall_tau",
     "merged_items",
     "top_pictures",
     "unusable",
@@ -42,7 +38,7 @@ __all__ = [
 WORST = 10
 """Items per branch that are named."""
 
-# Captions ranked at once, and rows turned to float64 at once.
+# Captions ranked at once.
 _CHUNK = 256
 
 
@@ -62,19 +58,6 @@ class Embedded:
         """Both arrays with the name of the branch that made them."""
         yield "image", self.images
         yield "text", self.texts
-
-
-@dataclass(frozen=True)
-class CosineSummary:
-    """The cosines of many items: the least, the first percentile and the mean."""
-
-    minimum: float
-    p1: float
-    mean: float
-
-    def to_json(self) -> dict[str, float]:
-        """The three numbers by name."""
-        return {"min": self.minimum, "p1": self.p1, "mean": self.mean}
 
 
 @dataclass(frozen=True)
@@ -131,11 +114,6 @@ class Agreement:
     overlap: float
     kendall_tau: float
 
-    @property
-    def cosine_min(self) -> float:
-        """The least cosine of any picture or caption."""
-        return min(self.image.whole.minimum, self.text.whole.minimum)
-
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
         return {
@@ -159,9 +137,7 @@ def agreement(reference: Embedded, candidate: Embedded, layout: VectorLayout, *,
     Raises:
         VerificationError: Embeddings are missing, of another shape, not finite, or zero.
     """
-    problems = unusable(reference, candidate, layout)
-    if problems:
-        raise VerificationError(" ".join(problems))
+    refuse_failures(tuple(unusable(reference, candidate, layout)))
     k = min(k, len(reference.images))
     overlap, tau = _rankings(reference, candidate, k)
     return Agreement(
@@ -173,38 +149,33 @@ def agreement(reference: Embedded, candidate: Embedded, layout: VectorLayout, *,
     )
 
 
-def unusable(reference: Embedded, candidate: Embedded, layout: VectorLayout) -> tuple[str, ...]:
-    """What keeps two sets of embeddings from being compared, a sentence each; empty when nothing does."""
-    said = []
+def unusable(reference: Embedded, candidate: Embedded, layout: VectorLayout) -> Iterator[str]:
+    """What keeps two sets of embeddings from being compared, a sentence each."""
     for who, embedded in (("reference", reference), ("candidate", candidate)):
         for branch, vectors in embedded.branches():
             problem = _problem(vectors, layout)
             if problem:
-                said.append(f"The {who}'s {branch} embeddings {problem}.")
+                yield f"The {who}'s {branch} embeddings {problem}."
     for (branch, wanted), (_, found) in zip(reference.branches(), candidate.branches(), strict=True):
         if len(wanted) != len(found):
-            said.append(f"The candidate has {len(found)} {branch} embeddings, and the reference {len(wanted)}.")
-    return tuple(said)
+            yield f"The candidate has {len(found)} {branch} embeddings, and the reference {len(wanted)}."
 
 
-def merged_items(reference: NDArray[np.float32], candidate: NDArray[np.float32], *, below: float = 0.999) -> int:
+def merged_items(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> int:
     """How many items the candidate gives exactly the embedding of an earlier one that the reference sets apart.
 
     A branch that ignores its input does so to all but the first. Items whose embeddings are about equal in the
-    reference too (the same picture twice, say) do not count.
+    reference too (the same picture twice, say) do not count: their cosine is `DISTINCT_COSINE` or more.
 
     Args:
         reference: float32 ``[n, dim]``.
         candidate: float32 ``[n, dim]``.
-        below: Two items are apart when the cosine of their reference embeddings is below this.
     """
     first: dict[bytes, int] = {}
     owners = [first.setdefault(hashlib.sha256(row.tobytes()).digest(), index) for index, row in enumerate(candidate)]
     again = np.array([index for index, owner in enumerate(owners) if owner != index], dtype=np.int64)
-    if not len(again):
-        return 0
-    cosines = _cosines(reference[again], reference[np.array(owners)[again]], slice(None))
-    return int(np.count_nonzero(cosines < below))
+    apart = cosines(reference[again], reference[np.array(owners, dtype=np.int64)[again]]) < DISTINCT_COSINE
+    return int(np.count_nonzero(apart))
 
 
 def top_pictures(embedded: Embedded, k: int) -> NDArray[np.int64]:
@@ -219,44 +190,20 @@ def top_pictures(embedded: Embedded, k: int) -> NDArray[np.int64]:
     return np.concatenate(parts) if parts else np.empty((0, min(k, len(rows))), dtype=np.int64)
 
 
-def kendall_tau(
-    left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]], valid: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Kendall's tau-b between two scores of the same items, a row at a time.
-
-    Args:
-        left: Floating-point ``[rows, items]``.
-        right: Floating-point ``[rows, items]``.
-        valid: bool ``[rows, items]``: which of them count.
-
-    Returns:
-        float64 ``[rows]``; NaN where all scores of a side are equal.
-    """
-    one, other = np.triu_indices(left.shape[1], 1)
-    counted = valid[:, one] & valid[:, other]
-    signs = [np.sign(scores[:, one] - scores[:, other]) * counted for scores in (left, right)]
-    agreeing = (signs[0] * signs[1]).sum(axis=1, dtype=np.float64)  # P − Q
-    ordered = [np.count_nonzero(sign, axis=1).astype(np.float64) for sign in signs]  # P + Q + U, P + Q + T
-    with np.errstate(invalid="ignore"):
-        tau: NDArray[np.float64] = agreeing / np.sqrt(ordered[0] * ordered[1])
-    return tau
-
-
 def _rankings(reference: Embedded, candidate: Embedded, k: int) -> tuple[float, float]:
-    """The overlap and Kendall's tau."""
+    """The mean overlap and Kendall's tau."""
     wanted, found = top_pictures(reference, k), top_pictures(candidate, k)
-    shared = []
-    taus = []
+    shares, taus = [], []
     for start in range(0, len(wanted), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        both = np.sort(np.concatenate([wanted[part], found[part]], axis=1), axis=1)
-        first = np.ones(both.shape, dtype=bool)
-        first[:, 1:] = both[:, 1:] != both[:, :-1]
-        shared.append(2 * k - first.sum(axis=1))
-        scores = [_scores(embedded, both, start) for embedded in (reference, candidate)]
-        taus.append(kendall_tau(scores[0], scores[1], first))
+        one, other = wanted[start : start + _CHUNK], found[start : start + _CHUNK]
+        pictures = np.concatenate([one, other], axis=1)
+        counted = np.ones(pictures.shape, dtype=bool)
+        counted[:, k:] = ~(other[:, :, None] == one[:, None, :]).any(axis=2)
+        ours, theirs = (_scores(embedded, pictures, start) for embedded in (reference, candidate))
+        shares.append(overlaps(ours[:, :k], ours[:, k:]))
+        taus.append(kendall_tau(ours, theirs, counted))
     tau = np.concatenate(taus)
-    return float(np.concatenate(shared).mean() / k), float("nan") if np.isnan(tau).all() else float(np.nanmean(tau))
+    return float(np.concatenate(shares).mean()), float("nan") if np.isnan(tau).all() else float(np.nanmean(tau))
 
 
 def _scores(embedded: Embedded, pictures: NDArray[np.int64], start: int) -> NDArray[np.float32]:
@@ -269,29 +216,16 @@ def _scores(embedded: Embedded, pictures: NDArray[np.int64], start: int) -> NDAr
 def _branch(
     branch: Branch, reference: NDArray[np.float32], candidate: NDArray[np.float32], layout: VectorLayout
 ) -> BranchAgreement:
-    whole = _cosines(reference, candidate, slice(None))
+    whole = cosines(reference, candidate)
+    parts = {name: CosineSummary.of(cosines(reference, candidate, piece)) for name, piece in layout.slices.items()}
     worst = np.argsort(whole, kind="stable")[:WORST]
     return BranchAgreement(
         branch=branch,
         items=len(whole),
-        whole=_summary(whole),
-        parts={name: _summary(_cosines(reference, candidate, piece)) for name, piece in layout.slices.items()},
+        whole=CosineSummary.of(whole),
+        parts=parts,
         worst=tuple(WorstItem(int(index), float(whole[index])) for index in worst),
     )
-
-
-def _cosines(left: NDArray[np.float32], right: NDArray[np.float32], piece: slice) -> NDArray[np.float64]:
-    """float64 ``[n]``, of some columns of two arrays ``[n, dim]``."""
-    cosines = np.empty(len(left))
-    for start in range(0, len(left), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        a, b = left[rows, piece].astype(np.float64), right[rows, piece].astype(np.float64)
-        cosines[rows] = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return cosines
-
-
-def _summary(cosines: NDArray[np.float64]) -> CosineSummary:
-    return CosineSummary(float(cosines.min()), float(np.percentile(cosines, 1)), float(cosines.mean()))
 
 
 def _problem(vectors: NDArray[np.float32], layout: VectorLayout) -> str:

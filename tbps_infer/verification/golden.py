@@ -8,23 +8,21 @@ from numpy.typing import NDArray
 from tbps_infer.bundle import Golden
 from tbps_infer.model_facts import Branch
 from tbps_infer.runners.protocol import Feeds, Runner
+from tbps_infer.verification.similarity import cosines
 
-__all__ = ["changed_captions", "changed_crops", "golden_cosine", "golden_feeds"]
-
-
-def golden_feeds(golden: Golden, branch: Branch) -> tuple[Feeds, NDArray[np.float32]]:
-    """A branch's golden inputs, and the reference model's embeddings of them."""
-    if branch == "image":
-        return {"pixels": golden.pixels}, golden.image_embeddings
-    return {"input_ids": golden.input_ids, "attention_mask": golden.attention_mask}, golden.text_embeddings
+__all__ = ["changed_captions", "changed_crops", "golden_cosine"]
 
 
 def golden_cosine(golden: Golden, branch: Branch, runner: Runner) -> float:
-    """The least cosine of a runner's embeddings of the golden inputs with the reference's; NaN when it gives NaN."""
-    feeds, wanted = golden_feeds(golden, branch)
-    a, b = runner.run(feeds)[f"{branch}_embedding"].astype(np.float64), wanted.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector has no cosine
-        return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())
+    """The least cosine of a runner's embeddings of the golden inputs with the PyTorch model's; NaN when one has none.
+
+    `tbps_infer.verification.tolerances.GOLDEN_COSINE` says how low it may be.
+    """
+    feeds: Feeds = {"input_ids": golden.input_ids, "attention_mask": golden.attention_mask}
+    wanted = golden.text_embeddings
+    if branch == "image":
+        feeds, wanted = {"pixels": golden.pixels}, golden.image_embeddings
+    return float(cosines(runner.run(feeds)[f"{branch}_embedding"], wanted).min())
 
 
 def changed_captions(golden: Golden, rows: list[list[int]]) -> int:

@@ -1,7 +1,7 @@
-"""Does a graph or engine do what the PyTorch model does? On real crops and captions, at several shapes.
+"""Parity: does a graph or an engine do what its reference does? On real crops and captions, at several shapes.
 
 The same comparison serves every backend and precision: the reference is two callables, the candidate two runners,
-and what is tolerated is a `VerificationLimits`.
+and what is tolerated is a `ParityLimits`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, FeedError, VerificationError
 from tbps_infer.layout import VectorLayout
-from tbps_infer.model_facts import Branch
+from tbps_infer.model_facts import BRANCHES, Branch
 from tbps_infer.runners.protocol import Feeds, Runner
-from tbps_infer.verification.parity_report import BranchReport, RankingReport, VerificationReport
+from tbps_infer.verification.parity_report import BranchReport, ParityReport, RankingReport
 from tbps_infer.verification.samples import Samples
-from tbps_infer.verification.tolerances import VerificationLimits
+from tbps_infer.verification.similarity import CosineSummary, cosines, largest_difference, overlaps
+from tbps_infer.verification.tolerances import ParityLimits
 
-__all__ = ["BATCH_SIZES", "LENGTHS", "Embed", "Shapes", "verify_graphs"]
+__all__ = ["BATCH_SIZES", "LENGTHS", "Embed", "Shapes", "measure_parity"]
 
 Embed = Callable[[Feeds], NDArray[np.float32]]
 """A branch's inputs by name to its embeddings, float32 ``[batch, dim]``."""
@@ -49,15 +50,15 @@ class Shapes:
         return cls(lengths=tuple(sorted({min(length, max_length) for length in (*LENGTHS, max_length)})))
 
 
-def verify_graphs(
+def measure_parity(
     reference: Mapping[Branch, Embed],
     candidate: Mapping[Branch, Runner],
     layout: VectorLayout,
     samples: Samples,
     shapes: Shapes,
-    limits: VerificationLimits,
-) -> VerificationReport:
-    """Compare a candidate with its reference.
+    limits: ParityLimits,
+) -> ParityReport:
+    """Compare a candidate with its reference on the same inputs.
 
     Args:
         reference: The PyTorch model's two branches, or anything that is to be believed.
@@ -68,85 +69,67 @@ def verify_graphs(
         VerificationError: The candidate does not run at all at one of the shapes, or gives another output. What it
             computes is in the report, and not an error here.
     """
+    image, text = (
+        _branch_report(branch, reference[branch], candidate[branch], layout, samples, shapes) for branch in BRANCHES
+    )
     runs = {branch: _embed(runner, branch, layout) for branch, runner in candidate.items()}
-    reports = {
-        branch: _compare(branch, reference[branch], runs[branch], layout, samples, shapes).report(
-            candidate[branch].description, _drifts(branch, runs[branch], samples, shapes)
-        )
-        for branch in ("image", "text")
-    }
-    return VerificationReport(
+    return ParityReport(
         limits=limits,
-        image=reports["image"],
-        text=reports["text"],
+        image=image,
+        text=text,
         ranking=_ranking(reference, runs, samples, shapes, limits),
         batch_sizes=shapes.batch_sizes,
         lengths=shapes.lengths,
     )
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Candidate and reference embeddings of the same inputs, one array per batch tried."""
-
-    branch: Branch
-    layout: VectorLayout
-    shapes: tuple[str, ...]
-    candidate: tuple[NDArray[np.float32], ...]
-    reference: tuple[NDArray[np.float32], ...]
-
-    def report(self, description: str, drifts: tuple[float, float | None]) -> BranchReport:
-        found = np.concatenate(self.candidate).astype(np.float64)
-        wanted = np.concatenate(self.reference).astype(np.float64)
-        cosines = _cosines(found, wanted)
-        shapes = [shape for shape, batch in zip(self.shapes, self.candidate, strict=True) for _ in batch]
-        pieces = self.layout.slices
-        norms = {"": np.linalg.norm(found, axis=1) - self.layout.squared_norm**0.5}
-        for segment in self.layout.segments:
-            norms[segment.name] = np.linalg.norm(found[:, pieces[segment.name]], axis=1) - segment.weight**0.5
-        return BranchReport(
-            branch=self.branch,
-            candidate=description,
-            compared=len(found),
-            cosine_min=float(cosines.min()),
-            cosine_p1=float(np.percentile(cosines, 1)),
-            cosine_mean=float(cosines.mean()),
-            segment_cosine_min={
-                name: float(_cosines(found[:, piece], wanted[:, piece]).min()) for name, piece in pieces.items()
-            },
-            largest_difference=_largest_difference(found, wanted),
-            norm_error=float(np.max(np.abs(list(norms.values())))),
-            batch_drift=drifts[0],
-            padding_drift=drifts[1],
-            worst=shapes[int(cosines.argmin())],
-        )
-
-
-def _compare(
-    branch: Branch, reference: Embed, candidate: Embed, layout: VectorLayout, samples: Samples, shapes: Shapes
-) -> _Comparison:
-    batches = dict(_image_batches(samples, shapes) if branch == "image" else _text_batches(samples, shapes))
-    return _Comparison(
+def _branch_report(
+    branch: Branch, reference: Embed, candidate: Runner, layout: VectorLayout, samples: Samples, shapes: Shapes
+) -> BranchReport:
+    embed = _embed(candidate, branch, layout)
+    batches = dict(_batches(branch, samples, shapes))
+    parts = [embed(feeds) for feeds in batches.values()]
+    found, wanted = np.concatenate(parts), np.concatenate([reference(feeds) for feeds in batches.values()])
+    each = cosines(found, wanted)
+    whole = CosineSummary.of(each)
+    tried_at = [name for name, part in zip(batches, parts, strict=True) for _ in part]
+    batch_drift, padding_drift = _drifts(branch, embed, samples, shapes)
+    return BranchReport(
         branch=branch,
-        layout=layout,
-        shapes=tuple(batches),
-        candidate=tuple(candidate(feeds) for feeds in batches.values()),
-        reference=tuple(reference(feeds) for feeds in batches.values()),
+        candidate=candidate.description,
+        compared=len(found),
+        cosine_min=whole.minimum,
+        cosine_p1=whole.p1,
+        cosine_mean=whole.mean,
+        segment_cosine_min={
+            name: float(cosines(found, wanted, piece).min()) for name, piece in layout.slices.items()
+        },
+        largest_difference=largest_difference(found, wanted),
+        norm_error=_norm_error(found, layout),
+        batch_drift=batch_drift,
+        padding_drift=padding_drift,
+        worst=tried_at[int(each.argmin())],
     )
 
 
-def _image_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
-    for size in shapes.batch_sizes:
-        for start in range(0, shapes.items, size):
-            yield f"batch {size} from picture {start}", samples.image_batch(start, size)
+def _norm_error(found: NDArray[np.float32], layout: VectorLayout) -> float:
+    """The largest difference of a norm, of the whole or of a segment, from what the layout declares."""
+    declared = [(slice(None), layout.squared_norm)]
+    declared += [(layout.slices[segment.name], segment.weight) for segment in layout.segments]
+    norms = [np.linalg.norm(found[:, piece].astype(np.float64), axis=1) for piece, _ in declared]
+    return largest_difference(norms, [[weight**0.5] for _, weight in declared])
 
 
-def _text_batches(samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
-    for length in shapes.lengths:
+def _batches(branch: Branch, samples: Samples, shapes: Shapes) -> Iterator[tuple[str, Feeds]]:
+    """Every shape's batches, named."""
+    for length in shapes.lengths if branch == "text" else (None,):
         for size in shapes.batch_sizes:
             for start in range(0, shapes.items, size):
-                name = f"batch {size} from caption {start}, length {length}"
-                yield name, samples.text_batch(start, size, length)
+                if length is None:
+                    yield f"batch {size} from picture {start}", samples.image_batch(start, size)
+                else:
+                    name = f"batch {size} from caption {start}, length {length}"
+                    yield name, samples.text_batch(start, size, length)
 
 
 def _drifts(branch: Branch, embed: Embed, samples: Samples, shapes: Shapes) -> tuple[float, float | None]:
@@ -160,7 +143,7 @@ def _drifts(branch: Branch, embed: Embed, samples: Samples, shapes: Shapes) -> t
         row = samples.caption(number, longest)
         alone = embed(samples.feeds([row]))
         beside = embed(samples.feeds([row, samples.filled(number, longest)]))
-        differences.append(_largest_difference(alone[0], beside[0]))
+        differences.append(largest_difference(alone[0], beside[0]))
     return _batch_drift(embed, samples.text_batch(0, size, longest)), float(np.max(differences))
 
 
@@ -169,7 +152,7 @@ def _batch_drift(embed: Embed, feeds: Feeds) -> float:
     alone = [embed({name: array[k : k + 1] for name, array in feeds.items()})[0] for k in range(len(together))]
     # Equal rows have come out different from an engine (NVIDIA/TensorRT#4813).
     copies = embed({name: np.repeat(array[:1], len(together), axis=0) for name, array in feeds.items()})
-    return float(np.max([_largest_difference(together, alone), _largest_difference(copies, alone[0])]))
+    return float(np.max([largest_difference(together, alone), largest_difference(copies, alone[0])]))
 
 
 def _ranking(
@@ -177,20 +160,19 @@ def _ranking(
     candidate: Mapping[Branch, Embed],
     samples: Samples,
     shapes: Shapes,
-    limits: VerificationLimits,
+    limits: ParityLimits,
 ) -> RankingReport:
     wanted, found = (_similarities(embeds, samples, shapes) for embeds in (reference, candidate))
     captions, pictures = wanted.shape
     top_k = min(limits.top_k, pictures)
     chosen = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
-    least = np.sort(wanted, axis=1)[:, -top_k]
-    shared = np.take_along_axis(wanted, chosen, axis=1) >= least[:, None] - limits.tie
+    best = np.sort(wanted, axis=1)[:, -top_k:]
     return RankingReport(
         captions=captions,
         pictures=pictures,
         top_k=top_k,
-        overlap=float(shared.mean()),
-        largest_difference=_largest_difference(found, wanted),
+        overlap=float(overlaps(best, np.take_along_axis(wanted, chosen, axis=1), limits.tie).mean()),
+        largest_difference=largest_difference(found, wanted),
     )
 
 
@@ -226,15 +208,3 @@ def _embed(runner: Runner, branch: Branch, layout: VectorLayout) -> Embed:
         return embedding
 
     return embed
-
-
-def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector has no cosine, and NaN keeps no limit
-        cosines: NDArray[np.float64] = (left * right).sum(axis=1) / norms
-    return cosines
-
-
-def _largest_difference(left: ArrayLike, right: ArrayLike) -> float:
-    """NaN when either has one."""
-    return float(np.max(np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))))

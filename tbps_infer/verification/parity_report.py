@@ -1,17 +1,17 @@
-"""What a comparison of a graph or engine with its reference found, and what of it is over the limits."""
+"""What `tbps_infer.verification.parity` found, and what of it is over the limits."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tbps_infer.model_facts import Branch
-from tbps_infer.verification.tolerances import VerificationLimits
+from tbps_infer.verification.tolerances import ParityLimits
 
-__all__ = ["BranchReport", "RankingReport", "VerificationReport"]
+__all__ = ["BranchReport", "ParityReport", "RankingReport"]
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,17 @@ class BranchReport:
     padding_drift: float | None
     worst: str
 
-    def failures(self, limits: VerificationLimits) -> list[str]:
+    def failures(self, limits: ParityLimits) -> Iterator[str]:
         """One sentence per limit that is not kept; a NaN keeps none."""
-        said = []
         if not self.cosine_min >= limits.cosine:
-            said.append(
+            yield (
                 f"The {self.branch} embeddings' cosine with the reference falls to {self.cosine_min:.9f} at "
                 f"{self.worst}, and the limit is {limits.cosine}."
             )
         low = {name: cosine for name, cosine in self.segment_cosine_min.items() if not cosine >= limits.cosine}
         if low and self.cosine_min >= limits.cosine:
             name = min(low, key=low.__getitem__)
-            said.append(
+            yield (
                 f"The {self.branch} embeddings' segment {name} has a cosine of only {low[name]:.9f} with the "
                 f"reference, and the limit is {limits.cosine}."
             )
@@ -69,8 +68,7 @@ class BranchReport:
         ]
         for verb, value, limit in drifts:
             if value is not None and not value <= limit:
-                said.append(f"The {self.branch} embeddings {verb} {value:.3g}, and the limit is {limit:.3g}.")
-        return said
+                yield f"The {self.branch} embeddings {verb} {value:.3g}, and the limit is {limit:.3g}."
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class RankingReport:
         captions: How many.
         pictures: How many.
         top_k: How many of each ranking were compared.
-        overlap: The mean share of them in common, ties (`VerificationLimits.tie`) counted as equal.
+        overlap: The mean share of them in common, ties (`ParityLimits.tie`) counted as equal.
         largest_difference: Of any similarity.
     """
 
@@ -91,18 +89,17 @@ class RankingReport:
     overlap: float
     largest_difference: float
 
-    def failures(self, limits: VerificationLimits) -> list[str]:
+    def failures(self, limits: ParityLimits) -> Iterator[str]:
         """A sentence when too few pictures are in common."""
-        if self.overlap >= limits.overlap:
-            return []
-        return [
-            f"Candidate and reference have {self.overlap:.1%} of the first {self.top_k} pictures of {self.captions} "
-            f"captions in common, and the limit is {limits.overlap:.1%}."
-        ]
+        if not self.overlap >= limits.overlap:
+            yield (
+                f"Candidate and reference have {self.overlap:.1%} of the first {self.top_k} pictures of "
+                f"{self.captions} captions in common, and the limit is {limits.overlap:.1%}."
+            )
 
 
 @dataclass(frozen=True)
-class VerificationReport:
+class ParityReport:
     """A candidate's two branches against their reference.
 
     Attributes:
@@ -114,7 +111,7 @@ class VerificationReport:
         lengths: The lengths tried, in tokens.
     """
 
-    limits: VerificationLimits
+    limits: ParityLimits
     image: BranchReport
     text: BranchReport
     ranking: RankingReport

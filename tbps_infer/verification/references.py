@@ -1,42 +1,25 @@
-"""Holding a bundle to the gate: which reference it is compared with, and what is written into it afterwards."""
+"""What a bundle's engine is compared with: its checkpoint in PyTorch, its own FP32 graphs, or its golden vectors."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from tbps_infer import __version__
-from tbps_infer.bundle import BUNDLE_JSON, Bundle
+from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
-from tbps_infer.errors import BundleError, FeedError, UsageError, VerificationError
-from tbps_infer.model_facts import Branch
+from tbps_infer.errors import UsageError, VerificationError
+from tbps_infer.model_facts import BRANCHES
 from tbps_infer.runners import RunOptions
 from tbps_infer.verification.agreement import Embedded
 from tbps_infer.verification.evaluation_set import EvaluationSet, OnProgress, embed_set, golden_set
-from tbps_infer.verification.gate import Thresholds, Verdict, judge
 from tbps_infer.verification.golden import golden_cosine
+from tbps_infer.verification.tolerances import GOLDEN_COSINE
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel
 
-__all__ = [
-    "GateResult",
-    "Reference",
-    "checkpoint_reference",
-    "choose_reference",
-    "golden_reference",
-    "graphs_reference",
-    "hold_to_gate",
-    "record_verdict",
-]
-
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
-# An FP32 graph on any CPU keeps within 1e-6 of PyTorch's; below this it is not the graph that was exported.
-_SOUND_COSINE = 0.9999
+__all__ = ["Reference", "checkpoint_reference", "choose_reference", "golden_reference", "graphs_reference"]
 
 
 @dataclass(frozen=True)
@@ -52,36 +35,6 @@ class Reference:
     kind: Literal["checkpoint", "fp32 graphs", "golden vectors"]
     description: str
     embed: Callable[[EvaluationSet, OnProgress], Embedded]
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """One verdict with all that it is about.
-
-    Attributes:
-        engine: Backend, device and precision of the candidate, and how its branches describe themselves.
-        reference: What it was compared with.
-        data: On what.
-        verdict: What came of it.
-        when: ISO 8601 UTC.
-    """
-
-    engine: dict[str, Any]
-    reference: Reference
-    data: EvaluationSet
-    verdict: Verdict
-    when: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        return {
-            "when": self.when,
-            "tbps_infer": __version__,
-            **self.engine,
-            "reference": {"kind": self.reference.kind, "description": self.reference.description},
-            "data": self.data.to_json(),
-            **self.verdict.to_json(),
-        }
 
 
 def choose_reference(
@@ -135,9 +88,9 @@ def graphs_reference(bundle: Bundle, threads: int | None = None) -> Reference:
 
     def embed(data: EvaluationSet, on_progress: OnProgress) -> Embedded:
         with Encoder.of_model(bundle, RunOptions(threads=threads)) as encoder:
-            for branch in _BRANCHES:
+            for branch in BRANCHES:
                 cosine = golden_cosine(bundle.golden(), branch, encoder.runner(branch))
-                if not cosine >= _SOUND_COSINE:
+                if not cosine >= GOLDEN_COSINE["fp32"]:
                     raise VerificationError(
                         f"The FP32 graph of the {branch} branch is no reference: it gives the golden vectors with a "
                         f"cosine of {cosine:.6f}.",
@@ -156,70 +109,3 @@ def golden_reference(bundle: Bundle) -> Reference:
         return Embedded(golden.image_embeddings, golden.text_embeddings)
 
     return Reference("golden vectors", "the golden vectors that PyTorch wrote at export", embed)
-
-
-def hold_to_gate(
-    candidate: Encoder,
-    run: RunOptions,
-    reference: Reference,
-    data: EvaluationSet,
-    thresholds: Thresholds,
-    on_progress: OnProgress = lambda _done, _total: None,
-) -> GateResult:
-    """Embed a set with a candidate and its reference, and judge.
-
-    A candidate that cannot embed it, or whose embeddings are none of its model, fails with that sentence.
-
-    Args:
-        candidate: Opened.
-        run: How it was opened.
-        reference: What is taken as right.
-        data: What to embed.
-        thresholds: What the candidate is held to.
-        on_progress: Called with how many of both's items are embedded.
-
-    Raises:
-        BackendError: The candidate or the reference is not to be had on this machine.
-        VerificationError: The reference is broken, or the labels match nothing.
-        ImageError, UsageError: A picture or a caption cannot be embedded.
-    """
-    count = len(data)
-    wanted = reference.embed(data, lambda done, _: on_progress(done, 2 * count))
-    descriptions: dict[str, str] = {}
-    try:
-        descriptions = {branch: candidate.runner(branch).description for branch in _BRANCHES}
-        found = embed_set(candidate, data, lambda done, _: on_progress(count + done, 2 * count))
-    except (FeedError, VerificationError) as error:
-        verdict = Verdict(thresholds, (error.message,), None, ())
-    else:
-        verdict = judge(wanted, found, candidate.facts.layout, data.labels, thresholds)
-    engine = {"backend": run.backend, "device": run.device, "precision": run.precision, "branches": descriptions}
-    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return GateResult(engine, reference, data, verdict, when)
-
-
-def record_verdict(bundle: Path, result: GateResult) -> None:
-    """Write a verdict into a bundle's facts; it replaces an earlier one of the same engine, reference and data.
-
-    Raises:
-        BundleError: The bundle is damaged, or cannot be written to.
-    """
-    opened = Bundle.open(bundle)
-    entry = result.to_json()
-    if entry["agreement"] is not None:
-        for branch in _BRANCHES:  # single items are of use beside the pictures, which the bundle does not have
-            del entry["agreement"][branch]["worst"], entry["agreement"][branch]["parts"]
-    kept = [verdict for verdict in opened.gate if _about(verdict) != _about(entry)]
-    try:
-        dataclasses.replace(opened, gate=(*kept, entry)).write_facts()
-    except OSError as error:
-        raise BundleError(
-            f"The verdict cannot be written into {bundle / BUNDLE_JSON}: {error.strerror}.",
-            "Make the bundle's folder writable, or ask for no record.",
-        ) from error
-
-
-def _about(verdict: Any) -> tuple[Any, ...]:
-    names = ("backend", "device", "precision")
-    reference, data = verdict.get("reference", {}), verdict.get("data", {})
-    return (*(verdict.get(name) for name in names), reference.get("kind"), data.get("fingerprint"))

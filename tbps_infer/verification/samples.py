@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SYNTHETIC_CROPS = 16
-"""People that an export is verified on when nothing else is given."""
+"""People that an export is compared with PyTorch on when nothing else is given."""
 
 SAMPLE_CROPS = 32
 """People that engines are tried on, one crop and two captions each; none of them was seen in training."""
@@ -110,7 +110,7 @@ def prepare_samples(
 
 
 def synthetic_samples() -> list[tuple[Image.Image, tuple[str, ...]]]:
-    """The synthetic people that exports are verified on when nothing else is given: the same ones everywhere."""
+    """The synthetic people of every export that is given no others."""
     from tbps_infer.data.synth import sample_crops
 
     return sample_crops(SYNTHETIC_CROPS, _EXPORT_SEED)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tbps_infer.benchmarks.environment import Environment
 from tbps_infer.benchmarks.measure import Arm, MemoryRecorder, Plan, Sample, WarmUp, WarmUpRule, measure, warm_up
 from tbps_infer.benchmarks.samples import SampleFile, read_samples
-from tbps_infer.benchmarks.summary import bootstrap_interval, paired_ratio, summarise
+from tbps_infer.benchmarks.summary import median_interval, paired_ratio, summarise
 from tbps_infer.errors import BenchmarkError
 
 HERE = Environment({"cpu": "abacus", "packages": {"numpy": "2"}}, {"load": 0.5})
@@ -330,15 +330,15 @@ def test_ratios_pair_rounds() -> None:
 
 @given(st.lists(st.floats(1, 1e4), min_size=2, max_size=40))
 def test_the_interval_holds_the_median_and_repeats(values: list[float]) -> None:
-    low, high = bootstrap_interval(np.array(values))
+    low, high = median_interval(np.array(values))
     assert min(values) <= low <= statistics.median(values) <= high <= max(values)
-    assert bootstrap_interval(np.array(values)) == (low, high)
+    assert median_interval(np.array(values)) == (low, high)
 
 
 def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        low, high = bootstrap_interval(rng.exponential(size=40))
+        low, high = median_interval(rng.exponential(size=40))
         covered += low <= np.log(2) <= high
     assert 0.90 <= covered / 200 <= 0.99

@@ -26,8 +26,9 @@ from tbps_infer.export.fp16.rewrite import rewrite
 from tbps_infer.export.graph_view import GraphView
 from tbps_infer.runners import RunOptions
 from tbps_infer.verification.evaluation_set import picture_set
-from tbps_infer.verification.gate import Thresholds
-from tbps_infer.verification.references import choose_reference, hold_to_gate
+from tbps_infer.verification.gate import hold_to_gate
+from tbps_infer.verification.references import choose_reference
+from tbps_infer.verification.tolerances import Thresholds
 
 GLOBAL_HEAD = "linear_7"
 """The image branch's global vector before it is brought to norm 1, so that its scale does not count."""

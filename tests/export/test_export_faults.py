@@ -23,10 +23,10 @@ from tbps_infer.model_facts import Branch
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import Tokenizer
-from tbps_infer.verification.parity import Shapes, verify_graphs
-from tbps_infer.verification.parity_report import VerificationReport
+from tbps_infer.verification.parity import Shapes, measure_parity
+from tbps_infer.verification.parity_report import ParityReport
 from tbps_infer.verification.samples import prepare_samples, synthetic_samples
-from tbps_infer.verification.tolerances import VerificationLimits
+from tbps_infer.verification.tolerances import ParityLimits
 
 BRANCHES: tuple[Branch, ...] = ("image", "text")
 Array = NDArray[np.float32]
@@ -120,7 +120,7 @@ def test_a_fault_in_a_real_graph_is_found(
     assert not any(f"The {other} " in failure for other in set(BRANCHES) - {branch} for failure in report.failures)
 
 
-def verified(source: SourceModel, folders: Mapping[Branch, Path], shapes: Shapes) -> VerificationReport:
+def verified(source: SourceModel, folders: Mapping[Branch, Path], shapes: Shapes) -> ParityReport:
     facts = source.facts
     tokenizer = Tokenizer(source.tokenizer_path, caption_rule="none", max_length=100, pad_id=0)
     samples = prepare_samples(synthetic_samples(), facts.preprocessing, tokenizer)
@@ -129,7 +129,7 @@ def verified(source: SourceModel, folders: Mapping[Branch, Path], shapes: Shapes
         branch: OnnxRuntimeRunner(folder / f"{branch}.onnx", RunOptions(threads=1))
         for branch, folder in folders.items()
     }
-    return verify_graphs(references, runners, facts.layout, samples, shapes, VerificationLimits())
+    return measure_parity(references, runners, facts.layout, samples, shapes, ParityLimits())
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_an_export_over_the_limit_keeps_the_bundle_that_was_there(
         export_bundle(tiny_checkpoint, out, ExportOptions(overwrite=True))
     Bundle.open(out).check_files()
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
-    wide = VerificationLimits(cosine=0.9, difference=1.0)
+    wide = ParityLimits(cosine=0.9, difference=1.0)
     bundle = export_bundle(tiny_checkpoint, out, ExportOptions(overwrite=True, limits=wide))
     assert bundle.verification["limits"]["cosine"] == 0.9
-    assert bundle.verification["image"]["largest_difference"] > VerificationLimits().difference
+    assert bundle.verification["image"]["largest_difference"] > ParityLimits().difference

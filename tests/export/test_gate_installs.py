@@ -56,14 +56,14 @@ def test_an_export_that_passes_carries_its_verdict(people: Path, tmp_path: Path)
 @pytest.mark.usefixtures("ready_graphs")
 def test_an_export_that_fails_is_not_installed(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that is harmed after it was verified, as by a faulty last step."""
-    check = bundle_module._check
+    compare = bundle_module._compare
 
-    def check_and_harm(source: Any, folder: Path, *rest: Any) -> dict[str, Any]:
-        report = check(source, folder, *rest)
+    def compare_and_harm(source: Any, folder: Path, *rest: Any) -> dict[str, Any]:
+        report = compare(source, folder, *rest)
         perturb_weights(folder / "image.onnx")
         return report
 
-    monkeypatch.setattr(bundle_module, "_check", check_and_harm)
+    monkeypatch.setattr(bundle_module, "_compare", compare_and_harm)
     done = run("export", SHIPPED, "-o", tmp_path / "out" / "bundle", "--verify-data", people)
     assert done.exit_code == 1
     assert "The gate refuses onnxruntime cpu fp32: R@1 drops by" in done.stderr

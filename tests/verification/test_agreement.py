@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from tbps_infer.errors import VerificationError
 from tbps_infer.evaluation.metrics import query_metrics, retrieval_metrics
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.verification.agreement import Embedded, agreement, kendall_tau, merged_items, top_pictures
-from tbps_infer.verification.differences import bootstrap_interval, metric_differences
+from tbps_infer.verification.agreement import Embedded, agreement, merged_items, top_pictures
+from tbps_infer.verification.bootstrap import bootstrap_interval
+from tbps_infer.verification.differences import metric_differences
+from tbps_infer.verification.similarity import kendall_tau
 
 LAYOUT = VectorLayout((Segment("global", 5), Segment("fine.0", 3, 0.5), Segment("fine.1", 4, 0.5)))
 
@@ -190,13 +192,13 @@ def test_the_bootstrap_equals_a_slow_loop(seed: int, queries: int, draws: int) -
         chosen = generator.integers(0, queries, size=queries).tolist()
         means.append(sum((values[i] for i in chosen), np.zeros(2)) / queries)
     want = [[np.percentile([m[c] for m in means], p) for p in (2.5, 97.5)] for c in (0, 1)]
-    np.testing.assert_allclose(bootstrap_interval(values, bootstraps=draws, seed=seed), want, atol=1e-12)
+    np.testing.assert_allclose(bootstrap_interval(values, draws=draws, seed=seed), want, atol=1e-12)
 
 
 def test_the_interval_has_the_width_that_theory_gives() -> None:
     """Of a mean of n independent numbers: ±1.96 σ / √n, to within the few percent that 4000 draws leave."""
     values = np.random.default_rng(0).normal(3, 2, size=(400, 1))
-    low, high = bootstrap_interval(values, bootstraps=4000)[0]
+    low, high = bootstrap_interval(values, draws=4000)[0]
     half = 1.96 * values.std() / 20
     assert (high - low) / 2 == pytest.approx(half, rel=0.06)
     assert low < values.mean() < high

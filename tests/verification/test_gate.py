@@ -10,7 +10,9 @@ import pytest
 from tbps_infer.errors import VerificationError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.verification.agreement import Embedded
-from tbps_infer.verification.gate import Labels, Thresholds, judge
+from tbps_infer.verification.differences import Labels
+from tbps_infer.verification.gate import judge
+from tbps_infer.verification.tolerances import Thresholds
 
 LAYOUT = VectorLayout((Segment("global", 24), Segment("coarse", 8)))
 PEOPLE, PICTURES, CAPTIONS = 100, 3, 5
@@ -47,7 +49,7 @@ def test_equal_embeddings_pass_with_and_without_labels(people: tuple[Embedded, L
         assert verdict.to_json()["failures"] == []
         assert verdict.agreement is not None
         assert verdict.agreement.overlap == 1
-        assert verdict.agreement.cosine_min == pytest.approx(1)
+        assert verdict.agreement.image.whole.minimum == pytest.approx(1) == verdict.agreement.text.whole.minimum
         assert len(verdict.differences) == (6 if given else 0)
         assert all(each.difference == 0 for each in verdict.differences)
 

@@ -20,13 +20,13 @@ from tbps_infer.runners.fake import FakeRunner, fake_facts
 from tbps_infer.runners.protocol import Feeds, Runner, TensorSpec
 from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import train_wordpiece
-from tbps_infer.verification.parity import Shapes, verify_graphs
-from tbps_infer.verification.parity_report import VerificationReport
+from tbps_infer.verification.parity import Shapes, measure_parity
+from tbps_infer.verification.parity_report import ParityReport
 from tbps_infer.verification.samples import Samples, prepare_samples, synthetic_samples
-from tbps_infer.verification.tolerances import VerificationLimits
+from tbps_infer.verification.tolerances import ParityLimits
 
 FACTS = fake_facts()
-FP32 = VerificationLimits()
+FP32 = ParityLimits()
 SHAPES = Shapes(batch_sizes=(1, 3), lengths=(4, 16))
 BRANCHES: tuple[Branch, ...] = ("image", "text")
 Array = NDArray[np.float32]
@@ -72,14 +72,14 @@ def reference(branch: Branch) -> Callable[[Feeds], Array]:
 
 
 def verify(
-    samples: Samples, limits: VerificationLimits = FP32, *, image: Runner | None = None, text: Runner | None = None
-) -> VerificationReport:
+    samples: Samples, limits: ParityLimits = FP32, *, image: Runner | None = None, text: Runner | None = None
+) -> ParityReport:
     candidate: dict[Branch, Runner] = {
         "image": image or FakeRunner(FACTS, "image"),
         "text": text or FakeRunner(FACTS, "text"),
     }
     references = {branch: reference(branch) for branch in BRANCHES}
-    return verify_graphs(references, candidate, FACTS.layout, samples, SHAPES, limits)
+    return measure_parity(references, candidate, FACTS.layout, samples, SHAPES, limits)
 
 
 def test_an_equal_candidate_passes_with_perfect_numbers(samples: Samples) -> None:
@@ -224,13 +224,13 @@ def test_rankings_differ_where_they_differ_and_ties_do_not_count(samples: Sample
     report = verify(samples, image=Faulty("image", trade))
     assert expected < 1 and report.ranking.overlap == pytest.approx(expected)
     gap = float(np.max(np.abs(scores[:, fifth] - scores[:, sixth])))
-    assert verify(samples, VerificationLimits(tie=gap), image=Faulty("image", trade)).ranking.overlap == 1
+    assert verify(samples, ParityLimits(tie=gap), image=Faulty("image", trade)).ranking.overlap == 1
 
 
 def test_looser_limits_let_a_lower_precision_pass(samples: Samples) -> None:
     rounding: Fault = lambda _feeds, z: z.astype(np.float16).astype(np.float32)  # noqa: E731
     assert not verify(samples, image=Faulty("image", rounding)).passed
-    loose = VerificationLimits(cosine=0.9999, difference=1e-3, norm=1e-3, drift=1e-3, tie=1e-2)
+    loose = ParityLimits(cosine=0.9999, difference=1e-3, norm=1e-3, drift=1e-3, tie=1e-2)
     assert verify(samples, loose, image=Faulty("image", rounding), text=Faulty("text", rounding)).passed
 
 
@@ -286,4 +286,4 @@ def test_the_report_names_the_worst_shape(samples: Samples) -> None:
 
     report = verify(samples, text=Faulty("text", at_length_16))
     assert report.text.worst.startswith("batch 3 ") and report.text.worst.endswith("length 16")
-    assert replace(report, limits=VerificationLimits(0, 9, 9, 9, 5, 0)).passed
+    assert replace(report, limits=ParityLimits(0, 9, 9, 9, 5, 0)).passed

@@ -36,6 +36,8 @@ from tbps_infer.errors import BackendError, TbpsError, VerificationError
 from tbps_infer.gallery import Gallery
 from tbps_infer.model_facts import Precision
 from tbps_infer.runners import RunOptions
+from tbps_infer.verification.similarity import cosines, overlaps
+from tbps_infer.verification.tolerances import GATE, GOLDEN_COSINE
 
 __all__ = ["PICTURES", "main", "peer_arms"]
 
@@ -47,9 +49,6 @@ SEARCH = "Search in the same vectors, exact, top 10"
 _PLAIN = "a plain PyTorch loop"
 _PEERS = ("optimum", "optimum-onnx", "sentence-transformers")
 _BATCH = 32
-_LEAST_COSINE = {"fp32": 0.9999, "int8": 0.95}
-_SEARCH_OVERLAP = 0.99
-"""Of the top 10 with float32's: float16 rows may swap hits that are all but equally near."""
 
 
 @dataclass
@@ -112,7 +111,7 @@ def _picture_arms(run: _Run, encoders: Mapping[Precision, Encoder]) -> Iterator[
     yield _arm(run, PICTURES, _PLAIN, lambda: embed_pictures(source, files, _BATCH), len(files), True)
     for precision, encoder in encoders.items():
         name = f"tbps-infer onnxruntime {precision}"
-        _check(run, f"{PICTURES}: {name}", encoder.encode_images(files[:4]), wanted, _LEAST_COSINE[precision])
+        _record_parity(run, f"{PICTURES}: {name}", encoder.encode_images(files[:4]), wanted, precision)
         yield _arm(run, PICTURES, name, lambda encoder=encoder: encoder.encode_images(files), len(files))  # type: ignore[misc]
 
 
@@ -126,7 +125,7 @@ def _caption_arms(run: _Run, encoders: Mapping[Precision, Encoder]) -> Iterator[
     yield _arm(run, CAPTIONS, _PLAIN, work, len(captions), True)
     for precision, encoder in encoders.items():
         name = f"tbps-infer onnxruntime {precision}, by length"
-        _check(run, f"{CAPTIONS}: {name}", encoder.encode_texts(captions[:4]), wanted, _LEAST_COSINE[precision])
+        _record_parity(run, f"{CAPTIONS}: {name}", encoder.encode_texts(captions[:4]), wanted, precision)
         yield _arm(run, CAPTIONS, name, lambda encoder=encoder: encoder.encode_texts(captions), len(captions))  # type: ignore[misc]
 
 
@@ -152,7 +151,7 @@ def _bert_arms(run: _Run) -> Iterator[Arm]:
     for name, opener in others.items():
         embed = run.open(name, opener)
         if embed is not None:
-            _check(run, f"{BERT}: {name}", embed(captions[:4]), wanted, _LEAST_COSINE["fp32"])
+            _record_parity(run, f"{BERT}: {name}", embed(captions[:4]), wanted, "fp32")
             yield _arm(run, BERT, name, lambda embed=embed: embed(captions), len(captions))  # type: ignore[misc]
 
 
@@ -173,15 +172,17 @@ def _search_arms(run: _Run) -> Iterator[Arm]:
     }
     searches = {name: search for name, search in found.items() if search is not None}
     exact = random_embeddings(run.material.facts.layout, 64, 1)
-    wanted = np.argsort(-(exact @ vectors.T), axis=1)[:, :TOP_K]
+    scores = exact @ vectors.T
+    best = np.sort(scores, axis=1)[:, -TOP_K:]
     for count in (1, 64):
         queries = exact[:count]
         group = f"{SEARCH}, {count} {'query' if count == 1 else 'queries'} of {gallery.count} rows"
         for place, (name, search) in enumerate(searches.items()):
             rows = search(queries)
-            shared = sum(len(set(a) & set(b)) for a, b in zip(rows.tolist(), wanted.tolist(), strict=False))
-            overlap = shared / (TOP_K * count)
-            if overlap < _SEARCH_OVERLAP:
+            given = np.take_along_axis(scores[:count], rows, axis=1)
+            different = np.diff(np.sort(rows, axis=1), axis=1).all()
+            overlap = float(overlaps(best[:count], given).mean()) if different else 0.0
+            if not overlap >= GATE["fp16"].min_overlap:  # float16 rows may swap hits that are all but equally near
                 raise VerificationError(f"{name} finds {100 * overlap:.1f} % of the top {TOP_K}; it is not exact.")
             run.parity[f"{group}: {name}"] = overlap
             yield _arm(run, group, name, lambda s=search, q=queries: s(q), count, place == 0)  # type: ignore[misc]
@@ -204,10 +205,9 @@ def _arm(run: _Run, what: str, peer: str, work: Callable[[], object], items: int
     return Arm(f"{what}: {peer}", configuration, once, items)
 
 
-def _check(run: _Run, name: str, given: NDArray[Any], wanted: NDArray[Any], least: float) -> None:
-    a, b = given.astype(np.float64), wanted.astype(np.float64)
-    cosine = float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())
-    if not cosine >= least:
+def _record_parity(run: _Run, name: str, given: NDArray[Any], wanted: NDArray[Any], precision: Precision) -> None:
+    cosine = float(cosines(given, wanted).min())
+    if not cosine >= (least := GOLDEN_COSINE[precision]):
         raise VerificationError(
             f"{name} gives other embeddings than the baseline: cosine {cosine:.6f}, want {least}."
         )

@@ -22,8 +22,8 @@ from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import Tokenizer
-from tbps_infer.verification.gate import Thresholds
 from tbps_infer.verification.samples import synthetic_samples
+from tbps_infer.verification.tolerances import Thresholds
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
