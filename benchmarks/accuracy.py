@@ -11,7 +11,7 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, BenchmarkError, FeedError, VerificationError
 from tbps_infer.evaluation.metrics import QueryMetrics
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners import BackendName, RunOptions
 from tbps_infer.verification.agreement import Agreement, Embedded, agreement
 from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AccuracyResults", "EngineAccuracy", "NotRun", "engine_label", "list_engines", "measure_accuracy"]
 
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _ENGINES: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")
 
 
@@ -194,7 +193,7 @@ def _embed(
 ) -> tuple[Embedded, str]:
     with Encoder.of_model(bundle, run, batch_size=batch_size) as encoder:
         # Both before the first item: a branch that is not to be had is known at once.
-        described = dict.fromkeys(encoder.runner(branch).description for branch in _BRANCHES)
+        described = dict.fromkeys(encoder.runner(branch).description for branch in BRANCHES)
         return embed_set(encoder, data, on_progress), "; ".join(described)
 
 

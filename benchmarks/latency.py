@@ -23,7 +23,7 @@ from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, s
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner
 from tbps_infer.verification.golden import golden_cosine
 
@@ -36,7 +36,6 @@ LEAST_COSINE: Mapping[str, float] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95
 means nothing. Whether a precision is good enough is for `tbps verify` to say."""
 
 _BUSY_SHARE = 0.5
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _model_name(models: Models) -> str:
     """The family and the sizes that say most: what a reader has to know of a model that is not theirs."""
     facts = models.bundle.model
     height, width = facts.preprocessing.image_size
-    sizes = sum((models.bundle.path / f"{branch}.onnx").stat().st_size for branch in _BRANCHES) / 1e6
+    sizes = sum((models.bundle.path / f"{branch}.onnx").stat().st_size for branch in BRANCHES) / 1e6
     return f"{facts.family}, {height}×{width}, {facts.max_length} tokens, {facts.layout.dim} numbers, {sizes:.0f} MB"
 
 
@@ -180,7 +179,7 @@ def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -
     for choice in list_choices(options.devices, options.ways, options.precisions):
         branches: dict[Branch, tuple[Runner, TimedRun]] = {}
         reasons: dict[Branch, str] = {}
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             try:
                 branches[branch] = open_choice(choice, session.models, branch)
             except BackendError as error:

@@ -23,7 +23,7 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.cores import usable_cores
 from tbps_infer.errors import BackendError, TbpsError
 from tbps_infer.images import load_crop
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
 from tbps_infer.tensorrt.device_memory import open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
@@ -39,7 +39,6 @@ Status = Literal["ok", "absent", "problem"]
 
 # What a graph or engine must keep of the golden vectors; the limits of `tbps build` are narrower and in more ways.
 _LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95}
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _GIB = 1 << 30
 _RESIZED_ALIKE = 1
 """Of 255: other versions of Pillow round some pixels differently."""
@@ -102,7 +101,7 @@ def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
     yield Finding("bundle", "ok", f"{len(bundle.files)} files as they were exported, {bundle.created}")
     yield _tried("tokenizer", lambda: _tokenizer(bundle))
     yield _tried("resizing", lambda: _resizing(bundle))
-    for branch in _BRANCHES:
+    for branch in BRANCHES:
         yield _tried(
             f"onnxruntime cpu fp32 {branch}",
             lambda branch=branch: _replay(open_runner(bundle, branch, RunOptions()), bundle, branch, "fp32"),  # type: ignore[misc]
@@ -161,7 +160,7 @@ def _onnxruntime_cuda(bundle: Bundle, device: int) -> Iterator[Finding]:
         return
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             if precision == "fp16" and f"{branch}.fp16.onnx" not in bundle.files:
                 continue
             options = RunOptions("onnxruntime", f"cuda:{device}", precision)
@@ -202,7 +201,7 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
     except BackendError as error:  # a bundle may hold engines for several machines
         yield Finding(name, "absent", f"not tried: {error.message}", error.hint)
         return
-    for branch in _BRANCHES:
+    for branch in BRANCHES:
 
         def replay(branch: Branch = branch) -> Finding:
             library = open_library(facts.flavour)

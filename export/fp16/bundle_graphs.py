@@ -15,7 +15,7 @@ from tbps_infer.errors import VerificationError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_file
 from tbps_infer.export.fp16.emulation import emulated
 from tbps_infer.layout import VectorLayout
-from tbps_infer.model_facts import Branch
+from tbps_infer.model_facts import BRANCHES, Branch
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.verification.parity import Embed, Shapes, verify_graphs
@@ -23,8 +23,6 @@ from tbps_infer.verification.samples import Samples, sample_batches
 from tbps_infer.verification.tolerances import FP16_LIMITS
 
 __all__ = ["write_half_graphs"]
-
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 
 
 def write_half_graphs(
@@ -57,7 +55,7 @@ def write_half_graphs(
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runners = {}
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             target = folder / f"{branch}.fp16.onnx"
             batches = sample_batches(samples, branch, max_length) if options.auto_islands else ()
             converted[branch] = convert_file(folder / f"{branch}.onnx", target, options, batches).to_json()

@@ -20,7 +20,7 @@ from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.export.int8.quantise import embedding_tables, layers_of, quantise_graph, quantised_inputs
 from tbps_infer.export.int8.ranges import METHODS, RangeMethod, clips, measure_histograms
 from tbps_infer.images import load_crop
-from tbps_infer.model_facts import Branch, ModelFacts
+from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, branch_specs
@@ -31,7 +31,6 @@ from tbps_infer.verification.gate import Verdict, judge
 
 __all__ = ["write_int8_graphs"]
 
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _BATCH = 16
 _ALONE = 16
 """Crops and captions on which each layer is quantised alone."""
@@ -69,7 +68,7 @@ def write_int8_graphs(
     with tempfile.TemporaryDirectory() as scratch:
         work = _Work(folder, Path(scratch), facts, tokenizer, options)
         on_step(f"Calibrating INT8 on {len(work.calibrate.crops)} crops and {len(work.calibrate.rows)} captions")
-        branches = {branch: work.calibrated(branch) for branch in _BRANCHES}
+        branches = {branch: work.calibrated(branch) for branch in BRANCHES}
         on_step(
             f"Judging INT8 on {len(work.judged.crops)} crops and {len(work.judged.rows)} captions of other people"
         )
@@ -167,7 +166,7 @@ class _Work:
     def __post_init__(self) -> None:
         self.calibrate = self._load(self.options.calibration.calibrate)
         self.judged = self._load(self.options.calibration.judge)
-        self.reference = Embedded(*(self.embed(branch, self._fp32(branch), self.judged) for branch in _BRANCHES))
+        self.reference = Embedded(*(self.embed(branch, self._fp32(branch), self.judged) for branch in BRANCHES))
 
     def calibrated(self, branch: Branch) -> _BranchWork:
         """Measure a branch, and choose how its activations are clipped."""
@@ -184,7 +183,7 @@ class _Work:
 
     def judge(self, branches: Mapping[Branch, _BranchWork], kept: frozenset[_Layer]) -> Verdict:
         """What the gate says with some layers in FP32."""
-        found = Embedded(*(self._judged(branch, branches[branch], _of(branch, kept)) for branch in _BRANCHES))
+        found = Embedded(*(self._judged(branch, branches[branch], _of(branch, kept)) for branch in BRANCHES))
         labels = self.options.calibration.judge.labels
         verdict = judge(self.reference, found, self.facts.layout, labels, self.options.thresholds)
         self.verdicts.append(verdict)
