@@ -24,7 +24,7 @@ _SHAPE_ARITHMETIC = frozenset(
         *("Range", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze"),
     }
 )
-_FEW = 1000
+_MOST_FOLDED = 1000
 _IN_PLACE = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
@@ -82,7 +82,7 @@ def _fold_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     known = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in graph.initializer
-        if tensor.data_location != tensor.EXTERNAL and math.prod(tensor.dims) <= _FEW
+        if tensor.data_location != tensor.EXTERNAL and math.prod(tensor.dims) <= _MOST_FOLDED
     }
     kept = []
     for node in graph.node:
