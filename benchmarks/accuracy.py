@@ -13,6 +13,7 @@ from tbps_infer.errors import BackendError, BenchmarkError, FeedError, Verificat
 from tbps_infer.evaluation.metrics import QueryMetrics
 from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners import BackendName, RunOptions
+from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.verification.agreement import Agreement, Embedded, agreement
 from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image
 from tbps_infer.verification.evaluation_set import EvaluationSet, OnProgress, embed_set
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["AccuracyResults", "EngineAccuracy", "NotRun", "list_engines", "measure_accuracy"]
-
-_ENGINES: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def list_engines(
     """
     for backend in backends:
         for device in devices:
-            if backend == "torch" or (backend in _ENGINES and device == "cpu"):
+            if backend == "torch" or (backend in FLAVOURS and device == "cpu"):
                 continue
             for precision in precisions:
                 yield RunOptions(backend, device, precision, threads)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy
 from tbps_infer.benchmarks.page import html_items, html_page, html_table
 from tbps_infer.benchmarks.report import TextTable, markdown_table
+from tbps_infer.model_facts import BRANCHES
 from tbps_infer.verification.agreement import BranchAgreement, WorstItem
 from tbps_infer.verification.bootstrap import DRAWS
 from tbps_infer.verification.differences import MetricDifference
@@ -111,7 +112,7 @@ def accuracy_csv(results: AccuracyResults) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     head = [*_HEAD, "reference", *names]
     head += [f"{name} {what}" for name in names for what in ("difference", "low", "high")]
-    head += [f"{branch} cosine {part}" for branch in ("image", "text") for part in parts]
+    head += [f"{branch} cosine {part}" for branch in BRANCHES for part in parts]
     writer.writerow([*head, "overlap", "kendall_tau"])
     for engine in results.engines:
         run = engine.run

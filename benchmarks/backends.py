@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from tbps_infer.bundle import Bundle
 from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import PRECISIONS, Branch, Precision
 from tbps_infer.runners import BackendName, Runner, RunOptions, open_model, open_runner
 from tbps_infer.runners.protocol import DeviceTimes, Feeds
+from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel
 
 __all__ = ["WAYS", "Choice", "Models", "TimedRun", "Way", "list_choices", "open_choice"]
 
-Way = Literal["torch", "torch-compile", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+Way = Literal["torch", "torch-compile", "onnxruntime", FlavourName]
 WAYS: tuple[Way, ...] = get_args(Way)
-_ENGINES = ("tensorrt", "tensorrt-rtx")
 
 TimedRun = Callable[[Feeds], dict[str, float]]
 
@@ -84,15 +84,15 @@ class Models:
 
 
 def list_choices(
-    devices: Sequence[str], ways: Sequence[Way] = WAYS, precisions: Sequence[Precision] = ("fp32", "fp16", "int8")
+    devices: Sequence[str], ways: Sequence[Way] = WAYS, precisions: Sequence[Precision] = PRECISIONS
 ) -> Iterator[Choice]:
     """Every combination that makes sense; whether it is to be had here shows when it is opened."""
     for name in devices:
         device = Device.parse(name)
         for way in ways:
-            if way in _ENGINES and device.kind == "cpu":
+            if way in FLAVOURS and device.kind == "cpu":
                 continue
-            graphs: tuple[bool | None, ...] = (True, False) if way in _ENGINES else (None,)
+            graphs: tuple[bool | None, ...] = (True, False) if way in FLAVOURS else (None,)
             for precision in precisions:
                 yield from (Choice(way, str(device), precision, flag) for flag in graphs)
 
@@ -110,7 +110,7 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     device = Device.parse(choice.device)
     if choice.way in ("torch", "torch-compile"):
         return _open_torch(choice, models, branch, device)
-    if choice.way in _ENGINES:
+    if choice.way in FLAVOURS:
         engines = _open_engines(choice, models.bundle, branch, device)
         return engines, lambda feeds: _parts(engines.run_timed(feeds)[1])
     options = RunOptions(cast(BackendName, choice.way), choice.device, choice.precision, models.threads)

@@ -23,7 +23,7 @@ from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, s
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
-from tbps_infer.model_facts import BRANCHES, Branch, Precision
+from tbps_infer.model_facts import BRANCHES, PRECISIONS, Branch, Precision
 from tbps_infer.runners import Runner
 from tbps_infer.verification.golden import golden_cosine
 from tbps_infer.verification.tolerances import GOLDEN_COSINE
@@ -56,7 +56,7 @@ class LatencyOptions:
 
     devices: tuple[str, ...] = ("cpu",)
     ways: tuple[Way, ...] = WAYS
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    precisions: tuple[Precision, ...] = PRECISIONS
     batches: tuple[int, ...] = BATCHES
     lengths: tuple[int, ...] = ()
     threads: int | None = None

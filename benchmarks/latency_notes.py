@@ -9,6 +9,7 @@ from tbps_infer.benchmarks.energy import find_rails, measure_energy
 from tbps_infer.benchmarks.measure import Arm, Clock
 from tbps_infer.benchmarks.peak_memory import PeakTask, measure_peak
 from tbps_infer.benchmarks.samples import SampleFile
+from tbps_infer.model_facts import BRANCHES
 
 __all__ = ["note_costs", "note_energy", "note_memory"]
 
@@ -41,7 +42,7 @@ def note_energy(
         return
     known = dict(book.held.notes.get("energy", {}))
     for arm in arms:
-        if arm.name not in known and arm.configuration.get("what") in ("image", "text"):
+        if arm.name not in known and arm.configuration.get("what") in BRANCHES:
             say(f"{arm.name}: energy ...")
             known[arm.name] = measure_energy(arm, rails, clock, seconds).to_json()
             book.add_note("energy", known)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbps_infer.benchmarks.results import MODEL_WORK, Results, Row
+from tbps_infer.model_facts import BRANCHES
 
 __all__ = [
     "TITLES",
@@ -169,9 +170,7 @@ def absent_lines(results: Results) -> list[str]:
 
 def _model_table(what: str, rows: Sequence[Row]) -> TextTable:
     stages = any(row.summary.parts_ms for row in rows)
-    sizes = [
-        name for name in ("length", "batch") if what in ("image", "text") and any(row.number(name) for row in rows)
-    ]
+    sizes = [name for name in ("length", "batch") if what in BRANCHES and any(row.number(name) for row in rows)]
     head = ["backend", "device", "precision", *(["CUDA graphs"] if _has_graphs(rows) else []), *sizes]
     left = len(head) - len(sizes)
     head += ["p50 ms", "p90 ms", "p95 ms", "p99 ms"]

@@ -10,13 +10,12 @@ from tbps_infer.benchmarks.backends import WAYS, Choice
 from tbps_infer.benchmarks.measure import Value, WarmUp
 from tbps_infer.benchmarks.samples import Samples
 from tbps_infer.benchmarks.summary import Ratio, Summary, paired_ratio, summarise
+from tbps_infer.model_facts import PRECISIONS
 
 __all__ = ["MODEL_WORK", "Results", "Row", "collect_results"]
 
 MODEL_WORK = ("image", "text", "sentence to top 10", "caption mix")
 """What is compared between backends, in the order of tables."""
-
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _order(row: Row) -> tuple[Any, ...]:
     values = row.configuration
     what = MODEL_WORK.index(row.what) if row.what in MODEL_WORK else len(MODEL_WORK)
     backend = WAYS.index(values["backend"]) if values.get("backend") in WAYS else 0
-    precision = _PRECISIONS.index(str(values["precision"])) if values.get("precision") in _PRECISIONS else 0
+    precision = PRECISIONS.index(str(values["precision"])) if values.get("precision") in PRECISIONS else 0
     device = str(values.get("device"))
     return (
         what,

@@ -13,10 +13,11 @@ from tbps_infer.cli.build import Lengths
 from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, table_options
 from tbps_infer.cli.shared.options import EXISTING, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
+from tbps_infer.tensorrt.flavours import FLAVOURS
 
 __all__ = ["bench"]
 
-_WAYS = ("torch", "torch-compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
+_WAYS = ("torch", "torch-compile", "onnxruntime", *FLAVOURS)
 _ELSEWHERE = {"accuracy": "tbps_infer.cli.bench_accuracy"}
 """Commands of their own modules, imported when they are asked for."""
 

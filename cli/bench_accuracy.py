@@ -14,6 +14,7 @@ from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, tabl
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, batch_size_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
+from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from tbps_infer.benchmarks.accuracy import AccuracyResults
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy"]
 
-_BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 _STDOUT = Path("-")
 
 
@@ -35,7 +35,7 @@ _STDOUT = Path("-")
 @click.option(
     "--reference", type=EXISTING, help="The checkpoint it was exported from.  [default: the bundle's FP32 graphs]"
 )
-@asked_options(_BACKENDS)
+@asked_options(("onnxruntime", *FLAVOURS))
 @table_options(everything="everything", row="engine")
 @click.option("--html", "html_file", type=FILE, help="Write one self-contained page, the worst items pictured.")
 @batch_size_option(32)

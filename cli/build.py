@@ -13,13 +13,12 @@ import click
 from tbps_infer.cli.shared.gate_options import verify_data_option
 from tbps_infer.cli.shared.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
 from tbps_infer.cli.shared.progress import quiet, say
+from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from tbps_infer.verification.evaluation_set import EvaluationSet
 
-__all__ = ["ENGINE_BACKENDS", "build", "build_and_report"]
-
-ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+__all__ = ["build", "build_and_report"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -53,7 +52,7 @@ class Lengths(click.ParamType):  # type: ignore[type-arg]
 
 @click.command()
 @click.argument("bundle", type=EXISTING)
-@click.option("--backend", type=click.Choice(ENGINE_BACKENDS), default="tensorrt", help="Which TensorRT builds.")
+@click.option("--backend", type=click.Choice(tuple(FLAVOURS)), default="tensorrt", help="Which TensorRT builds.")
 @click.option("--device", default="cuda", help="The GPU to build and check on: cuda or cuda:N.")
 @click.option(
     "--target", metavar="SM", help="tensorrt-rtx only: the GPU to build for, as sm86.  [default: sm80 and later]"

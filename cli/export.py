@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.build import ENGINE_BACKENDS, build_and_report
+from tbps_infer.cli.build import build_and_report
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.gate_options import verify_data_option
 from tbps_infer.cli.shared.options import (
@@ -20,6 +20,8 @@ from tbps_infer.cli.shared.options import (
     verbosity_options,
 )
 from tbps_infer.cli.shared.progress import say
+from tbps_infer.model_facts import BRANCHES
+from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +49,7 @@ __all__ = ["export"]
 @click.option("--samples", type=click.IntRange(2), default=32, help="Pictures of --data to verify on.")
 @click.option(
     "--backend",
-    type=click.Choice(("onnxruntime", *ENGINE_BACKENDS)),
+    type=click.Choice(("onnxruntime", *FLAVOURS)),
     default="onnxruntime",
     help="tensorrt and tensorrt-rtx also build engines, as tbps build does.",
 )
@@ -147,7 +149,7 @@ def _int8_summary(check: dict[str, Any]) -> str:
     branches = [
         f"{branch} {check[branch]['int8_layers']} layers, {len(check[branch]['kept_fp32'])} kept in FP32, "
         f"mean cosine {agreement[branch]['cosine']['mean']:.5f}"
-        for branch in ("image", "text")
+        for branch in BRANCHES
     ]
     metrics = [
         f"{name} {each['reference']:.2f} to {each['candidate']:.2f}"

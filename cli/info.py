@@ -11,6 +11,7 @@ import click
 
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, verbosity_options
+from tbps_infer.model_facts import BRANCHES
 
 if TYPE_CHECKING:
     from tbps_infer.families.options import LoadOptions
@@ -90,7 +91,7 @@ def _verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
     ]
     found = entry["agreement"]
     if found is not None and not changes:
-        least = min(found[branch]["cosine"]["min"] for branch in ("image", "text"))
+        least = min(found[branch]["cosine"]["min"] for branch in BRANCHES)
         changes = [f"cosine {least:.6f}", f"overlap {found['overlap']:.2%}"]
     return what, ", ".join(["passed" if entry["passed"] else "FAILED", *changes, entry["when"][:10]])
 

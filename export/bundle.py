@@ -19,28 +19,30 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tbps_infer.bundle import Bundle, file_facts, is_bundle
+from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BundleError, UsageError
 from tbps_infer.export.fp16.bundle_graphs import write_half_graphs
-from tbps_infer.export.gate import gate_graphs
 from tbps_infer.export.golden import write_golden
 from tbps_infer.export.graphs import export_attention, export_graph
 from tbps_infer.export.int8.bundle_graphs import write_int8_graphs
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.families.table import SourceModel, load_source
-from tbps_infer.model_facts import Branch
+from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.reference.checkpoint import FAMILY
 from tbps_infer.reference.model import PartModel
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds
 from tbps_infer.text import Tokenizer
+from tbps_infer.verification.evaluation_set import EvaluationSet
+from tbps_infer.verification.gate import hold_to_gate, record_verdict
 from tbps_infer.verification.parity import Embed, Shapes, measure_parity
+from tbps_infer.verification.references import checkpoint_reference
 from tbps_infer.verification.samples import prepare_samples, synthetic_samples
-from tbps_infer.verification.tolerances import refuse_failures
+from tbps_infer.verification.tolerances import Thresholds, refuse_failures
 
 __all__ = ["export_bundle", "torch_reference"]
 
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
 _PACKAGES = ("tbps-infer", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
 # What the place is to blame for, and not this program.
 _PLACE_ERRORS = frozenset(
@@ -80,7 +82,7 @@ def export_bundle(
     source = load_source(options.family, checkpoint, options.load)
     decoding = _with_decoder(source, checkpoint) if options.with_attention else None
     with _beside(out) as folder:
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             on_step(f"Exporting the {branch} branch")
             export_graph(
                 source.branch(branch),
@@ -107,7 +109,7 @@ def export_bundle(
             verification=verification,
         ).write_facts()
         if options.gate_on is not None:
-            gate_graphs(folder, source, options.gate_on, options.gate_limits, on_step)
+            _gate(folder, source, options.gate_on, options.gate_limits, on_step)
         _move(folder, out)
     return Bundle.open(out)
 
@@ -144,7 +146,7 @@ def _compare(
     """
     facts = source.facts
     tokenizer = Tokenizer.from_facts(source.tokenizer_path, facts)
-    reference = {branch: torch_reference(source.branch(branch)) for branch in _BRANCHES}
+    reference = {branch: torch_reference(source.branch(branch)) for branch in BRANCHES}
     pairs = synthetic_samples()
     on_step("Writing golden vectors")
     write_golden(folder, pairs, facts.preprocessing, tokenizer, reference)
@@ -152,7 +154,7 @@ def _compare(
     on_step(f"Verifying on {len(samples.pixels)} crops and {len(samples.rows)} captions")
     with contextlib.ExitStack() as stack:
         runners = {}
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             runners[branch] = OnnxRuntimeRunner(folder / f"{branch}.onnx", RunOptions())
             stack.callback(runners[branch].close)
         shapes = Shapes.up_to(facts.max_length)
@@ -169,6 +171,33 @@ def _compare(
     on_step("Converting the graphs to FP16, and verifying them")
     halves = write_half_graphs(folder, reference, facts.layout, samples, facts.max_length, options.mixed)
     return {**report.to_json(), "fp16": halves}
+
+
+def _gate(
+    folder: Path,
+    source: SourceModel,
+    data: EvaluationSet,
+    limits: Mapping[Precision, Thresholds],
+    on_step: Callable[[str], None],
+) -> None:
+    """Hold a written bundle's graphs to the gate, on the CPU beside their checkpoint, and record the verdicts.
+
+    Raises:
+        VerificationError: One does not pass; the sentences say by how much.
+    """
+    bundle = Bundle.open(folder)
+    reference = checkpoint_reference(bundle, source)
+    for precision, thresholds in limits.items():
+        on_step(f"Holding the {precision} graphs to the gate on {data}")
+        run = RunOptions(precision=precision)
+        with Encoder.of_model(bundle, run) as candidate:
+            result = hold_to_gate(candidate, run, reference, data, thresholds)
+        refuse_failures(
+            result.verdict.failures,
+            "Nothing was written. tbps verify --max-rank1-drop sets other limits for what is.",
+            f"The gate refuses {run.label}: ",
+        )
+        record_verdict(folder, result)
 
 
 def _check_place(out: Path, overwrite: bool) -> None:

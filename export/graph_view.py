@@ -78,6 +78,23 @@ class GraphView:
                 readers.setdefault(name, []).append(number)
         return readers
 
+    def empty_copy(self) -> Any:
+        """A new model with the same inputs and outputs, and neither nodes nor stored tensors."""
+        import onnx
+
+        source = self.model
+        copy = onnx.ModelProto(
+            ir_version=source.ir_version,
+            producer_name=source.producer_name,
+            producer_version=source.producer_version,
+            domain=source.domain,
+        )
+        copy.opset_import.extend(source.opset_import)
+        copy.graph.name = source.graph.name
+        copy.graph.input.extend(source.graph.input)
+        copy.graph.output.extend(source.graph.output)
+        return copy
+
     def is_float(self, name: str) -> bool:
         """Whether a value is FP32; an input left out is not."""
         import onnx
@@ -155,7 +172,11 @@ def _constants_to_initializers(graph: Any) -> None:
 
 
 def element_types(model: Any) -> dict[str, int]:
-    """Every value's element type, inferred without the weights: a copy with them would not fit protobuf's 2 GB."""
+    """Every value's element type, inferred without the weights: a copy with them would not fit protobuf's 2 GB.
+
+    Raises:
+        VerificationError: One cannot be inferred.
+    """
     import onnx
     from onnx import helper
 
@@ -171,7 +192,10 @@ def element_types(model: Any) -> dict[str, int]:
     for tensor in model.graph.initializer:
         if tensor.name not in given:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise VerificationError(f"The types of the graph's values cannot be inferred: {error}.") from error
     types = {
         value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)
     }

@@ -12,7 +12,7 @@ from typing import TextIO
 
 __all__ = ["quiet"]
 
-_TALKERS = ("torch", "onnxscript", "onnx_ir", "onnx")
+_PACKAGES = ("torch", "onnxscript", "onnx_ir", "onnx")
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ class _Sink:
     """Where everything goes.
 
     Attributes:
-        busy: While a record is being handled: a handler that writes to the terminal must not be taken for a talker.
+        busy: While a record is being handled: a handler that writes to the terminal is not one of the packages.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -91,15 +91,15 @@ class _Forward(logging.Handler):
 def _redirected_loggers(sink: _Sink) -> Iterator[None]:
     forward = _Forward(sink)
     # Loggers that appear meanwhile have no handler yet and pass their records up to these.
-    talkers = [logging.getLogger(name) for name in _TALKERS]
+    loggers = [logging.getLogger(name) for name in _PACKAGES]
     for name, other in list(logging.root.manager.loggerDict.items()):
-        if isinstance(other, logging.Logger) and name.split(".")[0] in _TALKERS and other.handlers:
-            talkers.append(other)
-    before = [(talker, talker.handlers[:], talker.propagate) for talker in dict.fromkeys(talkers)]
-    for talker, _, _ in before:
-        talker.handlers[:], talker.propagate = [forward], False
+        if isinstance(other, logging.Logger) and name.split(".")[0] in _PACKAGES and other.handlers:
+            loggers.append(other)
+    before = [(logger, logger.handlers[:], logger.propagate) for logger in dict.fromkeys(loggers)]
+    for logger, _, _ in before:
+        logger.handlers[:], logger.propagate = [forward], False
     try:
         yield
     finally:
-        for talker, handlers, propagate in before:
-            talker.handlers[:], talker.propagate = handlers, propagate
+        for logger, handlers, propagate in before:
+            logger.handlers[:], logger.propagate = handlers, propagate

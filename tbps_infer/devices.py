@@ -1,14 +1,18 @@
-"""Processors by name: ``cpu``, ``cuda``, ``cuda:1``."""
+"""What runs a model: backends, and processors by name (``cpu``, ``cuda``, ``cuda:1``)."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tbps_infer.errors import UsageError
+from tbps_infer.tensorrt.flavours import FlavourName
 
-__all__ = ["Device"]
+__all__ = ["BACKENDS", "BackendName", "Device"]
+
+BackendName = Literal["onnxruntime", FlavourName, "torch"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tbps_infer.errors import BundleError
-from tbps_infer.layout import VectorLayout
 from tbps_infer.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from tbps_infer.layout import VectorLayout
 
 __all__ = ["BRANCHES", "PRECISIONS", "Branch", "ModelFacts", "Precision", "model_fingerprint"]
 
@@ -61,6 +63,8 @@ class ModelFacts:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelFacts:
         """Read what `to_json` wrote; raises BundleError on anything else."""
+        from tbps_infer.layout import VectorLayout  # needs numpy; a command's help reads PRECISIONS without it
+
         try:
             return cls(
                 family=str(values["family"]),

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from tbps_infer.devices import BACKENDS
+from tbps_infer.model_facts import PRECISIONS
+
 __all__ = [
     "EXISTING",
     "batch_size_option",
@@ -26,8 +29,6 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXISTING = click.Path(exists=True, path_type=Path)
-
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def output_option(what: str) -> Callable[[Command], Command]:
@@ -65,7 +66,7 @@ def verbosity_options(command: Command) -> Command:
 def precision_options(command: Command) -> Command:
     """``--precision`` with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
 
-    @click.option("--precision", type=click.Choice(_PRECISIONS), help="What to compute in.  [default: fp32]")
+    @click.option("--precision", type=click.Choice(PRECISIONS), help="What to compute in.  [default: fp32]")
     @click.option("--fp16", "--half", "fp16", is_flag=True, help="The same as --precision fp16.")
     @functools.wraps(command)
     def wrapped(*args: Any, precision: str | None, fp16: bool, **kwargs: Any) -> Any:
@@ -126,7 +127,7 @@ def run_options(command: Command) -> Command:
 
     @click.option(
         "--backend",
-        type=click.Choice(("onnxruntime", "tensorrt", "tensorrt-rtx", "torch")),
+        type=click.Choice(BACKENDS),
         default="onnxruntime",
         help="onnxruntime runs a bundle, tensorrt and tensorrt-rtx its engines, torch a checkpoint.",
     )

@@ -1,4 +1,4 @@
-"""How much device memory an engine's intermediate results will take, told before it is built.
+"""How much device memory an engine's intermediate results will take, predicted before it is built.
 
 The figure is the most that is alive at once when the graph runs node by node at its greatest shapes. An engine fuses
 nodes and needs less, or keeps scratch memory beside and needs more; `engine.json` has what was built.
@@ -6,6 +6,7 @@ nodes and needs less, or keeps scratch memory beside and needs more; `engine.jso
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tbps_infer.errors import VerificationError
-
 __all__ = ["predicted_activation_bytes"]
+
+_logger = logging.getLogger(__name__)
 
 _SHAPE_ARITHMETIC = frozenset(
     {
@@ -23,43 +24,54 @@ _SHAPE_ARITHMETIC = frozenset(
         *("Range", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze"),
     }
 )
-_FEW = 1000
+_MOST_FOLDED = 1000
 _IN_PLACE = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
-def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """Bytes alive at the fullest moment.
 
     Args:
         path: An ONNX file.
         shapes: The shape of each input.
 
-    Raises:
-        VerificationError: A shape of the graph cannot be inferred from these.
+    Returns:
+        None where a shape of the graph cannot be inferred from these; the log says which.
     """
     import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+        for value in model.graph.input:
+            for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+                dim.dim_value = size
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        _fold_shapes(model.graph, shapes)
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        return _most_alive(graph, _sizes(graph))
+    except Exception as error:  # whatever onnx raises: a figure that only informs must not stop a build
+        _logger.info("The activation memory of %s cannot be predicted: %r", path.name, error)
+        return None
+
+
+def _sizes(graph: Any) -> dict[str, int]:
+    """Bytes of each computed value; raises ValueError where one has no inferred shape."""
     from onnx import helper
 
-    model = onnx.load(path, load_external_data=False)
-    for value in model.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
-            dim.dim_value = size
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    _fold_shapes(model.graph, shapes)
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     stored = _stored(graph)
+    tensors = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
     sizes: dict[str, int] = {}
-    for value in (*graph.value_info, *graph.output):
-        if value.name in stored:
-            continue
-        tensor = value.type.tensor_type
-        dims = [dim.dim_value for dim in tensor.shape.dim]
-        if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
-            raise VerificationError(f"The shape of the graph's {value.name} cannot be inferred.")
-        sizes[value.name] = math.prod(dims) * helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-    return _most_alive(graph, sizes)
+    for name in (name for node in graph.node for name in node.output if name and name not in stored):
+        tensor = tensors.get(name)
+        if tensor is None or not tensor.HasField("shape"):
+            raise ValueError(f"the shape of {name} cannot be inferred")
+        if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            raise ValueError(f"the shape of {name} depends on its input's numbers")
+        count = math.prod(dim.dim_value for dim in tensor.shape.dim)
+        sizes[name] = count * helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+    return sizes
 
 
 def _fold_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -70,7 +82,7 @@ def _fold_shapes(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     known = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in graph.initializer
-        if tensor.data_location != tensor.EXTERNAL and math.prod(tensor.dims) <= _FEW
+        if tensor.data_location != tensor.EXTERNAL and math.prod(tensor.dims) <= _MOST_FOLDED
     }
     kept = []
     for node in graph.node:

@@ -1,7 +1,8 @@
-"""What a user chooses about a build of engines. Nothing here needs TensorRT."""
+"""What a user chooses about a build of engines, and what each of its steps is given. Nothing here needs TensorRT."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,23 @@ from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
 if TYPE_CHECKING:
+    from tbps_infer.bundle import Bundle
+    from tbps_infer.tensorrt.gpus import GpuFacts
+    from tbps_infer.tensorrt.library import Library
     from tbps_infer.verification.evaluation_set import EvaluationSet
 
-__all__ = ["DEFAULT_LENGTHS", "EngineOptions"]
+__all__ = ["DEFAULT_LENGTHS", "BuildContext", "EngineOptions", "OnPlanProgress", "source_precision"]
 
 DEFAULT_LENGTHS = (32, 48, 64)
 """With the model's own greatest: captions have 15 to 40 tokens, and an engine of a fixed length beats a free one."""
+
+OnPlanProgress = Callable[[str, str, int, int], None]
+"""A plan's name, a phase of its build, the steps done, the steps in all. It may raise, which cancels."""
+
+
+def source_precision(precision: Precision) -> Precision:
+    """The precision of the bundle's graphs that engines of a precision are made from: FP16 derives from FP32."""
+    return "int8" if precision == "int8" else "fp32"
 
 
 @dataclass(frozen=True)
@@ -83,3 +95,24 @@ class EngineOptions:
             "keep_fp32": list(self.mixed.keep_fp32),
             "auto_islands": self.mixed.auto_islands,
         }
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What every step of one build is given.
+
+    Attributes:
+        bundle: Whose engines they are.
+        options: How to build them.
+        library: Builds and loads them.
+        gpu: This machine's; None where there is none.
+        on_step: Called with a sentence when something begins.
+        on_progress: Called by the builder as it goes.
+    """
+
+    bundle: Bundle
+    options: EngineOptions
+    library: Library
+    gpu: GpuFacts | None
+    on_step: Callable[[str], None] = lambda _step: None
+    on_progress: OnPlanProgress = lambda _plan, _phase, _done, _steps: None

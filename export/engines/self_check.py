@@ -1,4 +1,4 @@
-"""The self-check after a build: do the engines do, on this GPU, what the bundle's reference does?
+"""What engines are held to before they are kept: parity with the bundle's reference, and the gate on the user's data.
 
 Engines have given wrong numbers in silence: FP16 transformers on 10.3 (NVIDIA/TensorRT#4723), CLIP in FP16 (#2709),
 equal rows that came out different on 11.1 (#4813), batches above 1 (#4853), fused attention on sm_120 (#4837). Hence
@@ -8,84 +8,141 @@ no engine is installed that was not tried, where there is a GPU to try it on.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, FeedError, VerificationError
-from tbps_infer.export.engines.source_graphs import source_precision
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.export.engines.options import BuildContext, source_precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, Runner
 from tbps_infer.tensorrt.device_memory import open_memory
-from tbps_infer.tensorrt.engine_folder import EngineFolder
-from tbps_infer.tensorrt.gpus import GpuFacts
-from tbps_infer.tensorrt.library import Library
+from tbps_infer.tensorrt.engine_folder import EngineFolder, write_facts
 from tbps_infer.tensorrt.runner import run_folder
+from tbps_infer.text import Tokenizer
+from tbps_infer.verification.evaluation_set import EvaluationSet
+from tbps_infer.verification.gate import GateResult, hold_to_gate
 from tbps_infer.verification.golden import golden_cosine
 from tbps_infer.verification.parity import Embed, Shapes, measure_parity
+from tbps_infer.verification.references import graphs_reference
 from tbps_infer.verification.samples import SAMPLE_CROPS, bundle_samples
-from tbps_infer.verification.tolerances import PARITY
+from tbps_infer.verification.tolerances import GATE, PARITY, refuse_failures
 
-__all__ = ["check_engines", "compare_with_reference", "open_engines_of"]
-
-_BRANCHES: tuple[Branch, ...] = ("image", "text")
+__all__ = ["check_engines", "compare_with_reference"]
 
 
-def check_engines(
-    folder: EngineFolder,
-    bundle: Bundle,
-    library: Library,
-    gpu: GpuFacts | None,
-    device: int,
-    on_step: Callable[[str], None] = lambda _step: None,
-) -> dict[str, Any]:
-    """Try engines on this machine's GPU, if they run on it.
+def check_engines(context: BuildContext, folder: EngineFolder) -> tuple[EngineFolder, GateResult | None]:
+    """Try engines on this machine's GPU, if they run on it, and write what came of it into their ``engine.json``.
+
+    They are compared with the reference unless they were before, and held to the gate where there are data to do so.
+    Both run the same two runners, so that each engine is loaded once.
 
     Args:
-        folder: The engines, in their place or not yet.
-        bundle: Whose graphs they were made from.
-        library: Loads them.
-        gpu: This machine's.
-        device: Its index.
-        on_step: Called with a sentence.
+        context: Of the build.
+        folder: Engines not yet in their place, whose facts have no self-check; or engines in their place.
 
     Returns:
-        ``{"executed": false, "reason": ...}`` where they cannot run, else the reports with ``"passed": true`` and the
-        GPU's name.
+        The engines with their self-check, the report or why they were not executed; and what came of the gate, to be
+        recorded when they are in their place, None without data.
 
     Raises:
-        VerificationError: They do not do what the reference does.
-        BackendError: They do not run.
+        VerificationError: They do not do what the reference does, and are removed if they were in their place; or
+            they do not pass the gate.
+        BackendError: They do not run, or there are data for the gate and they cannot be executed on this machine.
+        BundleError: ``engine.json`` cannot be written.
     """
-    facts = folder.facts
-    if gpu is None:
-        on_step("No GPU here: the engines were not executed, and engine.json says so")
-        return {"executed": False, "passed": False, "reason": "there was no GPU on the machine that built them"}
+    data, known = context.options.gate_on, folder.facts.self_check
+    if known and (context.gpu is None or (known["executed"] and data is None)):
+        return folder, None
+    reason = _why_not_executed(context, folder)
+    if reason is not None and data is not None:
+        raise BackendError(
+            f"The engines cannot be held to the gate: {reason.rstrip('.')}.",
+            "Build them on the machine that runs them, or without data to verify on.",
+        )
+    if reason is not None:
+        place = "No GPU here: the engines" if context.gpu is None else "The engines are for another GPU: they"
+        context.on_step(f"{place} were not executed, and engine.json says so")
+        return (folder if known else _record(folder, {"executed": False, "passed": False, "reason": reason})), None
+    with _open_candidate(context, folder) as candidate:
+        if not known.get("executed"):
+            folder = _record(folder, _self_check(context, folder, candidate))
+        return folder, None if data is None else _gate(context, folder, candidate, data)
+
+
+def _why_not_executed(context: BuildContext, folder: EngineFolder) -> str | None:
+    """Why the engines do not run on this machine; None where they do."""
+    if context.gpu is None:
+        return "there was no GPU on the machine that built them"
     try:
-        folder.refuse_elsewhere(library.version, gpu)
+        folder.refuse_elsewhere(context.library.version, context.gpu)
     except BackendError as error:
-        on_step("The engines are for another GPU: they were not executed, and engine.json says so")
-        return {"executed": False, "passed": False, "reason": error.message}
-    on_step(f"Checking the engines on {gpu.name}")
-    with contextlib.ExitStack() as stack:
-        runners: dict[Branch, Runner] = {}
-        for branch in _BRANCHES:
-            runners[branch] = open_engines_of(folder, bundle, branch, library, device)
-            stack.callback(runners[branch].close)
-        lengths = tuple(plan.length for plan in facts.plans if plan.length is not None)
-        shapes = Shapes(facts.batch, lengths, SAMPLE_CROPS)
-        return {"gpu": gpu.name, **compare_with_reference(bundle, runners, shapes, facts.precision)}
+        return error.message
+    return None
 
 
-def open_engines_of(folder: EngineFolder, bundle: Bundle, branch: Branch, library: Library, device: int) -> Runner:
-    """A runner over engines that need not be in their place yet. Raises BackendError when they do not run."""
+def _record(folder: EngineFolder, report: dict[str, Any]) -> EngineFolder:
+    """Write a self-check into the engines' ``engine.json``."""
+    write_facts(folder.path, replace(folder.facts, self_check=report))
+    return EngineFolder.open(folder.path)
+
+
+def _open_candidate(context: BuildContext, folder: EngineFolder) -> Encoder:
+    """An encoder over engines that need not be in their place yet; it opens each branch at its first use, once."""
+    bundle, device = context.bundle, context.options.device
     where = folder.facts.gpu.name if folder.facts.gpu else f"cuda:{device}"
-    return run_folder(folder, bundle, branch, library, open_memory(device), where=where)
+    # What the facts say of an earlier self-check is outdated by the time the gate asks for a description.
+    unchecked = replace(folder, facts=replace(folder.facts, self_check={}))
+
+    def opener(branch: Branch) -> Callable[[], Runner]:
+        return lambda: run_folder(unchecked, bundle, branch, context.library, open_memory(device), where=where)
+
+    return Encoder(bundle.model, Tokenizer.from_bundle(bundle), opener("image"), opener("text"))
+
+
+def _self_check(context: BuildContext, folder: EngineFolder, candidate: Encoder) -> dict[str, Any]:
+    """The report of `compare_with_reference` with the GPU's name; engines in their place that fail are removed."""
+    assert context.gpu is not None
+    context.on_step(f"Checking the engines on {context.gpu.name}")
+    facts = folder.facts
+    lengths = tuple(plan.length for plan in facts.plans if plan.length is not None)
+    runners = {branch: candidate.runner(branch) for branch in BRANCHES}
+    try:
+        report = compare_with_reference(
+            context.bundle, runners, Shapes(facts.batch, lengths, SAMPLE_CROPS), facts.precision
+        )
+    except VerificationError as error:
+        if not facts.self_check:
+            raise
+        shutil.rmtree(folder.path)
+        with contextlib.suppress(OSError):  # not empty: there are others
+            folder.path.parent.rmdir()
+        raise VerificationError(
+            error.message, "The engines, which were built without trying them, were removed. Build them again here."
+        ) from error
+    return {"gpu": context.gpu.name, **report}
+
+
+def _gate(context: BuildContext, folder: EngineFolder, candidate: Encoder, data: EvaluationSet) -> GateResult:
+    """Hold engines to the gate, beside their bundle's FP32 graphs on the CPU. Raises VerificationError."""
+    facts = folder.facts
+    context.on_step(f"Holding the engines to the gate on {data}")
+    run = RunOptions(facts.flavour, f"cuda:{context.options.device}", facts.precision)
+    result = hold_to_gate(candidate, run, graphs_reference(context.bundle), data, GATE[facts.precision])
+    refuse_failures(
+        result.verdict.failures,
+        "No new engine was installed. Keep more in FP32: --auto-islands, --keep-fp32.",
+        f"The gate refuses {run.label}: ",
+    )
+    return result
 
 
 def compare_with_reference(
@@ -102,10 +159,10 @@ def compare_with_reference(
     """
     limits, source = PARITY[precision], source_precision(precision)
     golden = {branch: _golden(bundle, branch, runner) for branch, runner in runners.items()}
-    least = dict.fromkeys(_BRANCHES, limits.cosine)
+    least = dict.fromkeys(BRANCHES, limits.cosine)
     with contextlib.ExitStack() as stack:
         reference: dict[Branch, Embed] = {}
-        for branch in _BRANCHES:
+        for branch in BRANCHES:
             runner = OnnxRuntimeRunner(bundle.check_graph(branch, source), RunOptions(precision=source))
             stack.callback(runner.close)
             reference[branch] = _embed(runner, branch)
@@ -120,11 +177,10 @@ def compare_with_reference(
         ),
         *report.failures,
     ]
-    if failures:
-        raise VerificationError(
-            " ".join(failures),
-            "The engines were not installed. Keep more in FP32 (--auto-islands, --keep-fp32), or build in fp32.",
-        )
+    refuse_failures(
+        failures,
+        "The engines were not installed. Keep more in FP32 (--auto-islands, --keep-fp32), or build in fp32.",
+    )
     return {"executed": True, "golden_cosine": golden, **report.to_json(), "passed": True}
 
 

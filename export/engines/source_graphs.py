@@ -1,21 +1,27 @@
-"""The graphs that engines are built from: a bundle's own, with the precision of every number written into them."""
+"""The graphs that engines are built from: a bundle's own, with the precision of every number written into them.
+
+And what such a graph asks of its engine: which products are FP16 or INT8, and how many attentions there are to fuse.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.export.engines.options import source_precision
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, MixedPrecisionReport, convert_file
+from tbps_infer.export.fp16.operators import PRODUCTS
+from tbps_infer.export.graph_view import element_types
 from tbps_infer.export.int8.signed import signed_graph
 from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.tensorrt.precision_proof import GraphPrecision
 from tbps_infer.verification.samples import real_batches
 
-__all__ = ["engine_graph", "source_precision"]
+__all__ = ["engine_graph", "graph_precision"]
 
-
-def source_precision(precision: Precision) -> Precision:
-    """The precision of the bundle's graphs that engines of a precision are made from: FP16 derives from FP32."""
-    return "int8" if precision == "int8" else "fp32"
+# What hands on its first input's numbers, in another type or order.
+_PASSING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def engine_graph(
@@ -46,15 +52,48 @@ def engine_graph(
     if precision == "fp32":
         return source, None
     if precision == "int8":
-        source = _signed(source, scratch)
+        import onnx
+
+        signed = scratch / f"signed-{source.name}"
+        onnx.save(signed_graph(onnx.load(source)), signed)
+        source = signed
     target = scratch / f"{branch}.onnx"
     batches = real_batches(bundle, branch) if options.auto_islands else ()
     return target, convert_file(source, target, options, batches)
 
 
-def _signed(source: Path, scratch: Path) -> Path:
+def graph_precision(path: Path, precision: Precision) -> GraphPrecision:
+    """Read an ONNX file, FP32 or mixed; its weights may lie beside it and are not read."""
     import onnx
 
-    target = scratch / f"signed-{source.name}"
-    onnx.save(signed_graph(onnx.load(source)), target)
-    return target
+    model = onnx.load(path, load_external_data=False)
+    # An FP32 graph asks for no FP16, so it is not refused because its types cannot be inferred.
+    types = {} if precision == "fp32" else element_types(model)
+    nodes = model.graph.node
+    products = [node for node in nodes if node.op_type in PRODUCTS]
+    producers = {name: node for node in nodes for name in node.output}
+    int8 = frozenset(node.name for node in products if _multiplies_int8(node, producers))
+    half = {node.name for node in products if types.get(node.output[0]) == onnx.TensorProto.FLOAT16}
+    readers: dict[str, set[str]] = {}
+    for node in reversed(nodes):
+        # A cast stands for what reads its result.
+        kinds = readers.get(node.output[0], set()) if node.op_type == "Cast" else {node.op_type}
+        for name in node.input:
+            readers.setdefault(name, set()).update(kinds)
+    return GraphPrecision(
+        precision=precision,
+        fp16_products=frozenset(half - int8),
+        attentions=sum(node.op_type == "Softmax" and "MatMul" in readers.get(node.output[0], ()) for node in nodes),
+        int8_products=int8,
+    )
+
+
+def _multiplies_int8(product: Any, producers: dict[str, Any]) -> bool:
+    """Whether both factors come from a DequantizeLinear."""
+    for name in product.input[:2]:
+        node = producers.get(name)
+        while node is not None and node.op_type in _PASSING:
+            node = producers.get(node.input[0])
+        if node is None or node.op_type != "DequantizeLinear":
+            return False
+    return True

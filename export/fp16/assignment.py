@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tbps_infer.export.fp16.operators import ELEMENTWISE, FOLLOWERS, PRODUCTS, SUMMING, takes_fp16
+from tbps_infer.export.fp16.operators import ELEMENTWISE, FOLLOWERS, FP16_OPERATORS, PRODUCTS, SUMMING
 from tbps_infer.export.graph_view import GraphView
 
 __all__ = ["assign_fp16"]
@@ -46,7 +46,7 @@ class _Assignment:
 
     def __post_init__(self) -> None:
         for number, node in enumerate(self.view.nodes):
-            if not takes_fp16(node.op_type) and node.op_type not in FOLLOWERS:
+            if node.op_type not in FP16_OPERATORS | FOLLOWERS:
                 self.fixed.add(number)
         self.fp32 = set(self.fixed)
 

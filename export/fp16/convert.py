@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_infer.errors import BackendError, UsageError, VerificationError
+from tbps_infer.export.cpu_session import open_session
 from tbps_infer.export.fp16.assignment import assign_fp16
 from tbps_infer.export.fp16.operators import PRODUCTS
 from tbps_infer.export.fp16.ranges import measure_ranges, risky_nodes
@@ -182,10 +183,4 @@ def _check(path: Path) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(f"The mixed-precision graph is not valid: {error}.") from error
     if importlib.util.find_spec("onnxruntime") is not None:
-        from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
-        from tbps_infer.runners.options import RunOptions
-
-        try:
-            OnnxRuntimeRunner(path, RunOptions(threads=1)).close()
-        except BackendError as error:
-            raise VerificationError(error.message, error.hint) from error
+        open_session(path, threads=1)

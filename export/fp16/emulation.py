@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tbps_infer.export.fp16.operators import FOLLOWERS
+from tbps_infer.export.graph_view import element_types
 
 __all__ = ["emulated"]
 
@@ -25,7 +26,7 @@ def emulated(model: Any) -> Any:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    types = _types(model)
+    types = element_types(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
@@ -50,9 +51,3 @@ def emulated(model: Any) -> Any:
     del graph.node[:]
     graph.node.extend(copies)
     return copy
-
-
-def _types(model: Any) -> dict[str, int]:
-    from tbps_infer.export.graph_view import element_types
-
-    return element_types(model)

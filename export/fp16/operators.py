@@ -6,7 +6,7 @@ LayerNormalization and its kin are among those: islands of one operator, whose r
 
 from __future__ import annotations
 
-__all__ = ["ELEMENTWISE", "FOLLOWERS", "FP16_MAX", "PRODUCTS", "SUMMING", "takes_fp16"]
+__all__ = ["ELEMENTWISE", "FOLLOWERS", "FP16_MAX", "FP16_OPERATORS", "PRODUCTS", "SUMMING"]
 
 FP16_MAX = 65504.0
 """The largest finite FP16 number (IEEE 754-2008, binary16)."""
@@ -85,9 +85,5 @@ SUMMING = frozenset(
 """Operators of means, norms and powers: squares overflow FP16 from 256 on and vanish below 2.4e-4, and sums lose
 the addends, so these stay in FP32 with the arithmetic around them."""
 
-_FP16 = PRODUCTS | ELEMENTWISE | _ACTIVATIONS
-
-
-def takes_fp16(operator: str) -> bool:
-    """Whether an operator computes in FP16 unless something around it speaks against it."""
-    return operator in _FP16
+FP16_OPERATORS = PRODUCTS | ELEMENTWISE | _ACTIVATIONS
+"""What computes in FP16 unless something around it speaks against it."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tbps_infer.errors import BackendError, VerificationError
+from tbps_infer.errors import VerificationError
+from tbps_infer.export.cpu_session import open_session
 from tbps_infer.export.fp16.operators import FP16_MAX
 from tbps_infer.export.fp16.rewrite import overflowing
 from tbps_infer.export.graph_view import GraphView
@@ -79,13 +80,6 @@ _LARGEST = "_largest_magnitude"
 
 
 def _open(view: GraphView, threads: int) -> tuple[Any, list[str]]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(
-            "Measuring activations needs the package onnxruntime, which is not installed.",
-            'Install it (pip install "tbps-infer[cpu]"), or name the FP32 nodes with --keep-fp32.',
-        ) from error
     import onnx
     from onnx import TensorProto, helper
 
@@ -98,13 +92,4 @@ def _open(view: GraphView, threads: int) -> tuple[Any, list[str]]:
         graph.node.append(helper.make_node("Abs", [name], [f"{name}_magnitude"]))
         graph.node.append(helper.make_node("ReduceMax", [f"{name}_magnitude"], [f"{name}{_LARGEST}"], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(f"{name}{_LARGEST}", TensorProto.FLOAT, []))
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # as above
-        raise VerificationError(f"The FP32 graph does not load: {error}.", "Export the model again.") from error
-    return session, names
+    return open_session(model.SerializeToString(), threads), names

@@ -103,7 +103,9 @@ class _Rewrite:
 
         original = self.view.nodes[number]
         kind: _Kind = "fp16" if number in self.fp16 else "fp32"
-        inputs = [self._in(name, kind) if self.view.is_float(name) else self._other(name) for name in original.input]
+        inputs = [
+            self._name_in(name, kind) if self.view.is_float(name) else self._not_fp32(name) for name in original.input
+        ]
         node = onnx.NodeProto()
         node.CopyFrom(original)
         del node.input[:]
@@ -118,32 +120,25 @@ class _Rewrite:
         self.nodes.append(node)
         for name in original.output:
             if name in self.view.outputs and self.view.is_float(name):
-                self._in(name, "fp32")
+                self._name_in(name, "fp32")
 
     def finish(self) -> Rewritten:
         import onnx
 
-        model = onnx.ModelProto()
-        source = self.view.model
-        model.ir_version, model.producer_name = source.ir_version, source.producer_name
-        model.producer_version, model.domain = source.producer_version, source.domain
-        model.opset_import.extend(source.opset_import)
-        model.graph.name = source.graph.name
-        model.graph.input.extend(source.graph.input)
-        model.graph.output.extend(source.graph.output)
+        model = self.view.empty_copy()
         model.graph.node.extend(self.nodes)
         model.graph.initializer.extend(self.stored.values())
         rounded = [t for t in self.stored.values() if t.data_type == onnx.TensorProto.FLOAT16]
         numbers = sum(int(np.prod(tensor.dims)) for tensor in rounded)
         return Rewritten(model, self.casts, len(rounded), self.flushed / max(numbers, 1))
 
-    def _other(self, name: str) -> str:
+    def _not_fp32(self, name: str) -> str:
         """An input that is not FP32, or left out."""
         if name in self.view.initializers:
             self.stored[name] = self.view.initializers[name]
         return name
 
-    def _in(self, name: str, kind: _Kind) -> str:
+    def _name_in(self, name: str, kind: _Kind) -> str:
         """The name of a value in a precision, cast or rounded when it is not there yet."""
         if (name, kind) not in self.names:
             if name in self.view.initializers:
@@ -168,9 +163,9 @@ class _Rewrite:
     def _cast(self, name: str, kind: _Kind) -> str:
         from onnx import TensorProto, helper
 
-        there = self.names[name, "fp32" if kind == "fp16" else "fp16"]
+        source = self.names[name, "fp32" if kind == "fp16" else "fp16"]
         given = f"{name}{self._suffix}" if kind == "fp16" else name
         to = TensorProto.FLOAT16 if kind == "fp16" else TensorProto.FLOAT
-        self.nodes.append(helper.make_node("Cast", [there], [given], name=f"cast_{given}", to=to))
+        self.nodes.append(helper.make_node("Cast", [source], [given], name=f"cast_{given}", to=to))
         self.casts += 1
         return given

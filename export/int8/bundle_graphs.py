@@ -33,7 +33,7 @@ from tbps_infer.verification.similarity import cosines
 __all__ = ["write_int8_graphs"]
 
 _BATCH = 16
-_ALONE = 16
+_HARM_ITEMS = 16
 """Crops and captions on which each layer is quantised alone."""
 
 _Layer = tuple[Branch, int]
@@ -179,8 +179,8 @@ class _Work:
         histograms = measure_histograms(view, names, self.calibrate.batches(branch))
         few = self.calibrate.some(_BATCH * 4)
         wanted = self.embed(branch, self._fp32(branch), few)
-        ways = [_BranchWork(view, layers, tables, method, clips(histograms, method)) for method in METHODS]
-        return min(ways, key=lambda way: self.loss(branch, way.graph(frozenset()), few, wanted))
+        candidates = [_BranchWork(view, layers, tables, method, clips(histograms, method)) for method in METHODS]
+        return min(candidates, key=lambda each: self.loss(branch, each.graph(frozenset()), few, wanted))
 
     def judge(self, branches: Mapping[Branch, _BranchWork], kept: frozenset[_Layer]) -> Verdict:
         """What the gate says with some layers in FP32."""
@@ -192,7 +192,7 @@ class _Work:
 
     def harm(self, branches: Mapping[Branch, _BranchWork]) -> dict[_Layer, float]:
         """What each layer does alone: 1 less the mean cosine, on some of the calibration data."""
-        few = self.calibrate.some(_ALONE)
+        few = self.calibrate.some(_HARM_ITEMS)
         harm: dict[_Layer, float] = {}
         for branch, each in branches.items():
             wanted = self.embed(branch, self._fp32(branch), few)

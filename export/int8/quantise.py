@@ -117,7 +117,7 @@ class _Plan:
     def __init__(self, view: GraphView, layers: Set[int]) -> None:
         self.view = view
         self.layers = frozenset(layers)
-        self.nodes = self._spread()
+        self.nodes = self._int8_nodes()
         self.ranges: dict[str, str] = {}
         for number in sorted(self.nodes):
             for name in view.computed_inputs(number):
@@ -128,7 +128,7 @@ class _Plan:
                 self.ranges[node.input[0]] = node.output[0]
                 self.ranges.setdefault(node.output[0], node.output[0])
 
-    def _spread(self) -> frozenset[int]:
+    def _int8_nodes(self) -> frozenset[int]:
         """The layers, and what lies between them and can be int8 as well."""
         view = self.view
         found = set(self.layers)
@@ -160,14 +160,11 @@ class _Writer:
     rounded: dict[str, str] = field(default_factory=dict)
 
     def model(self) -> Any:
-        import onnx
-
         for value in self.view.model.graph.input:
             self._round(value.name)
         for number in range(len(self.view.nodes)):
             self._add(number)
-        result = onnx.ModelProto()
-        result.CopyFrom(self._shell())
+        result = self.view.empty_copy()
         graph = result.graph
         graph.node.extend(self.nodes)
         read = {name for node in self.nodes for name in node.input}
@@ -175,26 +172,12 @@ class _Writer:
         graph.initializer.extend(self.stored.values())
         return result
 
-    def _shell(self) -> Any:
-        """The model without its nodes, stored tensors and inner values."""
-        import onnx
-
-        source = self.view.model
-        shell = onnx.ModelProto(
-            ir_version=source.ir_version, producer_name=source.producer_name, producer_version=source.producer_version
-        )
-        shell.opset_import.extend(source.opset_import)
-        shell.graph.name = source.graph.name
-        shell.graph.input.extend(source.graph.input)
-        shell.graph.output.extend(source.graph.output)
-        return shell
-
     def _add(self, number: int) -> None:
         import onnx
         from onnx import helper
 
         if number in self.tables:
-            self._look_up(number)
+            self._quantise_table(number)
             return
         node = onnx.NodeProto()
         node.CopyFrom(self.view.nodes[number])
@@ -203,7 +186,7 @@ class _Writer:
             if name in self.rounded and (inside or self._only_int8(name)):
                 node.input[place] = self.rounded[name]
         if number in self.plan.layers:
-            self._weigh(number, node)
+            self._quantise_weight(number, node)
         elif inside and node.op_type == "Relu":
             node = helper.make_node("LeakyRelu", node.input, node.output, name=node.name, alpha=0.0)
         self.nodes.append(node)
@@ -217,23 +200,21 @@ class _Writer:
 
     def _round(self, name: str) -> None:
         """Put a pair behind a value if one is wanted."""
+        from onnx import helper
+
         if name not in self.plan.ranges:
             return
         largest = np.float32(self.amax[self.plan.ranges[name]])
         scale = largest / np.float32(_LARGEST) if largest > 0 else np.float32(1)
-        self._store(f"{name}_scale", np.asarray(scale, np.float32))
-        self._store(f"{name}_zero", np.full((), ZERO, np.uint8))
-        self._pair(name, f"{name}_scale", f"{name}_zero")
-
-    def _pair(self, name: str, scale: str, zero: str) -> None:
-        from onnx import helper
-
+        inputs = [f"{name}_scale", f"{name}_zero"]
+        self._store(inputs[0], np.asarray(scale, np.float32))
+        self._store(inputs[1], np.full((), ZERO, np.uint8))
         whole, back = f"{name}_int8", f"{name}_rounded"
-        self.nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [whole], name=f"{name}_q"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [whole, scale, zero], [back], name=f"{name}_dq"))
+        self.nodes.append(helper.make_node("QuantizeLinear", [name, *inputs], [whole], name=f"{name}_q"))
+        self.nodes.append(helper.make_node("DequantizeLinear", [whole, *inputs], [back], name=f"{name}_dq"))
         self.rounded[name] = back
 
-    def _weigh(self, number: int, node: Any) -> None:
+    def _quantise_weight(self, number: int, node: Any) -> None:
         """Let a layer read its weight from int8.
 
         Each reader of a shared weight has a copy: ONNX Runtime turns weights to uint8 on processors without VNNI,
@@ -250,7 +231,7 @@ class _Writer:
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [back], name=f"{copy}_dq", axis=axis))
         node.input[1] = back
 
-    def _look_up(self, number: int) -> None:
+    def _quantise_table(self, number: int) -> None:
         """Gather rows of int8, and dequantise those alone; a scale per column, as some columns are much larger."""
         from onnx import helper
 

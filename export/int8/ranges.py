@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import VerificationError
+from tbps_infer.export.cpu_session import open_session
 from tbps_infer.export.graph_view import GraphView
 from tbps_infer.runners.protocol import Feeds
 
@@ -115,17 +116,13 @@ def clips(histograms: Mapping[str, Histogram], method: RangeMethod) -> dict[str,
 
 def _session(view: GraphView, names: Sequence[str], threads: int) -> Any:
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper
 
     model = onnx.ModelProto()
     model.CopyFrom(view.model)
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    return open_session(model.SerializeToString(), threads)
 
 
 def _squared_error(counts: NDArray[np.int64], kept: int) -> float:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tbps_infer.bundle import Bundle, is_bundle
-from tbps_infer.devices import Device
+from tbps_infer.devices import BACKENDS, BackendName, Device
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.model_facts import Branch
 from tbps_infer.runners.options import RunOptions
-from tbps_infer.runners.protocol import BACKENDS, BackendName, Feeds, Runner, TensorSpec, check_feeds
+from tbps_infer.runners.protocol import Feeds, Runner, TensorSpec, check_feeds
+from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel
@@ -53,11 +54,12 @@ def open_runner(model: Bundle | SourceModel | Path, branch: Branch, options: Run
         model = open_model(model, options)
     if isinstance(model, Bundle):
         _refuse_other_kind(model.path, "bundle", options)
-        if options.backend in ("tensorrt", "tensorrt-rtx"):
+        flavour = FLAVOURS.get(options.backend)
+        if flavour is not None:
             from tbps_infer.tensorrt.runner import open_engines
 
             device = Device.parse(options.device).index
-            return open_engines(model, branch, options.backend, options.precision, device=device)
+            return open_engines(model, branch, flavour.name, options.precision, device=device)
         from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(_graph(model, branch, options), options)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbps_infer.devices import Device
+from tbps_infer.devices import BACKENDS, BackendName, Device
 from tbps_infer.errors import UsageError
 from tbps_infer.model_facts import PRECISIONS, Precision
-from tbps_infer.runners.protocol import BACKENDS, BackendName
+from tbps_infer.tensorrt.flavours import FLAVOURS
 
 __all__ = ["RunOptions"]
 
@@ -42,7 +42,7 @@ class RunOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"The number of threads is {self.threads}, want 1 or more.")
-        if self.backend in ("tensorrt", "tensorrt-rtx") and Device.parse(self.device).kind == "cpu":
+        if self.backend in FLAVOURS and Device.parse(self.device).kind == "cpu":
             raise UsageError(
                 f"The backend {self.backend} does not run on the CPU.",
                 "Give the GPU: --device cuda, or cuda:1 for the second.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,6 @@ from tbps_infer.errors import FeedError
 from tbps_infer.model_facts import Branch, ModelFacts
 
 __all__ = [
-    "BACKENDS",
-    "BackendName",
     "DeviceTimes",
     "Feeds",
     "Runner",
@@ -22,9 +20,6 @@ __all__ = [
     "branch_specs",
     "check_feeds",
 ]
-
-BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "torch"]
-BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 Feeds = Mapping[str, NDArray[Any]]
 

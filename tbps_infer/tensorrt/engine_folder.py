@@ -16,16 +16,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from tbps_infer.bundle import file_sha256
-from tbps_infer.errors import BackendError
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.errors import BackendError, BundleError
+from tbps_infer.model_facts import PRECISIONS, Branch, Precision
 from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.precision_proof import PrecisionProof
 
 __all__ = [
+    "ENGINES",
     "ENGINE_JSON",
     "PORTABLE_TARGET",
     "EngineFacts",
@@ -33,6 +34,7 @@ __all__ = [
     "PlanFacts",
     "engines_of",
     "spec_hash",
+    "write_facts",
 ]
 
 ENGINE_JSON = "engine.json"
@@ -54,7 +56,7 @@ class PlanFacts:
         sha256: Of the file.
         build_seconds: How long the builder took.
         activation_bytes: Device memory that it needs to run, beside its weights.
-        predicted_activation_bytes: What was told before building.
+        predicted_activation_bytes: What was said before building; None where it could not be predicted.
         proof: Its precision.
     """
 
@@ -65,7 +67,7 @@ class PlanFacts:
     sha256: str
     build_seconds: float
     activation_bytes: int
-    predicted_activation_bytes: int
+    predicted_activation_bytes: int | None
     proof: PrecisionProof
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class EngineFacts:
         spec: All that the plans follow from: graphs, profile, settings, versions, GPU.
         plans: Each of them.
         mixed_precision: What became of each branch's graph; empty for FP32.
-        self_check: ``{"executed": false, "reason": ...}``, or the report.
+        self_check: ``{"executed": false, "reason": ...}``, or the report; empty while they are being built.
         created: When, ISO 8601 UTC.
     """
 
@@ -111,6 +113,18 @@ class EngineFacts:
     def portable(self) -> bool:
         """Whether they run on several kinds of GPU."""
         return self.flavour == "tensorrt-rtx" and self.target is None
+
+    @property
+    def built_for(self) -> str:
+        """The GPU that TensorRT built for, or the target of TensorRT for RTX, as folders are named."""
+        if FLAVOURS[self.flavour].needs_gpu_to_build and self.gpu is not None:
+            return self.gpu.label
+        return self.target or PORTABLE_TARGET
+
+    @property
+    def folder_name(self) -> str:
+        """What the folder is called in the bundle's ``engines``."""
+        return f"{self.flavour}-{self.version}-{self.built_for}-{self.precision}"
 
     @property
     def batch(self) -> tuple[int, int, int]:
@@ -140,7 +154,7 @@ class EngineFacts:
         """Read what `to_json` wrote; raises KeyError, TypeError or ValueError on anything else."""
         if values["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {values['schema']!r} instead of {SCHEMA_VERSION}")
-        if values["flavour"] not in FLAVOURS or values["precision"] not in get_args(Precision):
+        if values["flavour"] not in FLAVOURS or values["precision"] not in PRECISIONS:
             raise ValueError(f"{values['flavour']!r} in {values['precision']!r}")
         if spec_hash(values["spec"]) != values["spec_sha256"]:
             raise ValueError("the build spec is not the one that was hashed")
@@ -222,13 +236,11 @@ class EngineFolder:
         facts = self.facts
         if facts.flavour == "tensorrt-rtx":
             fits = int(gpu.sm[2:]) >= 80 if facts.target is None else facts.target == gpu.sm
-            built_for = facts.target or PORTABLE_TARGET
         else:
             fits = facts.gpu is not None and facts.gpu.same_kind(gpu)
-            built_for = facts.gpu.label if facts.gpu else "an unknown GPU"
         if not fits:
             raise BackendError(
-                f"The engines in {self.path} were built for {built_for}, and here is {gpu.label}.",
+                f"The engines in {self.path} were built for {facts.built_for}, and here is {gpu.label}.",
                 f"Build some for it on this machine: {self.command(target=gpu.sm)}",
             )
 
@@ -245,3 +257,17 @@ def engines_of(bundle: Path) -> list[EngineFolder]:
     if not folder.is_dir():
         return []
     return [EngineFolder.open(path) for path in sorted(folder.iterdir()) if (path / ENGINE_JSON).is_file()]
+
+
+def write_facts(folder: Path, facts: EngineFacts) -> None:
+    """Write a folder's ``engine.json``, at once or not at all; raises BundleError where that cannot be."""
+    beside = folder / f".{ENGINE_JSON}.partial"
+    try:
+        beside.write_text(json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(folder / ENGINE_JSON)
+    except OSError as error:
+        raise BundleError(
+            f"{folder / ENGINE_JSON} cannot be written: {error.strerror}.", "Copy the bundle where you may write."
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)

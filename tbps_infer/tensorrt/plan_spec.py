@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tbps_infer.errors import UsageError
-from tbps_infer.model_facts import Branch
-from tbps_infer.runners.protocol import TensorSpec
+from tbps_infer.model_facts import Branch, ModelFacts
+from tbps_infer.runners.protocol import TensorSpec, branch_specs
 
 __all__ = ["BatchRange", "BuildSettings", "PlanSpec", "ShapeRange", "plan_spec"]
 
@@ -36,7 +36,7 @@ class BatchRange:
 
     def to_json(self) -> dict[str, int]:
         """The three as plain JSON values."""
-        return {"minimum": self.minimum, "optimum": self.optimum, "maximum": self.maximum}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,7 @@ class BuildSettings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {
-            "workspace_bytes": self.workspace_bytes,
-            "optimization_level": self.optimization_level,
-            "target": self.target,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -97,16 +93,13 @@ class PlanSpec:
     shapes: Mapping[str, ShapeRange]
 
 
-def plan_spec(
-    specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
-    branch: Branch,
-    batch: BatchRange,
-    length: int | None,
-) -> PlanSpec:
+def plan_spec(model: ModelFacts, branch: Branch, batch: BatchRange, length: int | None) -> PlanSpec:
     """The engine of a branch, for a range of batches and, for text, one fixed length.
 
     Args:
-        specs: Inputs and outputs, as `tbps_infer.runners.protocol.branch_specs` gives them.
+        model: Whose branch.
+        branch: Which.
+        batch: Items per run.
         length: Tokens per caption; None for images.
 
     Raises:
@@ -114,7 +107,7 @@ def plan_spec(
     """
     if (branch == "text") != (length is not None) or (length is not None and length < 3):
         raise UsageError(f"A length of {length} does not fit the {branch} branch.", "Give text lengths of 3 or more.")
-    inputs, outputs = specs
+    inputs, outputs = branch_specs(model, branch)
 
     def shape(spec: TensorSpec, size: int) -> tuple[int, ...]:
         return tuple(

@@ -282,7 +282,7 @@ def run_folder(
         return load
 
     facts = folder.facts
-    checked = "" if facts.self_check.get("passed") else ", self-check not executed"
+    checked = ", self-check not executed" if facts.self_check.get("executed") is False else ""
     return TensorRTRunner(
         specs,
         {length: loader(plan) for length, plan in plans.items()},

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tbps_infer.benchmarks import limits
-from tbps_infer.benchmarks.backends import Choice, Models, list_choices, open_choice
+from tbps_infer.benchmarks.backends import WAYS, Choice, Models, list_choices, open_choice
 from tbps_infer.benchmarks.environment import Environment
 from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
 from tbps_infer.benchmarks.measure import Plan, Sample, SystemClock, WarmUpRule
@@ -23,6 +23,7 @@ from tbps_infer.benchmarks.results import Results, collect_results
 from tbps_infer.benchmarks.samples import Samples, read_samples
 from tbps_infer.benchmarks.stages import random_embeddings, write_gallery
 from tbps_infer.bundle import Bundle
+from tbps_infer.cli.bench import _WAYS
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
 from tbps_infer.gallery import Gallery
 from tbps_infer.runners.fake import fake_facts
@@ -69,6 +70,10 @@ def raw(
 @pytest.fixture
 def results(raw: Path) -> Results:
     return collect_results(read_samples(raw))
+
+
+def test_the_command_offers_every_way_without_importing_the_benchmarks() -> None:
+    assert _WAYS == WAYS
 
 
 def test_every_arm_is_there_with_enough_samples(results: Results) -> None:

@@ -189,3 +189,57 @@ def test_the_memory_told_is_what_is_alive_at_the_fullest_moment(tmp_path: Path) 
     for size in (1, 7, 32):
         found = predicted_activation_bytes(tmp_path / "g.onnx", {"x": (size, 100)})
         assert found == pytest.approx(6 * 100 * size * 4, abs=24)  # and at most three numbers of shapes
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain", "said"),
+    [
+        ("NonZero", "", "the shape of a depends on its input's numbers"),
+        ("Telepathy", "org.example", "the shape of a cannot be inferred"),
+    ],
+)
+def test_memory_that_cannot_be_predicted_is_not_made_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, operator: str, domain: str, said: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    from tbps_infer.export.engines.activations import predicted_activation_bytes
+
+    helper, kind = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node(operator, ["x"], ["a"], domain=domain),
+            helper.make_node("ReduceMax", ["a"], ["y"], keepdims=0),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", kind.FLOAT, ["n", 100])],
+        [helper.make_tensor_value_info("y", kind.INT64, [])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("org.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "g.onnx")
+    caplog.set_level("INFO")
+    assert predicted_activation_bytes(tmp_path / "g.onnx", {"x": (2, 100)}) is None
+    assert said in caplog.text
+    assert predicted_activation_bytes(tmp_path / "g.onnx", {"other": (2, 100)}) is None
+    assert predicted_activation_bytes(tmp_path / "g.onnx", {"x": (2, 3, 100)}) is None
+
+
+def test_an_fp32_graph_is_not_refused_because_its_types_cannot_be_inferred(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from tbps_infer.errors import VerificationError
+    from tbps_infer.export.engines.source_graphs import graph_precision
+
+    helper, kind = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node("Telepathy", ["x"], ["a"], domain="org.example"),
+            helper.make_node("MatMul", ["a", "a"], ["y"], name="product"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", kind.FLOAT, ["n", 100])],
+        [helper.make_tensor_value_info("y", kind.FLOAT, ["n", 100])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("org.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "g.onnx")
+    assert graph_precision(tmp_path / "g.onnx", "fp32") == GraphPrecision("fp32", frozenset(), 0)
+    with pytest.raises(VerificationError, match="type of the graph's value a"):
+        graph_precision(tmp_path / "g.onnx", "fp16")

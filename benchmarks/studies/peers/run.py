@@ -34,7 +34,7 @@ from tbps_infer.devices import Device
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, TbpsError, VerificationError
 from tbps_infer.gallery import Gallery
-from tbps_infer.model_facts import Precision
+from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners import RunOptions
 from tbps_infer.verification.similarity import cosines, overlaps
 from tbps_infer.verification.tolerances import GATE, GOLDEN_COSINE
@@ -91,7 +91,7 @@ def _encoders(run: _Run) -> Mapping[Precision, Encoder]:
 
         def opener(options: RunOptions = options) -> Encoder:
             encoder = run.stack.enter_context(Encoder.open(run.models.bundle.path, options, batch_size=_BATCH))
-            for branch in ("image", "text"):
+            for branch in BRANCHES:
                 encoder.runner(branch)  # what is missing shows here
             return encoder
 

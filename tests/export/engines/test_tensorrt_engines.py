@@ -19,15 +19,17 @@ from planted_faults import Distorted
 
 from tbps_infer.atomic import beside
 from tbps_infer.bundle import Bundle
+from tbps_infer.data.readers import read_dataset
 from tbps_infer.errors import BackendError, BundleError, UsageError, VerificationError
 from tbps_infer.export.engines import build as engines
+from tbps_infer.export.engines import plans as engine_plans
 from tbps_infer.export.engines import self_check as engine_check
 from tbps_infer.export.engines import source_graphs as engine_graphs
 from tbps_infer.export.engines.build import BuiltEngines, build_engines
 from tbps_infer.export.engines.options import EngineOptions
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_model
 from tbps_infer.export.fp16.emulation import emulated
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners.fake import FakeRunner
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
@@ -39,7 +41,9 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings, PlanSpec
 from tbps_infer.tensorrt.runner import find_engines, open_engines
+from tbps_infer.verification.evaluation_set import labelled_set
 from tbps_infer.verification.parity import Shapes
+from tbps_infer.verification.tolerances import Thresholds
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
@@ -191,7 +195,7 @@ def ready_plans(fp16: BuiltEngines, monkeypatch: pytest.MonkeyPatch) -> None:
         name = "image.plan" if ids is None else f"text-{ids.maximum[1]}.plan"
         return memoryview((fp16.folder.path / name).read_bytes())
 
-    monkeypatch.setattr(engines, "build_plan", take)
+    monkeypatch.setattr(engine_plans, "build_plan", take)
 
 
 def spoil_plan(folder: Path) -> None:
@@ -254,17 +258,39 @@ def test_fp32_asked_for_and_fp16_got_is_an_error(
 ) -> None:
     halves = tmp_path / "half.onnx"
     onnx.save(convert_model(onnx.load(small / "image.onnx"), MixedPrecisionOptions())[0], halves)
-    monkeypatch.setattr(engines, "engine_graph", lambda *_: (halves, None))
+    monkeypatch.setattr(engine_plans, "engine_graph", lambda *_: (halves, None))
     with pytest.raises(BackendError, match=r"fp32 was asked for, and 58 kernels of image\.plan use FP16"):
         build_engines(small, options("fp32", rebuild=True))
 
 
+@pytest.mark.usefixtures("ready_plans")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no shape"), KeyError("pixels"), onnx.shape_inference.InferenceError()]
+)
+def test_a_build_whose_memory_cannot_be_predicted_goes_on_and_says_so(
+    small: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    infer_shapes = onnx.shape_inference.infer_shapes
+
+    def fail(model: Any, *rest: Any, **options: Any) -> Any:
+        if options.get("data_prop"):  # the prediction's alone
+            raise error
+        return infer_shapes(model, *rest, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fail)
+    steps: list[str] = []
+    built = build_engines(small, options(rebuild=True), steps.append)
+    assert "Building image.plan: activations unknown at batch 32" in steps
+    assert {plan.predicted_activation_bytes for plan in built.folder.facts.plans} == {None}
+    values = json.loads((built.folder.path / "engine.json").read_text(encoding="utf-8"))
+    assert [plan["predicted_activation_bytes"] for plan in values["plans"]] == [None] * 3
+
+
 def test_products_that_are_in_no_kernel_are_told(fp16: BuiltEngines) -> None:
-    proof = fp16.folder.facts.plans[0].proof
-    assert "are in none" not in engines._described("image.plan", proof, 1, 1, 1.0)
-    assert "FP16, 2 products are in none, " in engines._described(
-        "image.plan", replace(proof, folded_products=2), 1, 1, 1.0
-    )
+    plan = fp16.folder.facts.plans[0]
+    assert "are in none" not in engine_plans._described(plan)
+    folded = replace(plan, proof=replace(plan.proof, folded_products=2))
+    assert "FP16, 2 products are in none, " in engine_plans._described(folded)
 
 
 def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -> None:
@@ -494,6 +520,72 @@ def test_engines_built_elsewhere_that_are_wrong_here_are_removed(
     assert bool(left) is (small / "engines").exists(), "no empty folder stays"
 
 
+class Counted:
+    """A runner that says when it is opened and closed."""
+
+    def __init__(self, runner: OnnxRuntimeRunner, said: Callable[[str], None]) -> None:
+        self.runner, self.said = runner, said
+        self.inputs, self.outputs, self.description = runner.inputs, runner.outputs, runner.description
+        self.run = runner.run
+        said("opened")
+
+    def close(self) -> None:
+        self.runner.close()
+        self.said("closed")
+
+
+@pytest.mark.usefixtures("ready_plans")
+@pytest.mark.parametrize("rebuild", [True, False], ids=["built", "ready and never tried"])
+def test_the_self_check_and_the_gate_share_engines_that_are_opened_once(
+    small: Path, people: Path, monkeypatch: pytest.MonkeyPatch, rebuild: bool
+) -> None:
+    calls: list[tuple[Branch, str]] = []
+    pretend_gpu(
+        monkeypatch,
+        lambda branch: Counted(run_graph(small, branch), lambda what: calls.append((branch, what))),
+    )
+    data = labelled_set(read_dataset(people, "test"))
+    steps: list[str] = []
+    built = build_engines(small, options(rebuild=rebuild, gate_on=data), steps.append)
+    assert built.built is rebuild
+    assert steps[-2:] == [f"Checking the engines on {SM86.name}", f"Holding the engines to the gate on {data}"]
+    assert sorted(calls) == [(branch, what) for branch in BRANCHES for what in ("closed", "opened")]
+    assert [what for _, what in calls] == ["opened", "opened", "closed", "closed"]
+    (verdict,) = Bundle.open(small).gate
+    assert verdict["passed"] is True
+    assert EngineFolder.open(built.folder.path).facts.self_check["passed"] is True
+    calls.clear()
+    build_engines(small, options(gate_on=data))
+    assert sorted(calls) == [(branch, what) for branch in BRANCHES for what in ("closed", "opened")], "by the gate"
+
+
+@pytest.mark.usefixtures("ready_plans")
+def test_engines_that_fail_the_gate_after_a_self_check_keep_its_report(
+    small: Path, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch, lambda branch: run_graph(small, branch))
+    data = labelled_set(read_dataset(people, "test"))
+    monkeypatch.setattr(engine_check, "Thresholds", lambda: Thresholds(max_rank1_drop=-1))
+    with pytest.raises(VerificationError, match="The gate refuses tensorrt-rtx cuda:0 fp16: R@1") as caught:
+        build_engines(small, options(gate_on=data))
+    assert "No new engine was installed" in caught.value.hint
+    (folder,) = (folder for folder in engines_of(small) if folder.facts.precision == "fp16")
+    assert folder.facts.self_check["executed"] is True
+    assert Bundle.open(small).gate == ()
+
+
+@pytest.mark.usefixtures("ready_plans")
+def test_engines_that_cannot_be_executed_are_not_held_to_the_gate(
+    small: Path, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_gpu", lambda _index: replace(SM86, sm="sm89"))
+    before = contents(small)
+    for rebuild in (True, False):
+        with pytest.raises(BackendError, match=r"cannot be held to the gate: .* built for sm86, and here is"):
+            build_engines(small, options(rebuild=rebuild, gate_on=labelled_set(read_dataset(people, "test"))))
+    assert contents(small) == before
+
+
 def not_a_number(array: Any) -> Any:
     array[-1, 3] = np.nan
     return array
@@ -544,8 +636,8 @@ def test_full_tensorrt_builds_with_the_chosen_device_as_the_threads_own(
     full = SimpleNamespace(flavour=FLAVOURS["tensorrt"], version="10.3.0")
     monkeypatch.setattr(engines, "open_library", lambda _name: full)
     monkeypatch.setattr(engines, "find_gpu", lambda _index: SM86)
-    monkeypatch.setattr(engines, "open_memory", open_it)
-    monkeypatch.setattr(engines, "build_plan", build)
+    monkeypatch.setattr(engine_plans, "open_memory", open_it)
+    monkeypatch.setattr(engine_plans, "build_plan", build)
     with pytest.raises(KeyboardInterrupt):
         build_engines(small, EngineOptions(backend="tensorrt", precision="fp32", device=1))
     assert (opened, memory.current, memory.closed) == ([1], 0, True)
@@ -577,13 +669,12 @@ def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: Path) -> None:
     from tbps_infer.export.engines.activations import predicted_activation_bytes
-    from tbps_infer.export.engines.wanted_precision import graph_precision
+    from tbps_infer.export.engines.source_graphs import graph_precision
     from tbps_infer.export.fp16.convert import convert_file
     from tbps_infer.export.graphs import export_graph
     from tbps_infer.families.table import load_source
     from tbps_infer.reference.config import base_config
     from tbps_infer.reference.pretrained import initial_checkpoint
-    from tbps_infer.runners.protocol import branch_specs
     from tbps_infer.tensorrt.kernels import rtx_program
     from tbps_infer.tensorrt.library import open_library
     from tbps_infer.tensorrt.plan_builder import build_plan
@@ -599,7 +690,7 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
         export_graph(source.branch(branch), branch, source.facts, tmp_path / "fp32.onnx")  # type: ignore[arg-type]
         convert_file(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", MixedPrecisionOptions())
         length = None if branch == "image" else 64
-        spec = plan_spec(branch_specs(source.facts, branch), branch, BatchRange(), length)  # type: ignore[arg-type]
+        spec = plan_spec(source.facts, branch, BatchRange(), length)  # type: ignore[arg-type]
         for precision, fused, share in (("fp16", attentions, 1.0), ("fp32", 0, 2.0)):
             graph = tmp_path / f"{precision}.onnx"
             plan = build_plan(library, graph, spec, BuildSettings(target="sm86"))

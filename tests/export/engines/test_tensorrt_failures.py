@@ -171,12 +171,11 @@ def test_settings_that_are_not_kept_are_noticed(library: Library) -> None:
 def test_a_workspace_too_small_says_so(library: Library, tiny_bundle: Path) -> None:
     from tbps_infer.bundle import Bundle
     from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_file
-    from tbps_infer.runners.protocol import branch_specs
     from tbps_infer.tensorrt.plan_spec import plan_spec
 
     half = tiny_bundle.parent / "half.onnx"
     convert_file(tiny_bundle / "text.onnx", half, MixedPrecisionOptions())
-    spec = plan_spec(branch_specs(Bundle.open(tiny_bundle).model, "text"), "text", BatchRange(), 32)
+    spec = plan_spec(Bundle.open(tiny_bundle).model, "text", BatchRange(), 32)
     with pytest.raises(BackendError, match=r"no tactics .* within workspace limit") as caught:
         build_plan(library, half, spec, BuildSettings(workspace_bytes=1 << 20, target="sm86"))
     assert "--workspace" in caught.value.hint

@@ -15,12 +15,11 @@ from planted_faults import Distorted
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BackendError, VerificationError
-from tbps_infer.export.engines import build as engines
+from tbps_infer.export.engines import plans as engine_plans
 from tbps_infer.export.engines import self_check as engine_check
 from tbps_infer.export.engines.build import BuiltEngines, build_engines
 from tbps_infer.export.engines.options import EngineOptions
-from tbps_infer.export.engines.source_graphs import engine_graph
-from tbps_infer.export.engines.wanted_precision import graph_precision
+from tbps_infer.export.engines.source_graphs import engine_graph, graph_precision
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 from tbps_infer.export.fp16.emulation import emulated
 from tbps_infer.export.int8.calibration import read_calibration
@@ -118,7 +117,7 @@ def test_int8_asked_for_and_not_got_is_an_error(copy: Path, monkeypatch: pytest.
     def without_int8(bundle: Bundle, branch: Branch, _precision: Any, *rest: Any) -> Any:
         return engine_graph(bundle, branch, "fp16", *rest)
 
-    monkeypatch.setattr(engines, "engine_graph", without_int8)
+    monkeypatch.setattr(engine_plans, "engine_graph", without_int8)
     with pytest.raises(BackendError, match=r"INT8 was asked for, and image\.plan has 0 products"):
         build_engines(copy, EngineOptions(**{**vars(OPTIONS), "rebuild": True}))
 
