@@ -15,9 +15,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.atomic import beside, install
+from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import Bundle
-from tbps_infer.errors import BackendError
+from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.export.engines.activations import predicted_activation_bytes
 from tbps_infer.export.engines.options import EngineOptions
 from tbps_infer.export.engines.reuse import build_spec, engines_place, ready_engines, try_engines, write_facts
@@ -95,11 +95,10 @@ def build_engines(
         there = try_engines(there, bundle, library, gpu, options.device, on_step)
         _record(bundle, _gate(there, bundle, library, options, on_step))
         return BuiltEngines(there, built=False)
-    with beside(place) as folder:
+    with new_folder(place, BundleError, replace=True) as folder:
         facts = _Build(bundle, options, library, gpu, spec, folder, on_step, on_progress).run()
         verdict = _gate(EngineFolder(folder, facts), bundle, library, options, on_step)
         write_facts(folder, facts)
-        install(folder, place)
     _record(bundle, verdict)
     return BuiltEngines(EngineFolder.open(place), built=True)
 
@@ -172,7 +171,7 @@ class _Build:
         plans: list[PlanFacts] = []
         mixed: dict[str, Any] = {}
         with contextlib.ExitStack() as stack:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder.parent, prefix="graphs-"))
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder, prefix="graphs-"))
             if self.library.flavour.needs_gpu_to_build:  # the builder takes whichever device is the thread's
                 memory = open_memory(self.options.device)
                 stack.callback(memory.close)

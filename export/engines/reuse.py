@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tbps_infer.atomic import write_text
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BackendError, BundleError, VerificationError
 from tbps_infer.export.engines.options import EngineOptions
@@ -105,14 +106,6 @@ def try_engines(
 
 
 def write_facts(folder: Path, facts: EngineFacts) -> None:
-    """Write a folder's ``engine.json``, at once or not at all; raises BundleError where that cannot be."""
-    beside = folder / f".{ENGINE_JSON}.partial"
-    try:
-        beside.write_text(json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(folder / ENGINE_JSON)
-    except OSError as error:
-        raise BundleError(
-            f"{folder / ENGINE_JSON} cannot be written: {error.strerror}.", "Copy the bundle where you may write."
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a folder's ``engine.json`` whole or not at all; raises BundleError where that cannot be."""
+    text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write_text(folder / ENGINE_JSON, text, BundleError)
