@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from tbps_infer.atomic import leftover_of
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError
 from tbps_infer.model_facts import Branch, Precision
@@ -244,4 +245,8 @@ def engines_of(bundle: Path) -> list[EngineFolder]:
     folder = bundle / ENGINES
     if not folder.is_dir():
         return []
-    return [EngineFolder.open(path) for path in sorted(folder.iterdir()) if (path / ENGINE_JSON).is_file()]
+    return [
+        EngineFolder.open(path)
+        for path in sorted(folder.iterdir())
+        if (path / ENGINE_JSON).is_file() and not leftover_of(path.name)
+    ]
