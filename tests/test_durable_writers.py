@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +20,7 @@ from places import ROOT
 from recorded_disk import RecordedDisk
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.errors import TbpsError
 from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, compact_gallery, export_gallery, index_gallery
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.model_facts import ModelFacts
@@ -314,6 +317,39 @@ def test_training_stopped_while_it_saves_its_best_keeps_the_one_before(
     assert load_checkpoint(best).training["epoch"] == 2
     assert (best / "notes.txt").read_text() == "mine"
     assert (best / "bundle" / "tokenizer.json").read_text() == "of a bundle"
+
+
+@contextlib.contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writes beyond so many bytes of a file fail, as those on a full disk do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("times", [0.5, 1.5], ids=["best", "state.ckpt"])
+def test_a_disk_that_fills_up_while_training_saves_is_an_error_that_names_the_place(
+    tiny_checkpoint: Path, tmp_path: Path, times: float
+) -> None:
+    """Neither safetensors nor PyTorch raises an OSError of its own; the state is larger than the checkpoint."""
+    pytest.importorskip("lightning_fabric")
+    from tbps_infer.data.readers import read_dataset
+    from tbps_infer.training.options import TrainOptions
+    from tbps_infer.training.trainer import train
+
+    dataset(tmp_path)
+    splits = read_dataset(tmp_path / "people", "train"), read_dataset(tmp_path / "people", "val")
+    options = TrainOptions(epochs=1, batch_size=4, warmup_epochs=0, milestones=())
+    place = "best" if times < 1 else "state.ckpt"
+    limit = int(times * (tiny_checkpoint / "model.safetensors").stat().st_size)
+    with files_up_to(limit), pytest.raises(TbpsError, match=f"{place} cannot be written") as caught:
+        train(tiny_checkpoint, splits, tmp_path / "run", options)
+    assert caught.value.hint.startswith("Make room on the disk")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", *(["best"] if times > 1 else [])}
+    train(tiny_checkpoint, splits, tmp_path / "run", options)
 
 
 PRODUCT = ("tbps_infer", "export", "benchmarks", "cli")
