@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
+from tbps_infer.atomic import new_file
 from tbps_infer.cli.shared.options import verbosity_options
+from tbps_infer.errors import UsageError
 
 __all__ = ["demo"]
 
@@ -29,7 +31,6 @@ def demo(output: Path, people: int, seed: int) -> None:
     tbps demo -o demo-output
     """
     from tbps_infer.data.synth import write_people
-    from tbps_infer.errors import UsageError
 
     if output.exists():
         raise UsageError(
@@ -55,7 +56,7 @@ def demo(output: Path, people: int, seed: int) -> None:
 
 
 def _write_rows(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    with new_file(file, UsageError) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         writer.writerows(rows)

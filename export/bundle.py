@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import platform
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import Bundle, file_facts, is_bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BundleError, UsageError
@@ -44,13 +43,6 @@ from tbps_infer.verification.tolerances import Thresholds, refuse_failures
 __all__ = ["export_bundle", "torch_reference"]
 
 _PACKAGES = ("tbps-infer", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
-# What the place is to blame for, and not this program.
-_PLACE_ERRORS = frozenset(
-    (
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-        *(errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENAMETOOLONG),
-    )
-)
 
 
 def export_bundle(
@@ -81,7 +73,7 @@ def export_bundle(
     on_step(f"Loading {checkpoint}")
     source = load_source(options.family, checkpoint, options.load)
     decoding = _with_decoder(source, checkpoint) if options.with_attention else None
-    with _beside(out) as folder:
+    with new_folder(out, BundleError, replace=is_bundle(out)) as folder:
         for branch in BRANCHES:
             on_step(f"Exporting the {branch} branch")
             export_graph(
@@ -110,7 +102,6 @@ def export_bundle(
         ).write_facts()
         if options.gate_on is not None:
             _gate(folder, source, options.gate_on, options.gate_limits, on_step)
-        _move(folder, out)
     return Bundle.open(out)
 
 
@@ -207,39 +198,6 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise BundleError(f"{out} is there already.", "Choose another name, or ask to overwrite it.")
     if out.is_symlink() or not is_bundle(out):
         raise BundleError(f"{out} is there already and is not a bundle, so it is not overwritten.", "Move it away.")
-
-
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out``, gone at the end unless it was moved."""
-    parent: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        parent = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-        folder = parent / out.name  # mkdtemp's folder is its owner's alone; one inside it has the user's own mode
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        if error.errno not in _PLACE_ERRORS:
-            raise
-        raise BundleError(f"{out} cannot be written: {error.strerror}.", "Choose another place.") from error
-    finally:
-        if parent is not None:
-            shutil.rmtree(parent, ignore_errors=True)
-
-
-def _move(folder: Path, out: Path) -> None:
-    """Give the folder its name. A bundle that has the name keeps it if that fails."""
-    if not is_bundle(out):
-        folder.rename(out)  # fails if anything appeared there meanwhile
-        return
-    before = folder.parent / "replaced"
-    out.rename(before)
-    try:
-        folder.rename(out)
-    except BaseException:
-        before.rename(out)
-        raise
 
 
 def _versions() -> Mapping[str, str]:

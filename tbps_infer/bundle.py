@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.atomic import write_text
 from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.model_facts import Branch, ModelFacts, Precision
 
@@ -199,7 +200,7 @@ class Bundle:
             )
 
     def write_facts(self) -> None:
-        """Write ``bundle.json``, at once or not at all; the other files must be in place already."""
+        """Write ``bundle.json`` whole or not at all; the other files must be in place. Raises OSError."""
         values = {
             "schema": SCHEMA_VERSION,
             "model": self.model.to_json(),
@@ -211,13 +212,7 @@ class Bundle:
             "verification": dict(self.verification),
             "gate": [dict(verdict) for verdict in self.gate],
         }
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        beside = self.path / f".{BUNDLE_JSON}.partial"
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(self.path / BUNDLE_JSON)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_text(self.path / BUNDLE_JSON, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def _check_size(self, name: str, fact: FileFact) -> None:
         file = self.path / name

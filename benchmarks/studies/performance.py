@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tbps_infer.atomic import write_text
 from tbps_infer.benchmarks.report import TextTable, absent_lines, environment_lines, markdown_table, tables
 from tbps_infer.benchmarks.results import Results, Row, collect_results
 from tbps_infer.benchmarks.samples import read_samples
@@ -180,8 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TbpsError as error:
         print(f"Error: {error.message} {error.hint}", file=sys.stderr)
         return 1
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(performance_page(files), encoding="utf-8")
+    write_text(given.output, performance_page(files), parents=True)
     return 0
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tbps_infer.atomic import write_text
 from tbps_infer.benchmarks.environment import record_environment
 from tbps_infer.errors import BenchmarkError
 
@@ -229,9 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{name:<20} {value:.1f}\n" if isinstance(value, float) else f"{name:<20} {value}\n")
     if given.output is not None:
         environment = asdict(record_environment())
-        given.output.write_text(
-            json.dumps({**asdict(report), "environment": environment}, indent=2, default=str) + "\n"
-        )
+        values = {**asdict(report), "environment": environment}
+        write_text(given.output, json.dumps(values, indent=2, default=str) + "\n")
     return int(bool(report.errors))
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tbps_infer.atomic import write_bytes, write_text
 from tbps_infer.cli.shared.progress import say
+from tbps_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from tbps_infer.benchmarks.report import TextTable
@@ -64,9 +66,8 @@ def _draw(results: Results, files: ReportFiles) -> None:
     accuracy = None if files.accuracy is None else read_accuracy(files.accuracy)
     plots = draw_plots(results, accuracy)
     if files.plots is not None:
-        files.plots.mkdir(parents=True, exist_ok=True)
         for plot in plots:
-            (files.plots / f"{plot.name}.png").write_bytes(plot.png)
+            write_bytes(files.plots / f"{plot.name}.png", plot.png, UsageError, parents=True)
         say(f"{files.plots}: {', '.join(f'{plot.name}.png' for plot in plots)}")
     if files.html is not None:
         write_file(files.html, report_page(results, plots))
@@ -74,8 +75,7 @@ def _draw(results: Results, files: ReportFiles) -> None:
 
 def write_file(path: Path, text: str) -> None:
     """Write a text, making its folder, and say so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text, UsageError, parents=True)
     say(f"Wrote {path}.")
 
 

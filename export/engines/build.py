@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.atomic import beside, install
+from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import Bundle
-from tbps_infer.errors import BackendError
+from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.export.engines.options import BuildContext, EngineOptions, OnPlanProgress, source_precision
 from tbps_infer.export.engines.plans import build_plans
 from tbps_infer.export.engines.self_check import check_engines
@@ -75,12 +75,11 @@ def build_engines(
     if ready is not None:
         engines, verdict = check_engines(context, ready)
     else:
-        with beside(place) as folder:
+        with new_folder(place, BundleError, replace=True) as folder:
             plans, mixed = build_plans(context, folder)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             facts = replace(facts, plans=plans, mixed_precision=mixed, created=created)
             _, verdict = check_engines(context, EngineFolder(folder, facts))
-            install(folder, place)
         engines = EngineFolder.open(place)
     if verdict is not None:
         record_verdict(bundle.path, verdict)

@@ -44,7 +44,7 @@ def build_plans(context: BuildContext, folder: Path) -> tuple[tuple[PlanFacts, .
     options, model = context.options, context.bundle.model
     plans: list[PlanFacts] = []
     mixed: dict[str, Any] = {}
-    with _building_device(context), tempfile.TemporaryDirectory(dir=folder.parent, prefix="graphs-") as scratch:
+    with _building_device(context), tempfile.TemporaryDirectory(dir=folder, prefix="graphs-") as scratch:
         for branch in BRANCHES:
             if options.precision != "fp32":
                 context.on_step(f"Converting the {branch} branch to mixed precision")

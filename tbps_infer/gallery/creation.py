@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import tbps_infer
+from tbps_infer.atomic import sync
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.folder import (
     GALLERY_JSON,
@@ -18,7 +19,6 @@ from tbps_infer.gallery.folder import (
     is_gallery,
     is_leftover,
     is_vectors_file,
-    sync_folder,
 )
 from tbps_infer.gallery.records import create_records, sqlite_errors
 from tbps_infer.model_facts import ModelFacts
@@ -79,7 +79,7 @@ def _create(folder: Path, model: ModelFacts, dtype: DtypeName, bundle_path: Path
     (folder / facts.vectors_file(0)).touch()
     with sqlite_errors(folder):
         create_records(folder)
-    sync_folder(folder)
+    sync(folder)
     facts.write(folder)
     return facts
 

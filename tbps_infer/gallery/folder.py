@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tbps_infer.atomic import leftover_of, write_text
 from tbps_infer.errors import BundleError, GalleryBusyError, GalleryError, ModelMismatchError
 from tbps_infer.model_facts import ModelFacts
 
@@ -30,7 +31,6 @@ __all__ = [
     "is_leftover",
     "is_vectors_file",
     "missing_vectors",
-    "sync_folder",
     "writer_lock",
 ]
 
@@ -107,13 +107,7 @@ class GalleryFacts:
             "created": self.created,
             "made_by": self.made_by,
         }
-        temporary = folder / f"{GALLERY_JSON}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(values, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / GALLERY_JSON)
-        sync_folder(folder)
+        write_text(folder / GALLERY_JSON, json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> GalleryFacts:
@@ -156,7 +150,8 @@ def is_gallery(path: Path) -> bool:
 
 def is_leftover(name: str) -> bool:
     """Whether a file can come from a writer that was stopped before it had written ``gallery.json``."""
-    return name in (LOCK_FILE, f"{GALLERY_JSON}.tmp") or name.startswith(RECORDS_FILE) or is_vectors_file(name)
+    is_ours = name == LOCK_FILE or name.startswith(RECORDS_FILE) or is_vectors_file(name)
+    return is_ours or leftover_of(name) == GALLERY_JSON
 
 
 def is_vectors_file(name: str) -> bool:
@@ -165,11 +160,12 @@ def is_vectors_file(name: str) -> bool:
 
 
 def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int) -> bool:
-    """Whether a file is a vector file or an index of another generation than this one, or an unfinished index."""
+    """Whether a file is a vector file or an index of another generation than this one, or was never finished."""
     if name in [of(generation) for of in (facts.vectors_file, SKETCH_FILE.format, GRAPH_FILE.format)]:
         return False
-    index = re.fullmatch(r"(cascade-\d+\.idx|graph-\d+\.usearch)(\.tmp)?", name)
-    return is_vectors_file(name) or index is not None
+    wanted = leftover_of(name) or name
+    index = re.fullmatch(r"cascade-\d+\.idx|graph-\d+\.usearch", wanted)
+    return is_vectors_file(wanted) or index is not None or leftover_of(name) == GALLERY_JSON
 
 
 def missing_vectors(file: Path) -> GalleryError:
@@ -199,15 +195,6 @@ def writer_lock(folder: Path) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names created or replaced in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.atomic import new_folder
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.creation import system_errors
@@ -197,7 +197,9 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
         raise BackendError(
             "Exporting needs pyarrow, which is not installed.", 'Run pip install "tbps-infer[parquet]".'
         ) from error
-    with Gallery.open(path) as gallery, _new_folder(out) as folder:
+    if out.exists():
+        raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet, or remove this one.")
+    with Gallery.open(path) as gallery, new_folder(out, GalleryError) as folder:
         records, rows = gallery.selected(where or Filter())
         dtype = np.dtype("<f4") if gallery.facts.dtype_name == "int8" else gallery.dtype
         _require_space(folder, len(rows) * (gallery.model.layout.dim * dtype.itemsize + 1024))
@@ -211,27 +213,6 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
         }
         parquet.write_table(pa.table(table), folder / "records.parquet")
     return len(rows)
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `out` when all is written, and is gone when something fails."""
-    temporary = out.with_name(f"{out.name}.tmp")
-    for taken, what in ((out, "exists already"), (temporary, "is in the way: the export writes there first")):
-        if taken.exists():
-            raise GalleryError(f"{taken} {what}.", "Name a folder that does not exist yet, or remove this one.")
-    try:
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            temporary.replace(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise GalleryError(
-            f"{out} cannot be written: {error.strerror or error}.",
-            "Check the folder's permissions and the free disk space.",
-        ) from error
 
 
 def _write_npy(file: Path, gallery: Gallery, rows: Rows, dtype: np.dtype[Any]) -> None:

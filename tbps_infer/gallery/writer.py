@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.atomic import new_file
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
 from tbps_infer.gallery.creation import make_folder, open_facts, system_errors
@@ -21,7 +22,6 @@ from tbps_infer.gallery.folder import (
     GalleryFacts,
     belongs_to_other_generation,
     missing_vectors,
-    sync_folder,
     writer_lock,
 )
 from tbps_infer.gallery.mapping import checked_rows
@@ -227,7 +227,7 @@ class GalleryWriter:
         """Copy rows to a new file; returns its segments."""
         step = max(1, _COPY_BYTES // self.facts.row_bytes)
         segments = []
-        with file.open("wb") as out:
+        with new_file(file) as temporary, temporary.open("wb") as out:
             if len(rows):
                 source = np.memmap(self.path / self.facts.vectors_file(self.generation), dtype=np.uint8, mode="r")
                 table = source[: self._rows * self.facts.row_bytes].reshape(self._rows, -1)
@@ -235,9 +235,6 @@ class GalleryWriter:
                 data = table[rows[start : start + step]]
                 out.write(data.data)
                 segments.append((start, len(data), hashlib.sha256(data.data).hexdigest()))
-            out.flush()
-            os.fsync(out.fileno())
-        sync_folder(self.path)
         return segments
 
     def _open_vectors(self) -> None:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import pickle
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
 from tbps_infer.model_facts import ModelFacts, model_fingerprint
@@ -126,7 +128,7 @@ def save_checkpoint(
     dtype: Literal["fp16", "fp32"] = "fp32",
     training: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint folder and return it.
+    """Write a checkpoint folder and return it; one that is there is replaced at once, other files in it stay.
 
     Args:
         tokenizer_json: The text of the `tokenizers` file.
@@ -135,8 +137,9 @@ def save_checkpoint(
         training: What to record about how the weights came about.
 
     Raises:
-        CheckpointError: A tensor does not fit FP16.
+        CheckpointError: A tensor does not fit FP16, or the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {}
@@ -145,18 +148,32 @@ def save_checkpoint(
         if not torch.isfinite(stored).all():
             raise CheckpointError(f"The tensor {name} is not finite as {dtype}.", "Save the checkpoint as fp32.")
         tensors[name] = stored.contiguous().clone()
-    folder.mkdir(parents=True, exist_ok=True)
     values = {
         "format": "tbps-infer",
         "family": FAMILY,
         "model": model.config.to_json(),
         "training": dict(training or {}),
     }
-    (folder / CONFIG_JSON).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    (folder / TOKENIZER_JSON).write_text(tokenizer_json, encoding="utf-8")
-    save_file(tensors, folder / TENSORS)
-    (folder / TENSORS).chmod((folder / CONFIG_JSON).stat().st_mode)  # safetensors' own is for the owner alone
+    with new_folder(folder, CheckpointError, replace=True) as new:
+        _copy_others(folder, new)
+        (new / CONFIG_JSON).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (new / TOKENIZER_JSON).write_text(tokenizer_json, encoding="utf-8")
+        try:
+            save_file(tensors, new / TENSORS)
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder} cannot be written: {error}.", "Make room on the disk.") from error
+        (new / TENSORS).chmod((new / CONFIG_JSON).stat().st_mode)  # safetensors' own is for the owner alone
     return folder
+
+
+def _copy_others(folder: Path, new: Path) -> None:
+    """Copy what else lies in a checkpoint's folder, so that replacing the folder takes nothing away."""
+
+    def written_anew(at: str, _names: list[str]) -> set[str]:
+        return {CONFIG_JSON, TOKENIZER_JSON, TENSORS} if Path(at) == folder else set()
+
+    if folder.is_dir():
+        shutil.copytree(folder, new, symlinks=True, ignore=written_anew, dirs_exist_ok=True)
 
 
 def find_tensors(path: Path) -> Path:

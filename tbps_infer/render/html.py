@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from tbps_infer.atomic import new_file
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render.marks import Verdict, verdict
@@ -49,7 +49,7 @@ def write_page(
 ) -> Iterator[tuple[Q, Sequence[Hit]]]:
     """Write results into a page while handing them on, one query in memory at a time.
 
-    The page is complete when the iteration ends; it is written under a temporary name and renamed then.
+    The page is in its place, whole, when the iteration ends.
 
     Args:
         file: The page.
@@ -62,36 +62,16 @@ def write_page(
     Raises:
         UsageError: The page cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        with _said(file):
-            page = temporary.open("w", encoding="utf-8", errors="backslashreplace")
-        with page:
-            _put(page, file, _HEAD)
-            for result in results:
-                query, hits = result
-                _put(page, file, _section(query, hits, layout))
-                yield result
-            _put(page, file, "</main></body></html>\n")
-        with _said(file):
-            temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _put(page: TextIO, file: Path, text: str) -> None:
-    with _said(file):
-        page.write(text)
-        page.flush()
-
-
-@contextlib.contextmanager
-def _said(file: Path) -> Iterator[None]:
-    """What the disk refuses, as an error of ours; an error of the search that feeds the page is not its business."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"The page {file} cannot be written: {error.strerror}.", "Choose another place.") from error
+    with (
+        new_file(file, UsageError) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as page,
+    ):
+        page.write(_HEAD)
+        for result in results:
+            query, hits = result
+            page.write(_section(query, hits, layout))
+            yield result
+        page.write("</main></body></html>\n")
 
 
 def _section(query: Labelled, hits: Sequence[Hit], layout: VectorLayout) -> str:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from PIL import Image, ImageDraw
 
+from tbps_infer.atomic import new_file
 from tbps_infer.errors import UsageError
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
@@ -63,7 +64,7 @@ def page_path(file: Path, page: int) -> Path:
 
 
 def _write(file: Path, strips: Sequence[Image.Image]) -> None:
-    """Stack strips, a hair line between two, and save them under a temporary name first."""
+    """Stack strips, a hair line between two, and save them."""
     sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), canvas.PAPER)
     top = 0
     for strip in strips:
@@ -75,14 +76,6 @@ def _write(file: Path, strips: Sequence[Image.Image]) -> None:
 
 
 def save_png(image: Image.Image, file: Path) -> None:
-    """Save a picture, at once or not at all; raises UsageError where it cannot be written."""
-    temporary = file.with_name(f".{file.name}.part")
-    try:
+    """Save a picture whole or not at all; raises UsageError where it cannot be written."""
+    with new_file(file, UsageError) as temporary:
         image.save(temporary, "PNG", optimize=True)
-        temporary.replace(file)
-    except OSError as error:
-        raise UsageError(
-            f"The picture {file} cannot be written: {error.strerror}.", "Choose another place."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tbps_infer.atomic import leftover_of, write_text
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.model_facts import PRECISIONS, Branch, Precision
@@ -256,18 +257,14 @@ def engines_of(bundle: Path) -> list[EngineFolder]:
     folder = bundle / ENGINES
     if not folder.is_dir():
         return []
-    return [EngineFolder.open(path) for path in sorted(folder.iterdir()) if (path / ENGINE_JSON).is_file()]
+    return [
+        EngineFolder.open(path)
+        for path in sorted(folder.iterdir())
+        if (path / ENGINE_JSON).is_file() and not leftover_of(path.name)
+    ]
 
 
 def write_facts(folder: Path, facts: EngineFacts) -> None:
-    """Write a folder's ``engine.json``, at once or not at all; raises BundleError where that cannot be."""
-    beside = folder / f".{ENGINE_JSON}.partial"
-    try:
-        beside.write_text(json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(folder / ENGINE_JSON)
-    except OSError as error:
-        raise BundleError(
-            f"{folder / ENGINE_JSON} cannot be written: {error.strerror}.", "Copy the bundle where you may write."
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a folder's ``engine.json`` whole or not at all; raises BundleError where that cannot be."""
+    text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write_text(folder / ENGINE_JSON, text, BundleError)

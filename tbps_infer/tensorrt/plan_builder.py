@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tbps_infer.atomic import write_bytes
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.tensorrt.interruption import Interruption, held_back
 from tbps_infer.tensorrt.library import Library
@@ -213,7 +214,12 @@ def _monitor(module: Any, on_progress: OnProgress, interruption: Interruption) -
 
 
 def _read_timing_cache(library: Library, config: Any, path: Path) -> None:
-    stored = path.read_bytes() if path.is_file() else b""
+    try:
+        stored = path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise BackendError(
+            f"The timing cache {path} cannot be read: {error.strerror}.", "Give another file."
+        ) from error
     cache = library.made(config.create_timing_cache(stored), f"read the timing cache {path}", "Delete the file.")
     if not config.set_timing_cache(cache, False):
         raise library.failed(
@@ -223,7 +229,5 @@ def _read_timing_cache(library: Library, config: Any, path: Path) -> None:
 
 def _write_timing_cache(library: Library, config: Any, path: Path) -> None:
     cache = library.made(config.get_timing_cache(), "give the timing cache back")
-    partial = path.with_name(f"{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(memoryview(library.made(cache.serialize(), "write the timing cache")))
-    partial.replace(path)
+    content = memoryview(library.made(cache.serialize(), "write the timing cache"))
+    write_bytes(path, content, BackendError, parents=True)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbps_infer.atomic import new_file
+from tbps_infer.errors import UsageError
 from tbps_infer.reference.backbones import TextBackbone
 from tbps_infer.text import pad_ids
 
@@ -44,7 +46,7 @@ def cache_text_features(
     """Compute, or find from an earlier run, the features of every caption.
 
     The file's name is a hash of the captions' ids and the backbone's tensors, so features of another model or data
-    set are never picked up. It is written under a temporary name and renamed when complete.
+    set are never picked up. It is written whole or not at all.
 
     Args:
         backbone: Frozen, in eval mode, on `device`.
@@ -56,20 +58,18 @@ def cache_text_features(
     hidden = int(backbone.embeddings.word_embeddings.weight.shape[1])
     file = folder / f"text-features-{_key(backbone, tokens)}.f16"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".part")
-        rows = np.memmap(temporary, np.float16, "w+", shape=(int(starts[-1]), hidden))
-        order = np.argsort(lengths, kind="stable")
-        for done in range(0, len(order), BATCH):
-            chosen = order[done : done + BATCH]
-            ids, mask = pad_ids([tokens[i] for i in chosen], 0)
-            with torch.inference_mode():
-                features = backbone(torch.from_numpy(ids).long().to(device), torch.from_numpy(mask).long().to(device))
-            for caption, values in zip(chosen, features.half().cpu().numpy(), strict=True):
-                rows[starts[caption] : starts[caption + 1]] = values[: lengths[caption]]
-            on_progress(min(done + BATCH, len(order)), len(order))
-        rows.flush()
-        temporary.rename(file)
+        with new_file(file, UsageError, parents=True) as temporary:
+            rows = np.memmap(temporary, np.float16, "w+", shape=(int(starts[-1]), hidden))
+            order = np.argsort(lengths, kind="stable")
+            for done in range(0, len(order), BATCH):
+                chosen = order[done : done + BATCH]
+                padded = pad_ids([tokens[i] for i in chosen], 0)
+                with torch.inference_mode():
+                    features = backbone(*(torch.from_numpy(array).long().to(device) for array in padded))
+                for caption, values in zip(chosen, features.half().cpu().numpy(), strict=True):
+                    rows[starts[caption] : starts[caption + 1]] = values[: lengths[caption]]
+                on_progress(min(done + BATCH, len(order)), len(order))
+            rows.flush()
     return TextFeatures(file, starts, hidden)
 
 

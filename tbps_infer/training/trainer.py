@@ -5,9 +5,11 @@
     RUN/
       run.json        options, data set, model configuration, package versions
       log.csv         one row per epoch: losses, learning rates, validation metrics
-      state.ckpt      everything the next epoch needs; replaced atomically
+      state.ckpt      everything the next epoch needs
       best/           the checkpoint with the best validation Rank-1 so far
       last/           the checkpoint after the last epoch, written at the end
+
+Each is replaced whole or not at all.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from tbps_infer.atomic import new_file, remove_leftovers, write_text
 from tbps_infer.data.dataset import Split
 from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -42,6 +45,7 @@ _log = logging.getLogger(__name__)
 STATE = "state.ckpt"
 RUN_JSON = "run.json"
 LOG_CSV = "log.csv"
+CACHE = "cache"
 
 
 class TrainingError(TbpsError):
@@ -149,9 +153,7 @@ class _Trainer:
         features = None
         if start.config.text.frozen:
             backbone = self._model.text_backbone.to(fabric.device).eval()
-            features = cache_text_features(
-                backbone, tokenizer.encode(training.captions), run / "cache", fabric.device
-            )
+            features = cache_text_features(backbone, tokenizer.encode(training.captions), run / CACHE, fabric.device)
         self._batches = PairBatches(training, tokenizer, start.config.preprocessing, options, features)
         self._validator = Validator(self._model, tokenizer, validation, options.terms)
         torch.manual_seed(options.seed)
@@ -210,9 +212,12 @@ class _Trainer:
             "best_rank1": progress.best_rank1,
             "history": progress.history,
         }
-        temporary = self._run / f"{STATE}.part"
-        torch.save(state, temporary)
-        temporary.replace(self._run / STATE)
+        with new_file(self._run / STATE, TrainingError) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # of a disk that is full, torch says "unexpected pos"
+                message = f"{self._run / STATE} cannot be written: {error}."
+                raise TrainingError(message, "Make room on the disk; the run's last epoch is kept.") from error
         _write_log(self._run / LOG_CSV, progress.history)
         _log.info("epoch %d of %d: validation R@1 %.2f", entry.epoch, self._options.epochs, rank1)
 
@@ -248,7 +253,7 @@ class _Trainer:
 
 
 def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: TrainOptions) -> None:
-    """Write what the run is, or check that the folder's run is the same one."""
+    """Write what the run is, or check that the folder's run is the same one; remove what a kill left of writing."""
     training, validation = splits
     facts = {
         "dataset": training.dataset,
@@ -259,6 +264,8 @@ def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: T
         "initial_fingerprint": start.facts.fingerprint,
     }
     file = run / RUN_JSON
+    for folder in (run, run / CACHE):
+        remove_leftovers(folder)
     if file.is_file():
         earlier = json.loads(file.read_text(encoding="utf-8"))
         changed = sorted(key for key in facts if earlier.get(key) != facts[key])
@@ -270,15 +277,12 @@ def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: T
         return
     if run.exists() and any(run.iterdir()):
         raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
-    run.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(facts, indent=2) + "\n", TrainingError, parents=True)
 
 
 def _write_log(file: Path, history: list[dict[str, Any]]) -> None:
     rows = [{"epoch": e["epoch"], "seconds": round(e["seconds"], 2), **e["values"]} for e in history]
-    temporary = file.with_suffix(".part")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with new_file(file, TrainingError) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(file)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tbps_infer.atomic import new_folder
 from tbps_infer.data.synth.attributes import Person, draw_people
 from tbps_infer.data.synth.captions import Caption, caption_tokens, write_captions
 from tbps_infer.data.synth.oracle import oracle_rank1
@@ -181,8 +181,8 @@ def write_dataset(
 ) -> SynthReport:
     """Draw a data set: `reid_raw.json`, `imgs/`, and `synth.json` with the options and every identity's attributes.
 
-    Everything is written beside `out` under a temporary name and renamed at the end, so `out` is whole or absent.
-    With more than one worker the caller's main module must be importable, as for every pool of processes.
+    `out` is whole or absent. With more than one worker the caller's main module must be importable, as for every
+    pool of processes.
 
     Args:
         out: A folder that does not exist or is empty.
@@ -192,29 +192,9 @@ def write_dataset(
     Raises:
         DatasetError: `out` holds something or cannot be written.
     """
-    target = out.absolute()
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        check_out(target)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        report = _write(partial, out, options, on_progress)
-        if target.is_dir():
-            target.rmdir()
-        partial.rename(target)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return report
-
-
-def unwritable(out: Path, error: OSError) -> DatasetError:
-    """The error of a folder that the system does not let us write."""
-    return DatasetError(
-        f"{out} cannot be written: {error.strerror or error}",
-        "Give a path in a folder of yours, on a disk with space.",
-    )
+    with new_folder(out, DatasetError) as folder:
+        check_out(out)
+        return _write(folder, out, options, on_progress)
 
 
 def _write(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
+from tbps_infer.atomic import new_folder
 from tbps_infer.data.synth.attributes import draw_people
 from tbps_infer.data.synth.captions import write_captions
-from tbps_infer.data.synth.dataset import check_out, unwritable
+from tbps_infer.data.synth.dataset import check_out
 from tbps_infer.data.synth.picture import DEFAULT_HEIGHT, decoded, draw_jpeg
 from tbps_infer.data.synth.shots import plan_shot
-from tbps_infer.errors import UsageError
+from tbps_infer.errors import DatasetError, UsageError
 
 __all__ = ["Description", "sample_crops", "write_people"]
 
@@ -45,12 +46,10 @@ def write_people(folder: Path, count: int, seed: int, *, pictures: int = 3) -> l
     """
     if count < 1 or pictures < 1:
         raise UsageError(f"{count} people with {pictures} pictures each were asked for, want at least 1 of both")
-    try:
+    with new_folder(folder, DatasetError) as new:
         check_out(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        return _write_people(folder, count, seed, pictures)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+        described = _write_people(new, count, seed, pictures)
+    return [replace(one, files=tuple(folder / file.name for file in one.files)) for one in described]
 
 
 def _write_people(folder: Path, count: int, seed: int, pictures: int) -> list[Description]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.atomic import new_file
 from tbps_infer.errors import BackendError, GalleryError
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
@@ -138,8 +138,7 @@ def build_graph(
         index.add(np.arange(start, stop), vectors.exact(slice(start, stop)).astype(np.float32))
         if on_progress is not None:
             on_progress(stop, len(vectors))
-    temporary = file.with_name(f"{file.name}.tmp")
-    try:
+    with new_file(file) as temporary:
         try:
             index.save(str(temporary))
         except RuntimeError as error:  # usearch does not say which of the two it was
@@ -151,11 +150,6 @@ def build_graph(
         facts = {"format": _FORMAT, "count": count, "sha256": _sha256(_map(temporary), count)}
         with temporary.open("ab") as out:
             out.write(json.dumps(facts).ljust(_FACTS_BYTES).encode("ascii"))
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(vectors)
 
 

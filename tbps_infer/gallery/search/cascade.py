@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.atomic import new_file
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
@@ -187,43 +187,36 @@ def build_sketch(
     """
     mean, learnt = principal_directions(vectors, directions)
     p = len(learnt)
-    temporary = file.with_name(f"{file.name}.tmp")
     step = max(16, (16 << 20) // (8 * vectors.dim))
     largest = 0.0
     numbers = np.empty((_NUMBERS, len(vectors)), dtype="<f4")
-    try:
-        with temporary.open("wb") as out:
-            digest = hashlib.sha256()
+    with new_file(file) as temporary, temporary.open("wb") as out:
+        digest = hashlib.sha256()
 
-            def put(data: bytes) -> None:
-                digest.update(data)
-                out.write(data)
+        def put(data: bytes) -> None:
+            digest.update(data)
+            out.write(data)
 
-            out.write(b" " * _HEADER_BYTES)
-            put(mean.astype("<f4").tobytes())
-            put(learnt.astype("<f4").tobytes())
-            for start in range(0, len(vectors), step):
-                stop = min(start + step, len(vectors))
-                codes, numbers[:, start:stop], longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
-                largest = max(largest, longest)
-                put(codes.tobytes())
-                if on_progress is not None:
-                    on_progress(stop, len(vectors))
-            put(numbers.tobytes())
-            header = {
-                "format": _MAGIC,
-                "count": len(vectors),
-                "directions": p,
-                "largest": largest,
-                "sha256": digest.hexdigest(),
-            }
-            out.seek(0)
-            out.write(json.dumps(header).ljust(_HEADER_BYTES).encode("ascii"))
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        out.write(b" " * _HEADER_BYTES)
+        put(mean.astype("<f4").tobytes())
+        put(learnt.astype("<f4").tobytes())
+        for start in range(0, len(vectors), step):
+            stop = min(start + step, len(vectors))
+            codes, numbers[:, start:stop], longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
+            largest = max(largest, longest)
+            put(codes.tobytes())
+            if on_progress is not None:
+                on_progress(stop, len(vectors))
+        put(numbers.tobytes())
+        header = {
+            "format": _MAGIC,
+            "count": len(vectors),
+            "directions": p,
+            "largest": largest,
+            "sha256": digest.hexdigest(),
+        }
+        out.seek(0)
+        out.write(json.dumps(header).ljust(_HEADER_BYTES).encode("ascii"))
     return p
 
 

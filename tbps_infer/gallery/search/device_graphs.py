@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tbps_infer.atomic import write_bytes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -77,7 +79,7 @@ def scan_graph(dtype: str) -> onnx.ModelProto:
 def write_scan_graphs(folder: Path) -> None:
     """Write ``<type>.onnx`` for every stored type."""
     for dtype in STORED_TYPES:
-        (folder / f"{dtype}.onnx").write_bytes(scan_graph(dtype).SerializeToString(deterministic=True))
+        write_bytes(folder / f"{dtype}.onnx", scan_graph(dtype).SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":

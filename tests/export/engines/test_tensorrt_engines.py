@@ -17,7 +17,7 @@ import pytest
 from fake_memory import FakeMemory
 from planted_faults import Distorted
 
-from tbps_infer.atomic import beside
+from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import Bundle
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.errors import BackendError, BundleError, UsageError, VerificationError
@@ -706,7 +706,8 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
 
 @pytest.mark.parametrize(("code", "hint"), [(errno.ENOSPC, "Make room"), (errno.EACCES, "where you may write")])
 def test_what_cannot_be_written_is_told_with_what_helps(tmp_path: Path, code: int, hint: str) -> None:
-    with pytest.raises(BundleError, match="cannot be written") as caught, beside(tmp_path / "engines" / "one"):
-        raise OSError(code, "no", "timing.cache")
+    place = tmp_path / "engines" / "one"
+    with pytest.raises(BundleError, match="cannot be written") as caught, new_folder(place, BundleError) as folder:
+        raise OSError(code, "no", str(folder / "image.plan"))
     assert hint in caught.value.hint
     assert list(tmp_path.iterdir()) == []
