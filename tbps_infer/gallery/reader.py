@@ -31,8 +31,8 @@ from tbps_infer.gallery.records import (
     metadata_columns,
     sqlite_errors,
 )
-from tbps_infer.gallery.search.approximate import Graph
-from tbps_infer.gallery.search.cascade import Sketch
+from tbps_infer.gallery.search.graph import Graph
+from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.search.device import DeviceScan
 from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Rows

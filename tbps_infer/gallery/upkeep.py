@@ -20,8 +20,8 @@ from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
-from tbps_infer.gallery.search.approximate import GraphOptions, build_graph
-from tbps_infer.gallery.search.cascade import build_sketch
+from tbps_infer.gallery.search.graph import GraphOptions, build_graph
+from tbps_infer.gallery.search.sketch import build_sketch
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
 

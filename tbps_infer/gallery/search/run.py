@@ -13,8 +13,8 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE
-from tbps_infer.gallery.search.approximate import Graph
-from tbps_infer.gallery.search.cascade import Sketch
+from tbps_infer.gallery.search.graph import Graph
+from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.search.device import DeviceScan
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.search.rows import Rows

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.search.candidates import Candidates
-from tbps_infer.gallery.search.cascade import Sketch, build_sketch, principal_directions
+from tbps_infer.gallery.search.sketch import Sketch, build_sketch, principal_directions
 from tbps_infer.gallery.search.multiply import numkong_usable
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions, top_k
