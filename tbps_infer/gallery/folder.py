@@ -18,14 +18,14 @@ from tbps_infer.model_facts import ModelFacts
 
 __all__ = [
     "GALLERY_JSON",
-    "GRAPH_FILE",
+    "INDEX_FILES",
     "LOCK_FILE",
     "RECORDS_FILE",
     "SCHEMA_VERSION",
-    "SKETCH_FILE",
     "DtypeName",
     "GalleryFacts",
     "belongs_to_other_generation",
+    "index_files",
     "is_gallery",
     "is_leftover",
     "is_vectors_file",
@@ -38,9 +38,8 @@ SCHEMA_VERSION = 1
 GALLERY_JSON = "gallery.json"
 RECORDS_FILE = "records.sqlite"
 LOCK_FILE = "writer.lock"
-# Indexes belong to one generation of the vector file, and say how many of its first rows they cover.
-SKETCH_FILE = "cascade-{}.idx"
-GRAPH_FILE = "graph-{}.usearch"
+INDEX_FILES = {"sketch": "sketch-{}.idx", "graph": "graph-{}.usearch"}
+"""An index belongs to one generation of the vector file, and says how many of its first rows it covers."""
 
 DtypeName = Literal["float16", "float32", "int8"]
 _TYPES: dict[DtypeName, tuple[str, np.dtype[Any]]] = {
@@ -166,10 +165,16 @@ def is_vectors_file(name: str) -> bool:
 
 def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int) -> bool:
     """Whether a file is a vector file or an index of another generation than this one, or an unfinished index."""
-    if name in [of(generation) for of in (facts.vectors_file, SKETCH_FILE.format, GRAPH_FILE.format)]:
+    if name in (facts.vectors_file(generation), *(index.format(generation) for index in INDEX_FILES.values())):
         return False
-    index = re.fullmatch(r"(cascade-\d+\.idx|graph-\d+\.usearch)(\.tmp)?", name)
+    index = re.fullmatch(r"(sketch-\d+\.idx|graph-\d+\.usearch)(\.tmp)?", name)
     return is_vectors_file(name) or index is not None
+
+
+def index_files(folder: Path, generation: int) -> dict[str, Path]:
+    """The indexes that a generation has, ``sketch`` and ``graph``."""
+    files = {index: folder / name.format(generation) for index, name in INDEX_FILES.items()}
+    return {index: file for index, file in files.items() if file.exists()}
 
 
 def missing_vectors(file: Path) -> GalleryError:

@@ -17,12 +17,12 @@ from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.creation import system_errors
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
+from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
 from tbps_infer.gallery.search.graph import GraphOptions, build_graph
-from tbps_infer.gallery.search.sketch import build_sketch
 from tbps_infer.gallery.search.rows import Rows
+from tbps_infer.gallery.search.sketch import build_sketch
 from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
 
 __all__ = [
@@ -49,7 +49,7 @@ class CompactReport:
     Attributes:
         kept: Rows that records name.
         dropped: Rows of replaced and removed pictures.
-        dropped_indexes: Files of indexes that belonged to the old rows; the cascade's is built again.
+        dropped_indexes: Files of the sketch and the graph of the old rows; the sketch is built again.
     """
 
     kept: int
@@ -75,13 +75,13 @@ def remove_records(path: Path, where: Filter) -> int:
     """
     _require_filter(where)
     with _writer(path) as writer, Gallery.open(path) as gallery:
-        return writer.remove(gallery.selected(where)[0].tolist())
+        return writer.remove(gallery.selected(where).records.tolist())
 
 
 def removable(gallery: Gallery, where: Filter) -> NDArray[np.int64]:
     """Numbers of the records that `remove_records` would remove; raises likewise."""
     _require_filter(where)
-    return gallery.selected(where)[0]
+    return gallery.selected(where).records
 
 
 def _require_filter(where: Filter) -> None:
@@ -100,13 +100,12 @@ def compact_gallery(path: Path) -> CompactReport:
         with Gallery.open(path) as gallery:
             gallery.verify()
             kept = gallery.count
-        files = (SKETCH_FILE.format(writer.generation), GRAPH_FILE.format(writer.generation))
-        dropped_indexes = tuple(name for name in files if (path / name).exists())
+        indexes = index_files(path, writer.generation)
         dropped = writer.compact()
-        if files[0] in dropped_indexes and kept:
+        if "sketch" in indexes and kept:
             with Gallery.open(path) as gallery, system_errors(path):
-                build_sketch(gallery.stored, path / SKETCH_FILE.format(gallery.generation))
-    return CompactReport(kept, dropped, dropped_indexes)
+                build_sketch(gallery.stored, path / INDEX_FILES["sketch"].format(gallery.generation))
+    return CompactReport(kept, dropped, tuple(file.name for file in indexes.values()))
 
 
 def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
@@ -154,26 +153,28 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
 
 
 def index_gallery(
-    path: Path, *, approx: bool = False, options: GraphOptions | None = None, on_progress: Progress | None = None
+    path: Path, *, graph: bool = False, options: GraphOptions | None = None, on_progress: Progress | None = None
 ) -> int:
-    """Build the index of the cascade, or of approximate searches, over all rows; returns how many.
+    """Build the sketch, or the graph of approximate searches, over all rows; returns how many.
 
     Rows that are added later are searched in full until it is built again. Searches may go on meanwhile.
 
     Raises:
         GalleryBusyError: Another process is writing.
         GalleryError: The gallery is empty, or the disk has no room.
-        BackendError: usearch, which approximate searches need, is not installed.
+        BackendError: usearch, which the graph needs, is not installed.
     """
     with _writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
-        rows = len(gallery.stored)
+        rows, dim = len(gallery.stored), gallery.stored.dim
         if rows == 0:
             raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
-        if approx:
-            _require_space(path, rows * (2 * gallery.stored.dim + 512))
-            return build_graph(gallery.stored, path / GRAPH_FILE.format(writer.generation), options, on_progress)
-        _require_space(path, rows * (gallery.stored.dim // 8 + 64))
-        build_sketch(gallery.stored, path / SKETCH_FILE.format(writer.generation), on_progress=on_progress)
+        file = path / INDEX_FILES["graph" if graph else "sketch"].format(writer.generation)
+        if graph:
+            _require_space(path, rows * (2 * dim + 512))
+            build_graph(gallery.stored, file, options, on_progress)
+        else:
+            _require_space(path, rows * (dim // 8 + 64))
+            build_sketch(gallery.stored, file, on_progress=on_progress)
         return rows
 
 

@@ -57,7 +57,7 @@ def check(
     vectors: StoredVectors, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int, scan: object
 ) -> None:
     assert isinstance(scan, DeviceScan)
-    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, preselection=scan)
+    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, first_stage=scan)
     scores, order = brute_force(vectors, rows, queries, k)
     np.testing.assert_array_equal(found.scores, scores)
     np.testing.assert_array_equal(found.indices, order)
@@ -100,7 +100,7 @@ def test_damaged_rows_are_refused_unless_nobody_wants_them(dtype: str, damage: f
     queries = np.ones((1, DIM), dtype=np.float32)
     scan = DeviceScan(vectors, CPU, block_rows=32)
     with pytest.raises(DamagedVectorsError, match="Rows 64 to 95"):
-        top_k(vectors, Rows.of(np.arange(100)), queries, 5, max_norm=1.02, preselection=scan)
+        top_k(vectors, Rows.of(np.arange(100)), queries, 5, max_norm=1.02, first_stage=scan)
     check(vectors, np.delete(np.arange(100), 70), queries, 5, scan)
 
 
@@ -136,5 +136,5 @@ def test_no_device_no_search(small_gallery: Path) -> None:
             gallery.search(queries, 1, options=SearchOptions(device="cuda"))
     with pytest.raises(UsageError, match="The device 'gpu' is not known"):
         SearchOptions(device="gpu")
-    with pytest.raises(UsageError, match="The method cascade runs on the CPU, and the search device is cuda"):
-        SearchOptions("cascade", device="cuda")
+    with pytest.raises(UsageError, match="The method sketch runs on the CPU, and the search device is cuda"):
+        SearchOptions("sketch", device="cuda")

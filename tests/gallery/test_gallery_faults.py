@@ -89,7 +89,7 @@ def step(path: Path, number: int) -> None:
         with Gallery.open(path) as gallery:
             empty = len(gallery.vectors) == 0
         if not empty:
-            index_gallery(path, approx=kind == "graph")
+            index_gallery(path, graph=kind == "graph")
 
 
 def after(state: State, number: int, merged: int | None = None) -> State:
@@ -125,7 +125,7 @@ def contents(path: Path) -> State:
         assert all(len(some) == gallery.count for some in hits)
         assert hits == gallery.search(queries, 10**6, options=SearchOptions("scan"))
         if gallery.graph is not None:
-            assert all(gallery.search(queries, 3, options=SearchOptions("approx"))) or gallery.count == 0
+            assert all(gallery.search(queries, 3, options=SearchOptions("graph"))) or gallery.count == 0
         return found
 
 

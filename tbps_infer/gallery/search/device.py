@@ -47,7 +47,7 @@ class _Best:
 
 
 class DeviceScan:
-    """The stored vectors of a gallery on one device; a `tbps_infer.gallery.search.scan.Preselection` of all of them.
+    """The stored vectors of a gallery on one device; a `tbps_infer.gallery.search.scan.FirstStage` over all of them.
 
     Args:
         vectors: What is searched; read as long as this object lives.
@@ -104,8 +104,7 @@ class DeviceScan:
         """
         if not len(rows):
             return
-        place = np.full(self.count, -1, dtype=np.int64)
-        place[rows.numbers] = rows.positions_of(np.arange(len(rows)))
+        place = rows.places(self.count)
         most = max(1, _BLOCK_BYTES // (4 * self._rows_per_block))
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
         slack = max_norm * (sum_error(queries.shape[1], norms) + 4 * ROUNDOFF * norms)

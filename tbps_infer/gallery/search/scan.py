@@ -7,24 +7,20 @@ itself. That makes scores, and the order of equal ones, independent of block siz
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates
-from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for, numkong_usable, one_blas_thread
+from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for, numkong_usable
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
-__all__ = ["Preselection", "ScanOptions", "Scanned", "in_blocks", "top_k"]
+__all__ = ["FirstStage", "ScanOptions", "Scanned", "top_k"]
 
 # Rows scored exactly before the memory that they were read into is given back.
 _PAIRS_AT_ONCE = 128
@@ -64,12 +60,12 @@ class ScanOptions:
         return max(16, min(block_bytes // row_bytes, self.product_bytes // (4 * queries)))
 
 
-class Preselection(Protocol):
-    """Bounds on the scores of the first rows of the vector file, from fewer bytes than their vectors have."""
+class FirstStage(Protocol):
+    """What finds candidates among the first rows of the vector file before any vector is scored exactly."""
 
     @property
     def count(self) -> int:
-        """How many rows it has bounds for."""
+        """How many rows it covers."""
 
     @property
     def row_bytes(self) -> int:
@@ -83,7 +79,7 @@ class Preselection(Protocol):
         max_norm: float,
         options: ScanOptions,
     ) -> None:
-        """Add rows, all below `count`, to the pool, where they are known by their positions."""
+        """Add those of some rows, all below `count`, that may be among the best to the pool, by their positions."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Scanned:
     Attributes:
         scores: float32 ``[q, min(k, m)]``, best first, equal scores in the order of rows.
         indices: int64 of the same shape, indices into the rows that were searched.
-        bytes_read: Bytes of stored vectors and of the preselection that were needed for an average query by itself.
+        bytes_read: Bytes of stored vectors and of the first stage that were needed for an average query by itself.
         bytes_of_all: Bytes of the vectors of all rows that were searched.
     """
 
@@ -111,7 +107,7 @@ def top_k(
     *,
     max_norm: float,
     options: ScanOptions | None = None,
-    preselection: Preselection | None = None,
+    first_stage: FirstStage | None = None,
 ) -> Scanned:
     """The k rows with the largest inner product with each query.
 
@@ -122,7 +118,8 @@ def top_k(
         k: How many, at least 1; fewer come back when m is smaller.
         max_norm: A bound on the Euclidean norm of every stored vector.
         options: How to go about it.
-        preselection: Bounds by which most rows need not be read; it changes the time, never the result.
+        first_stage: What goes through the rows that it covers; None multiplies every vector. The result is the same,
+            but for what a graph misses.
 
     Raises:
         DamagedVectorsError: A product exceeds ``max_norm`` times the query's norm, or is NaN.
@@ -138,16 +135,16 @@ def top_k(
         return _exact_scores(vectors, rows.numbers[index], queries, owner, options)
 
     pool = Candidates(len(queries), k, score)
-    if preselection is None:
+    if first_stage is None:
         _scan(pool, vectors, rows, queries, max_norm, options)
         return Scanned(*pool.finish(), of_all, of_all)
-    covered, others = rows.split(preselection.count)
-    preselection.scan(pool, covered, queries, max_norm, options)
-    if len(others):
+    covered, others = rows.split(first_stage.count)
+    first_stage.scan(pool, covered, queries, max_norm, options)
+    if len(others):  # they came after the first stage was built
         _scan(pool, vectors, others, queries, max_norm, options)
     scores, indices = pool.finish()
     in_full = len(others) + pool.scored / len(queries)
-    return Scanned(scores, indices, preselection.row_bytes * len(covered) + vectors.row_bytes * in_full, of_all)
+    return Scanned(scores, indices, first_stage.row_bytes * len(covered) + vectors.row_bytes * in_full, of_all)
 
 
 def _exact_scores(
@@ -204,74 +201,3 @@ def _scan(
 
     size = options.rows_per_block(first.working_bytes * vectors.dim, len(queries))
     in_blocks(len(rows), size, scan, first, multiplier, options.threads)
-
-
-def in_blocks(
-    count: int,
-    size: int,
-    work: Callable[[Multiplier, int, int], None],
-    own: Multiplier,
-    multiplier: Callable[[], Multiplier],
-    threads: int | None,
-) -> None:
-    """Call `work` for every block of some rows, several at a time, each thread with a multiplier of its own.
-
-    Args:
-        count: How many rows.
-        size: Rows of a block.
-        work: Gets a multiplier, and the block's first and last+1 row; what it raises ends the search.
-        own: The calling thread's multiplier.
-        multiplier: Makes one for another thread.
-        threads: How many; None is one per usable core.
-    """
-    starts = iter(range(0, count, size))
-    lock = threading.Lock()
-    over = threading.Event()
-
-    def worker(multiply: Multiplier) -> None:
-        try:
-            with one_blas_thread() if multiply.uses_blas and count > size else nullcontext():
-                while not over.is_set():
-                    with lock:
-                        start = next(starts, None)
-                    if start is None:
-                        return
-                    work(multiply, start, min(start + size, count))
-        except BaseException:
-            over.set()
-            raise
-
-    helpers = min(threads or _cores(), -(-count // size)) - 1
-    if helpers < 1:
-        worker(own)
-        return
-    others: list[Future[None]] = []
-    try:
-        for _ in range(helpers):
-            others.append(_helpers(helpers).submit(lambda: worker(multiplier())))
-        worker(own)
-    finally:
-        over.set()  # whatever interrupts this thread: nothing is left to do, or nobody to do it for
-        # One that has not begun, for other searches keep the helpers busy, has nothing left to do.
-        begun = [other for other in others if not other.cancel()]
-        wait(begun)
-    for other in begun:
-        other.result()
-
-
-@cache
-def _cores() -> int:
-    """Looked up once: to read a quota and which processors are one core takes as long as a small search."""
-    from tbps_infer.cores import usable_cores
-
-    return usable_cores()
-
-
-@cache
-def _helpers(count: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting one took as long as multiplying a thousand rows (measured)."""
-    return ThreadPoolExecutor(count, thread_name_prefix="search")
-
-
-if hasattr(os, "register_at_fork"):  # a child process has the pool, but not its threads
-    os.register_at_fork(after_in_child=_helpers.cache_clear)
