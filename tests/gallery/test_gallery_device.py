@@ -1,4 +1,4 @@
-"""The search on a device gives what brute force gives; the CPU stands in for a GPU, in the same graphs."""
+"""The search on a device gives what brute force gives; the CPU stands in for a GPU, with the same ONNX models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, SearchOptions
 from tbps_infer.gallery.search.device import DeviceScan
-from tbps_infer.gallery.search.device_graphs import STORED_TYPES, scan_graph
+from tbps_infer.gallery.search.device_onnx import STORED_TYPES, scan_onnx
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import top_k
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
@@ -105,9 +105,9 @@ def test_damaged_rows_are_refused_unless_nobody_wants_them(dtype: str, damage: f
 
 
 @pytest.mark.parametrize("dtype", STORED_TYPES)
-def test_the_shipped_graphs_are_those_that_the_code_makes(dtype: str) -> None:
+def test_the_shipped_models_are_those_that_the_code_makes(dtype: str) -> None:
     shipped = resources.files("tbps_infer") / "assets" / "scan" / f"{dtype}.onnx"
-    assert shipped.read_bytes() == scan_graph(dtype).SerializeToString(deterministic=True)
+    assert shipped.read_bytes() == scan_onnx(dtype).SerializeToString(deterministic=True)
 
 
 def test_a_gallery_finds_the_same_on_a_device(small_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:

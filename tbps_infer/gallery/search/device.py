@@ -72,8 +72,8 @@ class DeviceScan:
         self._vectors = vectors
         self._device = device
         self._rows_per_block = block_rows or max(16, _BLOCK_BYTES // (4 * vectors.dim))
-        graph = Path(str(resources.files("tbps_infer") / "assets" / "scan" / f"{vectors.values.dtype}.onnx"))
-        self._ort, self._session = open_session(graph, device)
+        file = Path(str(resources.files("tbps_infer") / "assets" / "scan" / f"{vectors.values.dtype}.onnx"))
+        self._ort, self._session = open_session(file, device)
         self._budget = _free_bytes(device) if resident_bytes is None else resident_bytes
         self._resident: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
