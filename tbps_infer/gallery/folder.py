@@ -30,6 +30,7 @@ __all__ = [
     "is_leftover",
     "is_vectors_file",
     "missing_vectors",
+    "require_length",
     "sync_folder",
     "writer_lock",
 ]
@@ -134,9 +135,11 @@ class GalleryFacts:
                 "Use the version of tbps-infer that wrote it, or embed the pictures into a new gallery.",
             )
         try:
+            if values["dtype"] not in _TYPES:
+                raise ValueError(f"dtype is {values['dtype']!r}, want one of {', '.join(_TYPES)}")
             return cls(
                 model=ModelFacts.from_json(values["model"]),
-                dtype_name=_dtype_name(values["dtype"]),
+                dtype_name=values["dtype"],
                 bundle_path=None if values["bundle"] is None else Path(values["bundle"]),
                 created=str(values["created"]),
                 made_by=str(values["made_by"]),
@@ -177,6 +180,12 @@ def index_files(folder: Path, generation: int) -> dict[str, Path]:
     return {index: file for index, file in files.items() if file.exists()}
 
 
+def require_length(file: Path, length: int, wanted: int) -> None:
+    """Raise GalleryError when a vector file has fewer bytes than its records name."""
+    if length < wanted:
+        raise GalleryError(f"{file} has {length} bytes, and its records name {wanted}: it was cut short.", _RESTORE)
+
+
 def missing_vectors(file: Path) -> GalleryError:
     """What to raise when a gallery's vector file is not there."""
     return GalleryError(f"{file} is not there.", "Copy the whole folder, or embed the pictures into a new gallery.")
@@ -215,10 +224,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _dtype_name(value: object) -> DtypeName:
-    for name in _TYPES:
-        if value == name:
-            return name
-    raise ValueError(f"dtype is {value!r}, want one of {', '.join(_TYPES)}")

@@ -314,9 +314,7 @@ class Gallery:
         """
         problem = str(self._fetch("PRAGMA integrity_check")[0][0])
         if problem != "ok":
-            raise GalleryError(
-                f"The records of {self.path} are damaged: {' '.join(problem.split())}.", "Restore them from a copy."
-            )
+            raise damaged_records(self.path, " ".join(problem.split()))
         segments = self.verify_vectors()
         indexes = index_files(self.path, self.generation)
         if "sketch" in indexes:

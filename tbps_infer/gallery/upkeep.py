@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.creation import system_errors
+from tbps_infer.gallery.creation import require_space, system_errors
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
-from tbps_infer.gallery.search.graph import GraphOptions, build_graph
+from tbps_infer.gallery.search.graph import build_graph
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.sketch import build_sketch
-from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
+from tbps_infer.gallery.writer import GalleryWriter
 
 __all__ = [
     "CompactReport",
@@ -73,20 +73,15 @@ def remove_records(path: Path, where: Filter) -> int:
         FilterError: It is not valid.
         GalleryBusyError: Another process is writing.
     """
-    _require_filter(where)
     with _writer(path) as writer, Gallery.open(path) as gallery:
-        return writer.remove(gallery.selected(where).records.tolist())
+        return writer.remove(removable(gallery, where).tolist())
 
 
 def removable(gallery: Gallery, where: Filter) -> NDArray[np.int64]:
-    """Numbers of the records that `remove_records` would remove; raises likewise."""
-    _require_filter(where)
-    return gallery.selected(where).records
-
-
-def _require_filter(where: Filter) -> None:
+    """Numbers int64 ``[n]`` of the records that `remove_records` would remove; raises likewise."""
     if not where:
         raise UsageError("Removing needs a filter: without one every record would go.", "Name a camera, an id …")
+    return gallery.selected(where).records
 
 
 def compact_gallery(path: Path) -> CompactReport:
@@ -125,7 +120,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     if not sources:
         raise UsageError("Merging needs at least one gallery to take records from.")
     first = GalleryFacts.read(sources[0])
-    added = known = 0
+    added = known = total = 0
     for source in sources:
         with Gallery.open(source) as gallery:
             gallery.require_model(first.model)
@@ -135,11 +130,12 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
                     "Merge galleries that store the same type.",
                 )
             gallery.verify_vectors()
+            total += gallery.count
     with GalleryWriter.open(out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path) as writer:
-        total = sum(_count(source) for source in sources)
         for source in sources:
             with Gallery.open(source) as gallery:
-                for some in _chunks(gallery.records(), _MERGE_ROWS):
+                records = gallery.records()
+                while some := list(islice(records, _MERGE_ROWS)):
                     new = [record for record in some if not _is_known(writer, gallery, record)]
                     rows = np.array([record.row for record in new], dtype=np.int64)
                     writer.commit_stored(
@@ -152,9 +148,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     return MergeReport(added, known)
 
 
-def index_gallery(
-    path: Path, *, graph: bool = False, options: GraphOptions | None = None, on_progress: Progress | None = None
-) -> int:
+def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | None = None) -> int:
     """Build the sketch, or the graph of approximate searches, over all rows; returns how many.
 
     Rows that are added later are searched in full until it is built again. Searches may go on meanwhile.
@@ -170,10 +164,10 @@ def index_gallery(
             raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
         file = path / INDEX_FILES["graph" if graph else "sketch"].format(writer.generation)
         if graph:
-            _require_space(path, rows * (2 * dim + 512))
-            build_graph(gallery.stored, file, options, on_progress)
+            require_space(path, rows * (2 * dim + 512))
+            build_graph(gallery.stored, file, on_progress)
         else:
-            _require_space(path, rows * (dim // 8 + 64))
+            require_space(path, rows * (dim // 8 + 64))
             build_sketch(gallery.stored, file, on_progress=on_progress)
         return rows
 
@@ -201,7 +195,7 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
     with Gallery.open(path) as gallery, _new_folder(out) as folder:
         records, rows = gallery.selected(where or Filter())
         dtype = np.dtype("<f4") if gallery.facts.dtype_name == "int8" else gallery.dtype
-        _require_space(folder, len(rows) * (gallery.model.layout.dim * dtype.itemsize + 1024))
+        require_space(folder, len(rows) * (gallery.model.layout.dim * dtype.itemsize + 1024))
         _write_npy(folder / "vectors.npy", gallery, rows, dtype)
         wanted = set(records.tolist())
         exported = [record for record in gallery.records() if record.record in wanted]
@@ -251,10 +245,9 @@ def _write_npy(file: Path, gallery: Gallery, rows: Rows, dtype: np.dtype[Any]) -
 
 def _column(values: list[Value]) -> list[Any]:
     """Values of one type, as a Parquet column has: text as soon as one of them is text."""
-    if any(isinstance(value, str) for value in values):
-        return [None if value is None else str(value) for value in values]
-    if any(isinstance(value, float) for value in values):
-        return [None if value is None else float(value) for value in values]
+    for kind in (str, float):
+        if any(isinstance(value, kind) for value in values):
+            return [None if value is None else kind(value) for value in values]
     return list(values)
 
 
@@ -262,11 +255,6 @@ def _writer(path: Path) -> GalleryWriter:
     """The writer of an existing gallery."""
     facts = GalleryFacts.read(path)
     return GalleryWriter.open(path, facts.model)
-
-
-def _count(path: Path) -> int:
-    with Gallery.open(path) as gallery:
-        return gallery.count
 
 
 def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:
@@ -280,18 +268,3 @@ def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:
             "Remove it from one of the two with tbps gallery rm.",
         )
     return True
-
-
-def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
-    while some := list(islice(records, size)):
-        yield some
-
-
-def _require_space(path: Path, wanted: int) -> None:
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    if free < wanted + SPARE_BYTES:
-        needed = (wanted + SPARE_BYTES) / 1e6
-        raise GalleryError(
-            f"The disk of {path} has {free / 1e6:.0f} MB free, and this needs about {needed:.0f} MB.",
-            "Free some disk space.",
-        )

@@ -224,8 +224,7 @@ def test_a_small_disk_that_really_fills_up(tmp_path: Path, monkeypatch: pytest.M
         state: State = {}
         refused = 0
         # The disk itself is to refuse, not the look at its free space.
-        for module in ("writer", "upkeep"):
-            monkeypatch.setattr(f"tbps_infer.gallery.{module}.SPARE_BYTES", -(10**9))
+        monkeypatch.setattr("tbps_infer.gallery.creation.SPARE_BYTES", -(10**9))
         GalleryWriter.open(disk / "gallery", MODEL).close()
         for number in range(150):
             ballast = disk / "ballast"

@@ -119,9 +119,8 @@ def test_a_search_by_the_sketch_reads_little_of_vectors_near_a_subspace(tmp_path
     found = top_k(
         vectors, Rows.of(rows), queries, 10, max_norm=1.02, first_stage=Sketch.read(tmp_path / "sketch", 256)
     )
-    assert found.bytes_of_all == 20_000 * 512
     # The sketch itself is 28 of 512 bytes; the rest are rows that had to be scored.
-    assert 28 / 512 < found.bytes_read / found.bytes_of_all < 0.1
+    assert 28 / 512 < found.bytes_read / (20_000 * 512) < 0.1
 
 
 def test_directions_are_the_principal_components() -> None:

@@ -55,8 +55,12 @@ class DeviceScan:
         resident_bytes: Stored bytes to keep on the device; a share of what is free when not given.
         block_rows: Rows of a block; as many as fit some memory when not given.
 
+    Attributes:
+        count: All rows that are stored.
+        row_bytes: Bytes of one stored vector.
+
     Raises:
-        BackendError: ONNX Runtime or the device is not to be had.
+        BackendError: ONNX Runtime or the device is missing.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class DeviceScan:
     ) -> None:
         from tbps_infer.runners.onnxruntime_runner import open_session
 
+        self.count, self.row_bytes = len(vectors), vectors.row_bytes
         self._vectors = vectors
         self._device = device
         self._rows_per_block = block_rows or max(16, _BLOCK_BYTES // (4 * vectors.dim))
@@ -77,16 +82,6 @@ class DeviceScan:
         self._budget = _free_bytes(device) if resident_bytes is None else resident_bytes
         self._resident: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def count(self) -> int:
-        """All rows that are stored."""
-        return len(self._vectors)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one stored vector."""
-        return self._vectors.row_bytes
 
     def scan(
         self,

@@ -20,24 +20,11 @@ from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
 
-__all__ = ["Graph", "GraphOptions", "build_graph"]
+__all__ = ["Graph", "build_graph"]
 
 _FORMAT = "tbps-graph-1"
 _FACTS_BYTES = 512  # at the end of the file, so that one rename puts graph and checksum in place
 _REBUILD = "Build it again with tbps gallery index --approx."
-
-
-@dataclass(frozen=True)
-class GraphOptions:
-    """How to build: the names are those of Malkov and Yashunin, 2018.
-
-    Attributes:
-        connectivity: M, neighbours per row.
-        expansion: efConstruction, rows looked at to find them.
-    """
-
-    connectivity: int = 24
-    expansion: int = 128
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,7 @@ class Graph:
     @classmethod
     def read(cls, file: Path, dim: int) -> Graph:
         """Map a graph; raises BackendError without usearch, GalleryError when the file is none."""
-        index = _new_index(dim, GraphOptions())
+        index = _new_index(dim)
         try:
             mapped, facts = _mapped(file)
             # Shown to usearch without what follows it, and only when that is there: it crashes on a graph cut short.
@@ -114,7 +101,6 @@ class Graph:
 def build_graph(
     vectors: StoredVectors,
     file: Path,
-    options: GraphOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Build the graph of all rows and write it, whole or not at all; returns how many rows it has.
@@ -123,7 +109,7 @@ def build_graph(
         BackendError: usearch is not installed.
         GalleryError: The file cannot be written.
     """
-    index = _new_index(vectors.dim, options or GraphOptions())
+    index = _new_index(vectors.dim)
     step = max(1, (32 << 20) // (8 * vectors.dim))
     for start in range(0, len(vectors), step):
         stop = min(start + step, len(vectors))
@@ -174,18 +160,13 @@ def _sha256(graph: memoryview, count: object) -> str:
     return digest.hexdigest()
 
 
-def _new_index(dim: int, options: GraphOptions) -> Any:
+def _new_index(dim: int) -> Any:
     try:
         from usearch.index import Index
     except ImportError as error:
         raise BackendError(
             "An approximate search needs usearch, which is not installed.", 'Run pip install "tbps-infer[search]".'
         ) from error
-    # Stored as float16: half the memory, and what is proposed is scored exactly from the gallery's own vectors.
-    return Index(
-        ndim=dim,
-        metric="ip",
-        dtype="f16",
-        connectivity=options.connectivity,
-        expansion_add=options.expansion,
-    )
+    # M and efConstruction of Malkov and Yashunin, 2018: neighbours per row, and rows looked at to find them. In half
+    # precision it takes half the memory, and what it proposes is scored exactly from the gallery's own vectors.
+    return Index(ndim=dim, metric="ip", dtype="f16", connectivity=24, expansion_add=128)

@@ -42,9 +42,9 @@ class Multiplier(Protocol):
         """Stored ``[n, dim]`` to float32 ``[n, q]``."""
 
 
-def multiplier_for(queries: NDArray[np.float32], dtype: np.dtype[Any], *, numkong: bool) -> Multiplier:
-    """The multiplier for stored numbers of a type; `numkong` only where `numkong_usable`."""
-    if not numkong or dtype == np.float32:
+def multiplier_for(queries: NDArray[np.float32], dtype: np.dtype[Any], *, numkong: bool | None = None) -> Multiplier:
+    """The multiplier for stored numbers of a type, by NumKong where `numkong` says so; None is where it is usable."""
+    if dtype == np.float32 or not (numkong_usable() if numkong is None else numkong):
         return _NumpyMultiplier(queries)
     return _HalfMultiplier(queries) if dtype == np.float16 else _Int8Multiplier(queries)
 

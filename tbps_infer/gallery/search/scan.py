@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates
-from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for, numkong_usable
+from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
@@ -35,7 +36,7 @@ class ScanOptions:
         block_bytes: Bytes of a block in the type it is multiplied in. Measured with 64 queries on cores with 1 MiB of
             L2 each, at 512 and at 6656 numbers: half and twice as much were no faster, a quarter clearly slower.
         product_bytes: A block's products with all queries take no more than this.
-        numkong: Whether to multiply with NumKong; None is where it is installed.
+        numkong: Whether to multiply with NumKong; None is where it is usable.
         release: Called with the first and last+1 row of a block that is done with, for instance to give its memory
             back; None does nothing.
     """
@@ -45,11 +46,6 @@ class ScanOptions:
     product_bytes: int = 8 << 20
     numkong: bool | None = None
     release: Callable[[int, int], None] | None = None
-
-    @property
-    def with_numkong(self) -> bool:
-        """Whether NumKong multiplies."""
-        return numkong_usable() if self.numkong is None else self.numkong
 
     def rows_per_block(self, row_bytes: int, queries: int) -> int:
         """Rows of a block, 16 at least.
@@ -90,13 +86,11 @@ class Scanned:
         scores: float32 ``[q, min(k, m)]``, best first, equal scores in the order of rows.
         indices: int64 of the same shape, indices into the rows that were searched.
         bytes_read: Bytes of stored vectors and of the first stage that were needed for an average query by itself.
-        bytes_of_all: Bytes of the vectors of all rows that were searched.
     """
 
     scores: NDArray[np.float32]
     indices: NDArray[np.int64]
     bytes_read: float
-    bytes_of_all: int
 
 
 def top_k(
@@ -126,10 +120,9 @@ def top_k(
     """
     options = options or ScanOptions()
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    of_all = len(rows) * vectors.row_bytes
     k = min(k, len(rows))
     if k == 0 or len(queries) == 0:
-        return Scanned(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64), 0, of_all)
+        return Scanned(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64), 0)
 
     def score(owner: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.float32]:
         return _exact_scores(vectors, rows.numbers[index], queries, owner, options)
@@ -137,14 +130,14 @@ def top_k(
     pool = Candidates(len(queries), k, score)
     if first_stage is None:
         _scan(pool, vectors, rows, queries, max_norm, options)
-        return Scanned(*pool.finish(), of_all, of_all)
+        return Scanned(*pool.finish(), len(rows) * vectors.row_bytes)
     covered, others = rows.split(first_stage.count)
     first_stage.scan(pool, covered, queries, max_norm, options)
     if len(others):  # they came after the first stage was built
         _scan(pool, vectors, others, queries, max_norm, options)
     scores, indices = pool.finish()
     in_full = len(others) + pool.scored / len(queries)
-    return Scanned(scores, indices, first_stage.row_bytes * len(covered) + vectors.row_bytes * in_full, of_all)
+    return Scanned(scores, indices, first_stage.row_bytes * len(covered) + vectors.row_bytes * in_full)
 
 
 def _exact_scores(
@@ -176,10 +169,7 @@ def _scan(
     options: ScanOptions,
 ) -> None:
     """Add rows to the pool, where they are known by their positions, by their products with every query."""
-
-    def multiplier() -> Multiplier:
-        return multiplier_for(queries, vectors.values.dtype, numkong=options.with_numkong)
-
+    multiplier = partial(multiplier_for, queries, vectors.values.dtype, numkong=options.numkong)
     first = multiplier()
     norms = np.linalg.norm(queries.astype(np.float64), axis=1)
     # A scale, the exact score and the limits are rounded once each.

@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,7 @@ class Sketch:
         weights = (np.stack((np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1))) * _ROUND_UP).astype(
             np.float32
         )
-
-        def multiplier() -> Multiplier:
-            return multiplier_for(rounded, self.codes.dtype, numkong=options.with_numkong)
-
+        multiplier = partial(multiplier_for, rounded, self.codes.dtype, numkong=options.numkong)
         first = multiplier()
         # What the products may be off by, the rounding of Rᵀq, and the roundings of the sums below.
         slack = self.largest * (first.error + np.linalg.norm(inside - rounded, axis=1))
