@@ -28,10 +28,10 @@ def gallery() -> None:
 
 @gallery.command()
 @click.argument("path", type=EXISTING, metavar="GALLERY")
-@click.option("--approx", is_flag=True, help="The graph of approximate searches, not the exact cascade's sketch.")
+@click.option("--approx", is_flag=True, help="Build the graph for tbps search --approx instead.")
 @verbosity_options
 def index(path: Path, approx: bool) -> None:
-    """Build GALLERY's index, so that searches read less.
+    """Build GALLERY's sketch, so that exact searches read less.
 
     \b
     tbps gallery index gallery
@@ -39,8 +39,8 @@ def index(path: Path, approx: bool) -> None:
     from tbps_infer.gallery import index_gallery
 
     with progress_bar("Indexing", "rows") as bar:
-        rows = index_gallery(path, approx=approx, on_progress=bar)
-    click.echo(f"{path}: {rows} rows indexed for {'approximate' if approx else 'exact'} searches")
+        rows = index_gallery(path, graph=approx, on_progress=bar)
+    click.echo(f"{path}: {'graph' if approx else 'sketch'} of {rows} rows built")
 
 
 @gallery.command()
@@ -80,7 +80,7 @@ def compact(path: Path) -> None:
     report = compact_gallery(path)
     click.echo(f"{path}: {report.kept} rows kept, {report.dropped} dropped")
     if any(name.startswith("graph") for name in report.dropped_indexes):
-        say(f"The graph belonged to the old rows; build it again: tbps gallery index --approx {path}")
+        say(f"The graph belonged to the old rows. Build it again: tbps gallery index --approx {path}")
 
 
 @gallery.command()

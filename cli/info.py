@@ -98,6 +98,7 @@ def _verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 def _gallery(path: Path, check: bool) -> dict[str, Any]:
     from tbps_infer.gallery import Gallery
+    from tbps_infer.gallery.folder import index_files
 
     with Gallery.open(path) as gallery:
         checked = {"segments_checked": gallery.verify()} if check else {}
@@ -108,6 +109,7 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
             "rejected": {str(reject.path): reject.reason for reject in gallery.rejects},
             "columns": list(gallery.columns),
             "dtype": str(gallery.dtype),
+            "indexes": list(index_files(path, gallery.generation)),
             "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
             "bundle": None if gallery.bundle_path is None else str(gallery.bundle_path),
             **_model(gallery.model.to_json(), gallery.model.layout.dim),
@@ -188,5 +190,5 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_short, value))
+        return ", ".join(map(_short, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -56,7 +56,7 @@ _QUERIES_AT_ONCE = 256
 @click.option("--per-id", is_flag=True, help="The best hit of each identity.")
 @click.option("--min-score", type=float, help="Leave out hits below this score.")
 @click.option(
-    "--approx", is_flag=True, help="Ask the graph that tbps gallery index --approx built; it may miss some."
+    "--approx", is_flag=True, help="Search the graph that tbps gallery index --approx built; it may miss hits."
 )
 @click.option("--search-device", default="cpu", help="Where vectors are compared: cpu, or cuda:N, which keeps them.")
 @filter_options
@@ -100,7 +100,7 @@ def search(
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
     if not together and _typed("image_weight"):
         raise click.UsageError("--image-weight needs --together: apart, a picture has no share.")
-    options = SearchOptions("approx" if approx else "auto", min_score, per_id, run.threads, device=search_device)
+    options = SearchOptions("graph" if approx else "auto", min_score, per_id, run.threads, device=search_device)
     with Gallery.open(gallery) as opened:
         model = bundle or opened.require_bundle()
         with Encoder.open(model, run, batch_size=batch_size) as encoder:
@@ -173,7 +173,7 @@ def find(
         report = result.report
         if report.share_read is not None:
             log.info("%s of %d records read %.1f %%", report.method, report.searched, 100 * report.share_read)
-        if first and report.method == "approx":
+        if first and report.method == "graph":
             _say_recall(gallery, vectors[:_QUERIES_COMPARED], k, options, result.hits)
         first = False
         yield from zip(group, result.hits, strict=True)

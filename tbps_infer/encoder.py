@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +36,6 @@ belongs to another layout is off by far more than this.
 
 _DEFAULT = RunOptions()
 
-# A window of captions is sorted by length before it is cut into batches: this many batches fill little with padding.
-_BATCHES_PER_WINDOW = 8
 _BATCHES_DECODED_AHEAD = 2
 _MOST_DECODERS = 4
 
@@ -208,25 +206,16 @@ class Encoder:
             BackendError: The backend failed.
             VerificationError: What came out is no embedding of this model.
         """
-        return self._encode_texts(captions, first=1)
+        from tbps_infer.text import pad_ids
 
-    def iter_encode_texts(self, captions: Iterable[str]) -> Iterator[NDArray[np.float32]]:
-        """Embed any number of captions in bounded memory.
-
-        Args:
-            captions: Read as far as needed, a window of some batches at a time.
-
-        Yields:
-            float32 ``[m, dim]`` for the next m captions, in their order.
-
-        Raises:
-            As `encode_texts`; the number of a caption counts from the first of all.
-        """
-        remaining = iter(captions)
-        first = 1
-        while window := list(islice(remaining, self.batch_size * _BATCHES_PER_WINDOW)):
-            yield self._encode_texts(window, first)
-            first += len(window)
+        rows = self._tokenizer.encode(captions)
+        vectors = self._empty(len(rows))
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(rows), self.batch_size):
+            part = by_length[start : start + self.batch_size]
+            ids, mask = pad_ids([rows[index] for index in part], self.facts.pad_id)
+            vectors[part] = self._run("text", {"input_ids": ids, "attention_mask": mask})
+        return vectors
 
     def _open_branch(self, branch: Branch) -> Runner:
         runner = self._openers[branch]()
@@ -241,18 +230,6 @@ class Encoder:
                 "Export the bundle again.",
             )
         return runner
-
-    def _encode_texts(self, captions: Sequence[str], first: int) -> NDArray[np.float32]:
-        from tbps_infer.text import pad_ids
-
-        rows = self._tokenizer.encode(captions, first=first)
-        vectors = self._empty(len(rows))
-        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        for start in range(0, len(rows), self.batch_size):
-            part = by_length[start : start + self.batch_size]
-            ids, mask = pad_ids([rows[index] for index in part], self.facts.pad_id)
-            vectors[part] = self._run("text", {"input_ids": ids, "attention_mask": mask})
-        return vectors
 
     def _crop(self, source: Path | bytes | Image.Image) -> NDArray[np.uint8]:
         from tbps_infer.images import load_crop, to_crop

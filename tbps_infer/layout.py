@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tbps_infer.errors import BundleError
 
@@ -69,22 +68,6 @@ class VectorLayout:
     def squared_norm(self) -> float:
         """|z|² of every embedding of this layout: the similarity of an embedding with itself."""
         return float(sum(segment.weight for segment in self.segments))
-
-    def split_scores(
-        self, queries: NDArray[np.floating[Any]], hits: NDArray[np.floating[Any]]
-    ) -> NDArray[np.float32]:
-        """Divide inner products into their segments' shares.
-
-        Args:
-            queries: Floating-point ``[..., dim]``.
-            hits: Floating-point ``[..., dim]``, broadcast against ``queries``.
-
-        Returns:
-            float32 ``[..., len(segments)]``; its sum over the last axis is the inner product.
-        """
-        starts = [piece.start for piece in self.slices.values()]
-        products = queries.astype(np.float32) * hits.astype(np.float32)
-        return np.add.reduceat(products, starts, axis=-1).astype(np.float32)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The layout as plain JSON values."""

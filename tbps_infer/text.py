@@ -108,12 +108,11 @@ class Tokenizer:
         """The tokenizer in a file, used as a model's facts say. Raises BundleError."""
         return cls(file, caption_rule=facts.caption_rule, max_length=facts.max_length, pad_id=facts.pad_id)
 
-    def encode(self, captions: Sequence[str], *, first: int = 1) -> list[list[int]]:
+    def encode(self, captions: Sequence[str]) -> list[list[int]]:
         """Turn captions into token ids, special tokens included, each cut to ``max_length``.
 
         Args:
             captions: Sentences of a person's looks.
-            first: The number of the first one in an error's sentence, for callers that encode in pieces.
 
         Returns:
             One list of at least one id per caption, of different lengths; `pad_ids` makes a batch of them.
@@ -122,18 +121,18 @@ class Tokenizer:
             UsageError: A caption is empty, has nothing that becomes a token, or is not valid Unicode.
         """
         prepared = [self._rule(caption) for caption in captions]
-        for number, caption in enumerate(prepared, first):
+        for number, caption in enumerate(prepared, start=1):
             if not caption.strip():
-                raise _no_words(number, captions[number - first])
+                raise _no_words(number, captions[number - 1])
             if not _is_unicode(caption):
                 raise UsageError(
                     f"Caption {number} is not valid Unicode text: {caption!r}.", "Give captions in UTF-8."
                 )
         rows = []
-        for number, encoding in enumerate(self._tokenizer.encode_batch(prepared), first):
+        for number, encoding in enumerate(self._tokenizer.encode_batch(prepared), start=1):
             # A caption of control characters alone leaves [CLS] [SEP], which would match some pictures all the same.
             if all(encoding.special_tokens_mask):
-                raise _no_words(number, captions[number - first])
+                raise _no_words(number, captions[number - 1])
             rows.append(encoding.ids)
         return rows
 

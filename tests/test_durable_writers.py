@@ -73,7 +73,7 @@ def gallery_and_indexes(out: Path) -> None:
     make_gallery(out / "g")
     index_gallery(out / "g")
     pytest.importorskip("usearch")
-    index_gallery(out / "g", approx=True)
+    index_gallery(out / "g", graph=True)
 
 
 @writer
@@ -192,9 +192,9 @@ def text_of_a_benchmark(out: Path) -> None:
 @writer
 def graphs_of_searches_on_a_gpu(out: Path) -> None:
     pytest.importorskip("onnx")
-    from tbps_infer.gallery.search.device_graphs import write_scan_graphs
+    from tbps_infer.gallery.search.device_onnx import write_scan_onnx
 
-    write_scan_graphs(out)
+    write_scan_onnx(out)
 
 
 def assert_all_durable(disk: RecordedDisk, out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,26 +110,6 @@ def test_each_batch_is_filled_to_its_own_longest(tokenizer: Tokenizer) -> None:
         assert feeds["attention_mask"].sum(axis=1).min() >= 3  # never a row of zeros
 
 
-def test_streaming_equals_all_at_once_and_reads_no_further_than_a_window(tokenizer: Tokenizer) -> None:
-    captions = captions_of(75)
-    read = 0
-
-    def source() -> Iterator[str]:
-        nonlocal read
-        for caption in captions:
-            read += 1
-            yield caption
-
-    encoder, _, _ = encoder_of(tokenizer, batch_size=2)
-    stream = encoder.iter_encode_texts(source())
-    blocks = [next(stream)]
-    assert read == len(blocks[0]) == 16
-    blocks += stream
-    assert [len(block) for block in blocks] == [16, 16, 16, 16, 11]
-    np.testing.assert_array_equal(np.concatenate(blocks), encoder.encode_texts(captions))
-    assert list(encoder.iter_encode_texts([])) == []
-
-
 def test_an_empty_caption_is_named_by_its_number(tokenizer: Tokenizer) -> None:
     encoder, _, text = encoder_of(tokenizer, batch_size=2)
     captions = captions_of(40)
@@ -137,8 +117,6 @@ def test_an_empty_caption_is_named_by_its_number(tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="Caption 38 has no words"):
         encoder.encode_texts(captions)
     assert text.batch_sizes == []
-    with pytest.raises(UsageError, match="Caption 38 has no words"):
-        list(encoder.iter_encode_texts(captions))
 
 
 def test_images_of_every_source_equal_their_crops(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Searching a gallery: against faiss and the memory's bandwidth, the cascade, the graph, filters, and peak memory.
+"""Searching a gallery: against faiss and the memory's bandwidth, the sketch, the graph, filters, and peak memory.
 
 ::
 
-    python -m tbps_infer.benchmarks.studies.search kernel
-    python -m tbps_infer.benchmarks.studies.search cascade --gallery GALLERY.npy --queries QUERIES.npy
+    python -m tbps_infer.benchmarks.studies.search scan
+    python -m tbps_infer.benchmarks.studies.search methods --gallery GALLERY.npy --queries QUERIES.npy
     python -m tbps_infer.benchmarks.studies.search filters --folder FOLDER
     python -m tbps_infer.benchmarks.studies.search memory --folder FOLDER
 
@@ -80,7 +80,7 @@ def unit_vectors(count: int, dim: int, seed: int) -> NDArray[np.float32]:
     return values
 
 
-def kernel(arguments: argparse.Namespace) -> None:
+def scan(arguments: argparse.Namespace) -> None:
     """Batches of queries against faiss on the same rows, and one query against the memory's bandwidth."""
     rows, dim = arguments.rows, arguments.dim
     full = unit_vectors(rows, dim, 0)
@@ -159,8 +159,8 @@ def _torch_arm(full: NDArray[np.float32], queries: NDArray[np.float32]) -> dict[
     return {"torch float32 matmul + topk": lambda: torch.topk(left @ right.T, K)}
 
 
-def cascade(arguments: argparse.Namespace) -> None:
-    """Bytes read and time of the cascade, and recall and time of the graph, on real embeddings."""
+def methods(arguments: argparse.Namespace) -> None:
+    """Bytes read and time of a search by the sketch, and recall and time of the graph, on real embeddings."""
     vectors = np.load(arguments.gallery, mmap_mode="r")
     queries = np.load(arguments.queries).astype(np.float32)
     chosen = np.random.default_rng(0).permutation(len(queries))[: arguments.count]
@@ -172,19 +172,18 @@ def cascade(arguments: argparse.Namespace) -> None:
     )
     started = time.perf_counter()
     index_gallery(path)
-    built = {"cascade": time.perf_counter() - started}
-    methods = ["scan", "cascade"]
-    if arguments.approx:
+    built = {"sketch": time.perf_counter() - started}
+    options = {method: SearchOptions(method=method) for method in ("scan", "sketch")}
+    if arguments.graph:
         started = time.perf_counter()
-        index_gallery(path, approx=True)
-        built["approx"] = time.perf_counter() - started
-        methods.append("approx")
+        index_gallery(path, graph=True)
+        built["graph"] = time.perf_counter() - started
+        options["graph"] = SearchOptions(method="graph")
     with Gallery.open(path) as gallery:
-        options = {method: SearchOptions(method=method) for method in methods}  # type: ignore[arg-type]
         results = {name: gallery.search_with_report(queries, K, options=option) for name, option in options.items()}
-        assert results["cascade"].hits == results["scan"].hits
+        assert results["sketch"].hits == results["scan"].hits
         found = [{hit.record for hit in hits} for hits in results["scan"].hits]
-        for name in methods:
+        for name in options:
             hits = results[name].hits
             recall = sum(len({h.record for h in some} & want) for some, want in zip(hits, found, strict=True))
             fact = {
@@ -324,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tbps_infer.benchmarks.studies.search", description=__doc__.split("\n")[0]
     )
     commands = parser.add_subparsers(required=True)
-    for run in (kernel, cascade, filters, memory, search):
+    for run in (scan, methods, filters, memory, search):
         command = commands.add_parser(run.__name__, help=(run.__doc__ or "").split("\n")[0])
         command.set_defaults(run=run)
         command.add_argument("--rows", type=int, default=1_000_000 if run is memory else 200_000)
@@ -333,18 +332,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--folder", default=".", help="where galleries are written; filters and memory remove their own"
         )
-        if run is kernel:
+        if run is scan:
             command.add_argument(
                 "--cpu-time",
                 action="store_true",
                 help="processor time of all threads, for a machine that is not idle",
             )
             command.add_argument("--threads", type=int, help="threads of the search's own; default: the usable cores")
-        if run is cascade:
+        if run is methods:
             command.add_argument("--gallery", required=True, help="npy file of embeddings [n, dim]")
             command.add_argument("--queries", required=True, help="npy file of embeddings [m, dim]")
             command.add_argument("--count", type=int, default=200, help="queries taken from the file")
-            command.add_argument("--approx", action="store_true", help="the graph as well")
+            command.add_argument("--graph", action="store_true", help="the graph as well")
     parsed = parser.parse_args(arguments)
     environment = record_environment()
     print(json.dumps({**environment.stable, **environment.conditions}), file=sys.stderr)

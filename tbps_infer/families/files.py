@@ -15,10 +15,7 @@ from tbps_infer.errors import CheckpointError
 from tbps_infer.families.settings import Settings, read_settings, read_settings_file
 from tbps_infer.reference.checkpoint import IGNORED_SUFFIX, find_tensors, read_pickled, read_tensors
 
-__all__ = ["SUFFIXES", "CheckpointFile", "read_checkpoint_file"]
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".tar")
-"""How the names of checkpoints end."""
+__all__ = ["CheckpointFile", "read_checkpoint_file"]
 
 # State dicts of two networks side by side: their tensors are named with the state dict's name in front.
 _SIDE_BY_SIDE = ("ImgEncoder_state_dict", "TxtEncoder_state_dict")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +24,10 @@ from tbps_infer.gallery.folder import (
 from tbps_infer.gallery.records import create_records, sqlite_errors
 from tbps_infer.model_facts import ModelFacts
 
-__all__ = ["make_folder", "open_facts", "system_errors"]
+__all__ = ["SPARE_BYTES", "make_folder", "open_facts", "require_space", "system_errors"]
+
+SPARE_BYTES = 16 << 20
+"""Disk space that is left free: SQLite's log of a commit, and whatever else lives on the disk."""
 
 
 def make_folder(path: Path) -> None:
@@ -95,3 +99,13 @@ def system_errors(folder: Path) -> Iterator[None]:
             "Check the folder's permissions and the free disk space, and run the same command again; "
             "what was committed before is kept.",
         ) from error
+
+
+def require_space(path: Path, wanted: int) -> None:
+    """Look at the free space before writing, so that a disk is not filled to the last byte for nothing."""
+    free = shutil.disk_usage(path).free
+    if free < wanted + SPARE_BYTES:
+        raise GalleryError(
+            f"The disk of {path} has {free / 1e6:.0f} MB free, and this needs {(wanted + SPARE_BYTES) / 1e6:.0f} MB.",
+            "Free some disk space and run the same command again; what was committed before is kept.",
+        )

@@ -166,7 +166,7 @@ def matching_records(
     if conditions:
         found = _chosen(connection, " AND ".join(conditions), values)
     if wanted.not_id:  # most records pass: what does not is the smaller list
-        excluded = _chosen(connection, _listed("id"), _list(wanted.not_id))
+        excluded = _chosen(connection, _listed("id"), [json.dumps(wanted.not_id)])
         found = found[~np.isin(found, excluded, assume_unique=True)]
     if wanted.where is not None:
         passing = _matching_expression(connection, guard, wanted.where, where_seconds)
@@ -185,12 +185,8 @@ def _chosen(connection: sqlite3.Connection, condition: str, values: Sequence[str
 
 
 def _listed(column: str) -> str:
-    """A condition with one value, `_list` of however many: SQLite takes some 32,000 values at most."""
+    """A condition with one value, a JSON list of however many: SQLite takes some 32,000 values at most."""
     return f"CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
-
-
-def _list(texts: tuple[str, ...]) -> list[str]:
-    return [json.dumps(texts)]
 
 
 def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
@@ -199,7 +195,7 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
     for column, texts in (("camera", wanted.camera), ("id", wanted.id)):
         if texts:
             conditions.append(_listed(column))
-            values += _list(texts)
+            values.append(json.dumps(texts))
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue
@@ -220,18 +216,13 @@ def _matching_expression(
     try:
         with guard.confine(columns, seconds):
             # The line break ends nothing but makes the closing bracket safe from whatever the expression ends with.
-            return _numbers(
-                connection.execute(f"SELECT record FROM records WHERE (\n{expression}\n) ORDER BY record")
-            )
+            rows = connection.execute(f"SELECT record FROM records WHERE (\n{expression}\n) ORDER BY record")
+            return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
     except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
         message = str(error)
         if message == "interrupted":
             message = guard.stopped
         raise FilterError(f"The filter {expression!r} cannot be used: {message}.", hint) from error
-
-
-def _numbers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
-    return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
 
 
 _TOKEN = re.compile(

@@ -19,18 +19,19 @@ from tbps_infer.model_facts import ModelFacts
 
 __all__ = [
     "GALLERY_JSON",
-    "GRAPH_FILE",
+    "INDEX_FILES",
     "LOCK_FILE",
     "RECORDS_FILE",
     "SCHEMA_VERSION",
-    "SKETCH_FILE",
     "DtypeName",
     "GalleryFacts",
     "belongs_to_other_generation",
+    "index_files",
     "is_gallery",
     "is_leftover",
     "is_vectors_file",
     "missing_vectors",
+    "require_length",
     "writer_lock",
 ]
 
@@ -38,9 +39,8 @@ SCHEMA_VERSION = 1
 GALLERY_JSON = "gallery.json"
 RECORDS_FILE = "records.sqlite"
 LOCK_FILE = "writer.lock"
-# Indexes belong to one generation of the vector file, and say how many of its first rows they cover.
-SKETCH_FILE = "cascade-{}.idx"
-GRAPH_FILE = "graph-{}.usearch"
+INDEX_FILES = {"sketch": "sketch-{}.idx", "graph": "graph-{}.usearch"}
+"""An index belongs to one generation of the vector file, and says how many of its first rows it covers."""
 
 DtypeName = Literal["float16", "float32", "int8"]
 _TYPES: dict[DtypeName, tuple[str, np.dtype[Any]]] = {
@@ -129,9 +129,11 @@ class GalleryFacts:
                 "Use the version of tbps-infer that wrote it, or embed the pictures into a new gallery.",
             )
         try:
+            if values["dtype"] not in _TYPES:
+                raise ValueError(f"dtype is {values['dtype']!r}, want one of {', '.join(_TYPES)}")
             return cls(
                 model=ModelFacts.from_json(values["model"]),
-                dtype_name=_dtype_name(values["dtype"]),
+                dtype_name=values["dtype"],
                 bundle_path=None if values["bundle"] is None else Path(values["bundle"]),
                 created=str(values["created"]),
                 made_by=str(values["made_by"]),
@@ -161,11 +163,23 @@ def is_vectors_file(name: str) -> bool:
 
 def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int) -> bool:
     """Whether a file is a vector file or an index of another generation than this one, or was never finished."""
-    if name in [of(generation) for of in (facts.vectors_file, SKETCH_FILE.format, GRAPH_FILE.format)]:
+    if name in (facts.vectors_file(generation), *(index.format(generation) for index in INDEX_FILES.values())):
         return False
     wanted = leftover_of(name) or name
-    index = re.fullmatch(r"cascade-\d+\.idx|graph-\d+\.usearch", wanted)
+    index = re.fullmatch(r"sketch-\d+\.idx|graph-\d+\.usearch", wanted)
     return is_vectors_file(wanted) or index is not None or leftover_of(name) == GALLERY_JSON
+
+
+def index_files(folder: Path, generation: int) -> dict[str, Path]:
+    """The indexes that a generation has, ``sketch`` and ``graph``."""
+    files = {index: folder / name.format(generation) for index, name in INDEX_FILES.items()}
+    return {index: file for index, file in files.items() if file.exists()}
+
+
+def require_length(file: Path, length: int, wanted: int) -> None:
+    """Raise GalleryError when a vector file has fewer bytes than its records name."""
+    if length < wanted:
+        raise GalleryError(f"{file} has {length} bytes, and its records name {wanted}: it was cut short.", _RESTORE)
 
 
 def missing_vectors(file: Path) -> GalleryError:
@@ -197,10 +211,3 @@ def writer_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _dtype_name(value: object) -> DtypeName:
-    for name in _TYPES:
-        if value == name:
-            return name
-    raise ValueError(f"dtype is {value!r}, want one of {', '.join(_TYPES)}")

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.folder import GalleryFacts
+from tbps_infer.gallery.folder import GalleryFacts, require_length
 from tbps_infer.gallery.vectors import NORM_MARGIN, StoredVectors, quantise
 
-__all__ = ["MappedVectors", "checked_rows", "map_vectors", "raw_rows", "stored_rows"]
+__all__ = ["MappedVectors", "checked_rows", "map_vectors"]
 
 # A file beyond this is not kept in this process's memory by a scan; the system's cache of files still has it.
 _RESIDENT_BYTES = 1 << 30
@@ -40,7 +40,7 @@ class MappedVectors:
     release: Callable[[int, int], None] | None
 
 
-def stored_rows(raw: NDArray[np.uint8], facts: GalleryFacts) -> StoredVectors:
+def _stored_rows(raw: NDArray[np.uint8], facts: GalleryFacts) -> StoredVectors:
     """The vectors that uint8 ``[n, row_bytes]`` holds, without a copy."""
     width = facts.model.layout.dim * facts.dtype.itemsize
     values: NDArray[Any] = raw[:, :width].view(facts.dtype)
@@ -48,7 +48,7 @@ def stored_rows(raw: NDArray[np.uint8], facts: GalleryFacts) -> StoredVectors:
     return StoredVectors(values, scales)
 
 
-def raw_rows(vectors: NDArray[np.float32], facts: GalleryFacts) -> NDArray[np.uint8]:
+def _raw_rows(vectors: NDArray[np.float32], facts: GalleryFacts) -> NDArray[np.uint8]:
     """Embeddings float32 ``[n, dim]`` as they are stored, uint8 ``[n, row_bytes]``."""
     if facts.dtype_name == "int8":
         values, scales = quantise(vectors)
@@ -67,12 +67,7 @@ def map_vectors(path: Path, facts: GalleryFacts, generation: int, rows: int) -> 
     wanted = rows * facts.row_bytes
     release = None
     try:
-        length = file.stat().st_size
-        if length < wanted:
-            raise GalleryError(
-                f"{file} has {length} bytes, and its records name {wanted}: it was cut short.",
-                "Restore the file from a copy, or embed the pictures into a new gallery.",
-            )
+        require_length(file, file.stat().st_size, wanted)
         flat = np.empty(0, dtype=np.uint8)
         if rows:
             with file.open("rb") as handle:
@@ -87,7 +82,7 @@ def map_vectors(path: Path, facts: GalleryFacts, generation: int, rows: int) -> 
             f"{file} cannot be read: {error.strerror or error}.", "Copy the whole folder, or embed again."
         ) from error
     raw = flat.reshape(rows, facts.row_bytes)
-    return MappedVectors(stored_rows(raw, facts), raw, release)
+    return MappedVectors(_stored_rows(raw, facts), raw, release)
 
 
 def _releaser(mapped: mmap.mmap, row_bytes: int) -> Callable[[int, int], None]:
@@ -118,10 +113,10 @@ def checked_rows(vectors: NDArray[np.float32] | None, count: int, facts: Gallery
         raise GalleryError(
             f"Vector {wrong[0]} given to the gallery has the squared norm {squared[wrong[0]]:g}, {want}.", hint
         )
-    raw = raw_rows(vectors, facts)
+    raw = _raw_rows(vectors, facts)
     if facts.dtype_name != "int8":
         return raw  # rounding changes a length by less than a thousandth
-    stored = np.linalg.norm(stored_rows(raw, facts).exact(slice(None)), axis=1)
+    stored = np.linalg.norm(_stored_rows(raw, facts).exact(slice(None)), axis=1)
     wrong = np.flatnonzero(stored > NORM_MARGIN * math.sqrt(layout.squared_norm))
     if len(wrong):
         raise GalleryError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +19,7 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.columns import Value, quoted
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
-from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts, missing_vectors
+from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files, missing_vectors
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
     FileStamp,
@@ -31,13 +31,13 @@ from tbps_infer.gallery.records import (
     metadata_columns,
     sqlite_errors,
 )
-from tbps_infer.gallery.search.approximate import Graph
-from tbps_infer.gallery.search.cascade import Sketch
 from tbps_infer.gallery.search.device import DeviceScan
-from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchResult
-from tbps_infer.gallery.search.rows import Rows
+from tbps_infer.gallery.search.graph import Graph
+from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
+from tbps_infer.gallery.search.rows import Rows, Selection
 from tbps_infer.gallery.search.run import search_gallery
-from tbps_infer.gallery.vectors import StoredVectors
+from tbps_infer.gallery.search.sketch import Sketch
+from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["Gallery", "Record"]
@@ -84,10 +84,9 @@ class Gallery:
         self.columns = metadata_columns(connection)
         self.generation = current_generation(connection)
         self._mapped = mapped
-        self._sketch: Sketch | None = None
-        self._graph: Graph | None = None
+        self._indexes: dict[str, Any] = {}
         self._devices: dict[Device, DeviceScan] = {}
-        self._selection: tuple[Filter, NDArray[np.int64], Rows] | None = None
+        self._selection: tuple[Filter, Selection] | None = None
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
         try:
@@ -96,7 +95,7 @@ class Gallery:
                 raise ValueError("a row below 0")
         except (TypeError, ValueError) as error:
             raise damaged_records(path, "a record has no row in the vector file") from error
-        self._records, self._rows = flat[0::2].copy(), Rows.of(flat[1::2].copy())
+        self._all = Selection(flat[0::2].copy(), Rows.of(flat[1::2].copy()))
 
     @classmethod
     def open(cls, path: Path | str) -> Gallery:
@@ -159,7 +158,7 @@ class Gallery:
     @property
     def count(self) -> int:
         """How many records it has."""
-        return len(self._records)
+        return len(self._all.records)
 
     @property
     def rejects(self) -> list[Reject]:
@@ -182,7 +181,7 @@ class Gallery:
         """Every record, in order."""
         sql = f"{self._select_records} WHERE record BETWEEN ? AND ? ORDER BY record"
         for start in range(0, self.count, 4096):
-            numbers = self._records[start : start + 4096].tolist()
+            numbers = self._all.records[start : start + 4096].tolist()
             yield from map(self._record, self._fetch(sql, (numbers[0], numbers[-1])))
 
     def search(
@@ -204,7 +203,7 @@ class Gallery:
     ) -> SearchResult:
         """Find the records whose embeddings have the largest inner products with each query.
 
-        Unless the method is ``approx`` the result is exact: the score of a hit is the inner product with the
+        Unless the method is ``graph`` the result is exact: the score of a hit is the inner product with the
         embedding as stored, summed in float64 and rounded to float32, the same for a query alone or among others,
         whatever the method. Equal scores come in the order of records.
 
@@ -224,25 +223,32 @@ class Gallery:
         self._check_queries(queries)
         if k < 1:
             raise UsageError(f"k is {k}, want at least 1.")
-        return search_gallery(self, queries, k, where or Filter(), options or SearchOptions())
+        options = options or SearchOptions()
+        if where and options.method == "graph":
+            raise UsageError(
+                "An approximate search cannot be filtered: its graph proposes rows without regard to the filter.",
+                "Leave the approximate method out; the exact search is fast where few records pass.",
+            )
+        return search_gallery(self, self.selected(where or Filter()), queries, k, options)
 
-    def selected(self, where: Filter) -> tuple[NDArray[np.int64], Rows]:
-        """Numbers int64 ``[n]`` of the records that pass a filter, ascending, and the rows of their embeddings."""
+    def selected(self, where: Filter) -> Selection:
+        """The records that pass a filter."""
         if not where:
-            return self._records, self._rows
+            return self._all
         with self._lock, sqlite_errors(self.path):
             if self._selection is None or self._selection[0] != where or not where.timeless:
-                passing = matching_records(self._connection, self._guard, where, self._records)
-                rows = Rows.of(self._rows.numbers[self._positions(passing)])
-                self._selection = where, passing, rows  # kept: whoever asks again, asks with the same filter
-            return self._selection[1:]
+                passing = matching_records(self._connection, self._guard, where, self._all.records)
+                rows = Rows.of(self._all.rows.numbers[self._positions(passing)])
+                self._selection = where, Selection(passing, rows)  # kept: whoever asks again, asks the same
+            return self._selection[1]
 
     def _positions(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices int64 ``[n]`` of some records, by number, among all; most galleries have no gaps to search for."""
-        if len(records) and self._records[-1] - self._records[0] == len(self._records) - 1:
-            offsets: NDArray[np.int64] = records - self._records[0]
+        known = self._all.records
+        if len(records) and known[-1] - known[0] == len(known) - 1:
+            offsets: NDArray[np.int64] = records - known[0]
             return offsets
-        return np.searchsorted(self._records, records)
+        return np.searchsorted(known, records)
 
     def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
         """Some records, by number."""
@@ -262,30 +268,25 @@ class Gallery:
 
     @property
     def sketch(self) -> Sketch | None:
-        """The first stage of the cascade; None where it was not built."""
-        with self._lock:
-            if self._sketch is None:
-                self._sketch = self._index(SKETCH_FILE, Sketch.read)
-            return self._sketch
+        """The sketch, which bounds scores; None where it was not built."""
+        return self._index("sketch", Sketch)
 
     @property
     def graph(self) -> Graph | None:
-        """The approximate index; None where it was not built."""
-        with self._lock:
-            if self._graph is None:
-                self._graph = self._index(GRAPH_FILE, Graph.read)
-            return self._graph
+        """The graph of approximate searches; None where it was not built."""
+        return self._index("graph", Graph)
 
-    def _index(self, name: str, read: Callable[[Path, int], _Index]) -> _Index | None:
-        file = self.path / name.format(self.generation)
-        if not file.exists():
-            return None
-        try:
-            return read(file, self.model.layout.dim)
-        except GalleryError:
-            if file.exists():
-                raise
-            return None  # a compaction has just removed it
+    def _index(self, name: str, kind: type[_Index]) -> _Index | None:
+        with self._lock:
+            file = index_files(self.path, self.generation).get(name)
+            if name not in self._indexes and file is not None:
+                try:
+                    self._indexes[name] = kind.read(file, self.model.layout.dim)
+                except GalleryError:
+                    if file.exists():  # else a compaction has just removed it
+                        raise
+            index: _Index | None = self._indexes.get(name)
+            return index
 
     def on_device(self, device: Device) -> DeviceScan:
         """The vectors on a device, copied there by the first search; raises BackendError without the device."""
@@ -294,24 +295,32 @@ class Gallery:
                 self._devices[device] = DeviceScan(self.stored, device)
             return self._devices[device]
 
+    def damaged(self, error: DamagedVectorsError, method: SearchMethod) -> GalleryError:
+        """What to raise when a search by a method finds that stored numbers are damaged."""
+        file = self.path / self.facts.vectors_file(self.generation)
+        if method not in INDEX_FILES:
+            return GalleryError(f"{file} is damaged: {error}", "Restore the file from a copy.")
+        return GalleryError(
+            f"{file} or its {method} {INDEX_FILES[method].format(self.generation)} is damaged: {error}",
+            f"tbps gallery verify GALLERY tells which: a {method} is built again, vectors are restored from a copy.",
+        )
+
     def verify(self) -> int:
         """Read everything and compare it with the checksums; the number of segments that were compared.
 
         Raises:
-            GalleryError: The records are damaged, or a segment of the vector file or an
-                index is not what was written.
+            GalleryError: The records are damaged, or a segment of the vector file, the sketch or the graph is not
+                what was written.
         """
         problem = str(self._fetch("PRAGMA integrity_check")[0][0])
         if problem != "ok":
-            raise GalleryError(
-                f"The records of {self.path} are damaged: {' '.join(problem.split())}.", "Restore them from a copy."
-            )
+            raise damaged_records(self.path, " ".join(problem.split()))
         segments = self.verify_vectors()
-        sketch, graph = (self.path / name.format(self.generation) for name in (SKETCH_FILE, GRAPH_FILE))
-        if sketch.exists():
-            Sketch.verify(sketch, self.model.layout.dim)
-        if graph.exists():
-            Graph.verify(graph)
+        indexes = index_files(self.path, self.generation)
+        if "sketch" in indexes:
+            Sketch.verify(indexes["sketch"], self.model.layout.dim)
+        if "graph" in indexes:
+            Graph.verify(indexes["graph"])
         return segments
 
     def verify_vectors(self) -> int:

@@ -126,15 +126,8 @@ def create_records(folder: Path) -> None:
 
 def connect_writer(folder: Path) -> sqlite3.Connection:
     """Open the records for writing; transactions are begun and ended by the caller."""
-    connection = _connect(folder, "mode=rw")
-    try:
-        # Every commit is on disk when it returns: a commit is rare beside the embedding it records.
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("SELECT count(*) FROM segment").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    # Every commit is on disk when it returns: a commit is rare beside the embedding it records.
+    return _connect(folder, "mode=rw", "PRAGMA synchronous = FULL")
 
 
 def connect_reader(folder: Path) -> sqlite3.Connection:
@@ -150,15 +143,7 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
 
 
 def _begin_reading(folder: Path, mode: str) -> sqlite3.Connection:
-    connection = _connect(folder, mode)
-    try:
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM segment").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return _connect(folder, mode, "PRAGMA temp_store = MEMORY", "BEGIN")
 
 
 def committed_rows(connection: sqlite3.Connection, folder: Path) -> int:
@@ -204,17 +189,25 @@ def _view(columns: tuple[str, ...]) -> str:
     return f"CREATE VIEW records AS SELECT {names} FROM record"
 
 
-def _connect(folder: Path, mode: str) -> sqlite3.Connection:
+def _connect(folder: Path, mode: str, *first: str) -> sqlite3.Connection:
+    """Open the records, execute some statements, and look at a table: only then are they known to be readable."""
     file = folder / RECORDS_FILE
     if not file.is_file():
         raise GalleryError(
             f"The gallery {folder} has no {RECORDS_FILE}.",
             "Copy the whole folder, or embed the pictures into a new gallery.",
         )
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{file.absolute().as_uri()}?{mode}",
         uri=True,
         timeout=_BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
     )
+    try:
+        for statement in (*first, "SELECT count(*) FROM segment"):
+            connection.execute(statement).fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection

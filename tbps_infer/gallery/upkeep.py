@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from tbps_infer.atomic import new_folder
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.creation import system_errors
+from tbps_infer.gallery.creation import require_space, system_errors
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE, GalleryFacts
+from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
-from tbps_infer.gallery.search.approximate import GraphOptions, build_graph
-from tbps_infer.gallery.search.cascade import build_sketch
+from tbps_infer.gallery.search.graph import build_graph
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.writer import SPARE_BYTES, GalleryWriter
+from tbps_infer.gallery.search.sketch import build_sketch
+from tbps_infer.gallery.writer import GalleryWriter
 
 __all__ = [
     "CompactReport",
@@ -49,7 +48,7 @@ class CompactReport:
     Attributes:
         kept: Rows that records name.
         dropped: Rows of replaced and removed pictures.
-        dropped_indexes: Files of indexes that belonged to the old rows; the cascade's is built again.
+        dropped_indexes: Files of the sketch and the graph of the old rows; the sketch is built again.
     """
 
     kept: int
@@ -73,20 +72,15 @@ def remove_records(path: Path, where: Filter) -> int:
         FilterError: It is not valid.
         GalleryBusyError: Another process is writing.
     """
-    _require_filter(where)
     with _writer(path) as writer, Gallery.open(path) as gallery:
-        return writer.remove(gallery.selected(where)[0].tolist())
+        return writer.remove(removable(gallery, where).tolist())
 
 
 def removable(gallery: Gallery, where: Filter) -> NDArray[np.int64]:
-    """Numbers of the records that `remove_records` would remove; raises likewise."""
-    _require_filter(where)
-    return gallery.selected(where)[0]
-
-
-def _require_filter(where: Filter) -> None:
+    """Numbers int64 ``[n]`` of the records that `remove_records` would remove; raises likewise."""
     if not where:
         raise UsageError("Removing needs a filter: without one every record would go.", "Name a camera, an id …")
+    return gallery.selected(where).records
 
 
 def compact_gallery(path: Path) -> CompactReport:
@@ -100,13 +94,12 @@ def compact_gallery(path: Path) -> CompactReport:
         with Gallery.open(path) as gallery:
             gallery.verify()
             kept = gallery.count
-        files = (SKETCH_FILE.format(writer.generation), GRAPH_FILE.format(writer.generation))
-        dropped_indexes = tuple(name for name in files if (path / name).exists())
+        indexes = index_files(path, writer.generation)
         dropped = writer.compact()
-        if files[0] in dropped_indexes and kept:
+        if "sketch" in indexes and kept:
             with Gallery.open(path) as gallery, system_errors(path):
-                build_sketch(gallery.stored, path / SKETCH_FILE.format(gallery.generation))
-    return CompactReport(kept, dropped, dropped_indexes)
+                build_sketch(gallery.stored, path / INDEX_FILES["sketch"].format(gallery.generation))
+    return CompactReport(kept, dropped, tuple(file.name for file in indexes.values()))
 
 
 def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
@@ -126,7 +119,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     if not sources:
         raise UsageError("Merging needs at least one gallery to take records from.")
     first = GalleryFacts.read(sources[0])
-    added = known = 0
+    added = known = total = 0
     for source in sources:
         with Gallery.open(source) as gallery:
             gallery.require_model(first.model)
@@ -136,11 +129,12 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
                     "Merge galleries that store the same type.",
                 )
             gallery.verify_vectors()
+            total += gallery.count
     with GalleryWriter.open(out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path) as writer:
-        total = sum(_count(source) for source in sources)
         for source in sources:
             with Gallery.open(source) as gallery:
-                for some in _chunks(gallery.records(), _MERGE_ROWS):
+                records = gallery.records()
+                while some := list(islice(records, _MERGE_ROWS)):
                     new = [record for record in some if not _is_known(writer, gallery, record)]
                     rows = np.array([record.row for record in new], dtype=np.int64)
                     writer.commit_stored(
@@ -153,27 +147,27 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     return MergeReport(added, known)
 
 
-def index_gallery(
-    path: Path, *, approx: bool = False, options: GraphOptions | None = None, on_progress: Progress | None = None
-) -> int:
-    """Build the index of the cascade, or of approximate searches, over all rows; returns how many.
+def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | None = None) -> int:
+    """Build the sketch, or the graph of approximate searches, over all rows; returns how many.
 
     Rows that are added later are searched in full until it is built again. Searches may go on meanwhile.
 
     Raises:
         GalleryBusyError: Another process is writing.
         GalleryError: The gallery is empty, or the disk has no room.
-        BackendError: usearch, which approximate searches need, is not installed.
+        BackendError: usearch, which the graph needs, is not installed.
     """
     with _writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
-        rows = len(gallery.stored)
+        rows, dim = len(gallery.stored), gallery.stored.dim
         if rows == 0:
             raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
-        if approx:
-            _require_space(path, rows * (2 * gallery.stored.dim + 512))
-            return build_graph(gallery.stored, path / GRAPH_FILE.format(writer.generation), options, on_progress)
-        _require_space(path, rows * (gallery.stored.dim // 8 + 64))
-        build_sketch(gallery.stored, path / SKETCH_FILE.format(writer.generation), on_progress=on_progress)
+        file = path / INDEX_FILES["graph" if graph else "sketch"].format(writer.generation)
+        if graph:
+            require_space(path, rows * (2 * dim + 512))
+            build_graph(gallery.stored, file, on_progress)
+        else:
+            require_space(path, rows * (dim // 8 + 64))
+            build_sketch(gallery.stored, file, on_progress=on_progress)
         return rows
 
 
@@ -202,7 +196,7 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
     with Gallery.open(path) as gallery, new_folder(out, GalleryError) as folder:
         records, rows = gallery.selected(where or Filter())
         dtype = np.dtype("<f4") if gallery.facts.dtype_name == "int8" else gallery.dtype
-        _require_space(folder, len(rows) * (gallery.model.layout.dim * dtype.itemsize + 1024))
+        require_space(folder, len(rows) * (gallery.model.layout.dim * dtype.itemsize + 1024))
         _write_npy(folder / "vectors.npy", gallery, rows, dtype)
         wanted = set(records.tolist())
         exported = [record for record in gallery.records() if record.record in wanted]
@@ -231,10 +225,9 @@ def _write_npy(file: Path, gallery: Gallery, rows: Rows, dtype: np.dtype[Any]) -
 
 def _column(values: list[Value]) -> list[Any]:
     """Values of one type, as a Parquet column has: text as soon as one of them is text."""
-    if any(isinstance(value, str) for value in values):
-        return [None if value is None else str(value) for value in values]
-    if any(isinstance(value, float) for value in values):
-        return [None if value is None else float(value) for value in values]
+    for kind in (str, float):
+        if any(isinstance(value, kind) for value in values):
+            return [None if value is None else kind(value) for value in values]
     return list(values)
 
 
@@ -242,11 +235,6 @@ def _writer(path: Path) -> GalleryWriter:
     """The writer of an existing gallery."""
     facts = GalleryFacts.read(path)
     return GalleryWriter.open(path, facts.model)
-
-
-def _count(path: Path) -> int:
-    with Gallery.open(path) as gallery:
-        return gallery.count
 
 
 def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:
@@ -260,18 +248,3 @@ def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:
             "Remove it from one of the two with tbps gallery rm.",
         )
     return True
-
-
-def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
-    while some := list(islice(records, size)):
-        yield some
-
-
-def _require_space(path: Path, wanted: int) -> None:
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    if free < wanted + SPARE_BYTES:
-        needed = (wanted + SPARE_BYTES) / 1e6
-        raise GalleryError(
-            f"The disk of {path} has {free / 1e6:.0f} MB free, and this needs about {needed:.0f} MB.",
-            "Free some disk space.",
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
-from tbps_infer.gallery.creation import make_folder, open_facts, system_errors
+from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
     DtypeName,
     GalleryFacts,
     belongs_to_other_generation,
     missing_vectors,
+    require_length,
     writer_lock,
 )
 from tbps_infer.gallery.mapping import checked_rows
@@ -39,12 +39,9 @@ from tbps_infer.gallery.records import (
 from tbps_infer.gallery.times import parse_time
 from tbps_infer.model_facts import ModelFacts
 
-__all__ = ["SPARE_BYTES", "GalleryWriter"]
+__all__ = ["GalleryWriter"]
 
 _COPY_BYTES = 16 << 20
-
-SPARE_BYTES = 16 << 20
-"""Disk space that is left free: SQLite's log of a commit, and whatever else lives on the disk."""
 
 
 class GalleryWriter:
@@ -158,7 +155,7 @@ class GalleryWriter:
             return
         with self._all_or_nothing():
             if data is not None and len(data):
-                self._require_space(data.nbytes)
+                require_space(self.path, data.nbytes)
                 self._append(data.data.cast("B"))
                 self._connection.execute(
                     "INSERT INTO segment VALUES (?, ?, ?)",
@@ -204,7 +201,7 @@ class GalleryWriter:
         try:
             with self._all_or_nothing():
                 live = [row for (row,) in self._connection.execute("SELECT tbps_row FROM record ORDER BY record")]
-                self._require_space(len(live) * self.facts.row_bytes)
+                require_space(self.path, len(live) * self.facts.row_bytes)
                 segments = self._copy_rows(np.array(live, dtype=np.int64), new_file)
                 # Twice, as no two records may have the same row even for a moment.
                 self._connection.executemany(
@@ -309,16 +306,6 @@ class GalleryWriter:
             data, offset = data[written:], offset + written
         os.fsync(self._handle)
 
-    def _require_space(self, wanted: int) -> None:
-        """Look at the free space before writing, so that a disk is not filled to the last byte for nothing."""
-        free = shutil.disk_usage(self.path).free
-        if free < wanted + SPARE_BYTES:
-            raise GalleryError(
-                f"The disk of {self.path} has {free / 1e6:.0f} MB free, and this needs "
-                f"{(wanted + SPARE_BYTES) / 1e6:.0f} MB.",
-                "Free some disk space and run the same command again; what was committed before is kept.",
-            )
-
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         try:
@@ -341,11 +328,6 @@ class GalleryWriter:
         wanted = self._rows * self.facts.row_bytes
         assert self._handle is not None
         length = os.fstat(self._handle).st_size
-        if length < wanted:
-            file = self.path / self.facts.vectors_file(self.generation)
-            raise GalleryError(
-                f"{file} has {length} bytes, and its records name {wanted}: it was cut short.",
-                "Restore the file from a copy, or embed the pictures into a new gallery.",
-            )
+        require_length(self.path / self.facts.vectors_file(self.generation), length, wanted)
         if length > wanted:
             os.ftruncate(self._handle, wanted)

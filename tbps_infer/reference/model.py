@@ -7,7 +7,6 @@ What the paper states and what is this project's reading is listed in the README
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,6 @@ from tbps_infer.reference.backbones import MASK_FLOOR, TextBackbone, additive_ma
 from tbps_infer.reference.config import ModelConfig
 
 __all__ = ["Embeddings", "PartModel", "SlotLinear"]
-
-Modality = Literal["image", "text"]
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,6 @@ class Pictures:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    @property
-    def cached_bytes(self) -> int:
-        """Memory that thumbnails take now."""
-        return self._bytes
-
     def etag(self, record: Record, kind: str) -> str:
         """What names a record's picture as the file is now; raises RefusedError (404) when the file is gone."""
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -25,7 +24,6 @@ from tbps_infer.serve.options import BatchOptions
 
 __all__ = ["SearchAnswer", "SearchJob", "Searcher"]
 
-log = logging.getLogger(__name__)
 
 _FIRST_SENTENCE = "a person"
 

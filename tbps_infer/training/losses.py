@@ -8,7 +8,6 @@ Every loss is a mean over the batch, so that the balance of the terms does not m
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +15,7 @@ from torch import Tensor
 
 __all__ = [
     "BASE_MARGIN",
-    "COMMONALITIES",
     "LEAST_MARGIN",
-    "Commonality",
     "choose_negatives",
     "cmr_loss",
     "commonality_margin",
@@ -28,9 +25,6 @@ __all__ = [
     "part_similarity",
     "ranking_loss",
 ]
-
-Commonality = Literal["id_prob", "entropy", "off"]
-COMMONALITIES: tuple[Commonality, ...] = ("id_prob", "entropy", "off")
 
 BASE_MARGIN = 0.2
 LEAST_MARGIN = 0.05

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from tbps_infer.errors import UsageError
 from tbps_infer.preprocessing import json_values
 
-__all__ = ["TERMS", "MixedPrecision", "Term", "TrainOptions"]
+__all__ = ["TERMS", "Commonality", "MixedPrecision", "Term", "TrainOptions"]
 
 Term = Literal["global", "coarse", "fine"]
 TERMS: tuple[Term, ...] = ("global", "coarse", "fine")
+Commonality = Literal["id_prob", "entropy", "off"]
 MixedPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
@@ -47,7 +48,7 @@ class TrainOptions:
     milestones: tuple[int, ...] = (20, 40)
     weight_decay: float = 0.0
     terms: tuple[Term, ...] = TERMS
-    commonality: Literal["id_prob", "entropy", "off"] = "id_prob"
+    commonality: Commonality = "id_prob"
     base_margin: float = 0.2
     pad: int = 10
     flip: float = 0.5

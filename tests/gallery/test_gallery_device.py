@@ -1,4 +1,4 @@
-"""The search on a device gives what brute force gives; the CPU stands in for a GPU, in the same graphs."""
+"""The search on a device gives what brute force gives; the CPU stands in for a GPU, with the same ONNX models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, SearchOptions
 from tbps_infer.gallery.search.device import DeviceScan
-from tbps_infer.gallery.search.device_graphs import STORED_TYPES, scan_graph
+from tbps_infer.gallery.search.device_onnx import STORED_TYPES, scan_onnx
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import top_k
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
@@ -57,7 +57,7 @@ def check(
     vectors: StoredVectors, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int, scan: object
 ) -> None:
     assert isinstance(scan, DeviceScan)
-    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, preselection=scan)
+    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, first_stage=scan)
     scores, order = brute_force(vectors, rows, queries, k)
     np.testing.assert_array_equal(found.scores, scores)
     np.testing.assert_array_equal(found.indices, order)
@@ -100,14 +100,14 @@ def test_damaged_rows_are_refused_unless_nobody_wants_them(dtype: str, damage: f
     queries = np.ones((1, DIM), dtype=np.float32)
     scan = DeviceScan(vectors, CPU, block_rows=32)
     with pytest.raises(DamagedVectorsError, match="Rows 64 to 95"):
-        top_k(vectors, Rows.of(np.arange(100)), queries, 5, max_norm=1.02, preselection=scan)
+        top_k(vectors, Rows.of(np.arange(100)), queries, 5, max_norm=1.02, first_stage=scan)
     check(vectors, np.delete(np.arange(100), 70), queries, 5, scan)
 
 
 @pytest.mark.parametrize("dtype", STORED_TYPES)
-def test_the_shipped_graphs_are_those_that_the_code_makes(dtype: str) -> None:
+def test_the_shipped_models_are_those_that_the_code_makes(dtype: str) -> None:
     shipped = resources.files("tbps_infer") / "assets" / "scan" / f"{dtype}.onnx"
-    assert shipped.read_bytes() == scan_graph(dtype).SerializeToString(deterministic=True)
+    assert shipped.read_bytes() == scan_onnx(dtype).SerializeToString(deterministic=True)
 
 
 def test_a_gallery_finds_the_same_on_a_device(small_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,5 +136,5 @@ def test_no_device_no_search(small_gallery: Path) -> None:
             gallery.search(queries, 1, options=SearchOptions(device="cuda"))
     with pytest.raises(UsageError, match="The device 'gpu' is not known"):
         SearchOptions(device="gpu")
-    with pytest.raises(UsageError, match="The method cascade runs on the CPU, and the search device is cuda"):
-        SearchOptions("cascade", device="cuda")
+    with pytest.raises(UsageError, match="The method sketch runs on the CPU, and the search device is cuda"):
+        SearchOptions("sketch", device="cuda")

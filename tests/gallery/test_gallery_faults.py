@@ -89,7 +89,7 @@ def step(path: Path, number: int) -> None:
         with Gallery.open(path) as gallery:
             empty = len(gallery.vectors) == 0
         if not empty:
-            index_gallery(path, approx=kind == "graph")
+            index_gallery(path, graph=kind == "graph")
 
 
 def after(state: State, number: int, merged: int | None = None) -> State:
@@ -125,7 +125,7 @@ def contents(path: Path) -> State:
         assert all(len(some) == gallery.count for some in hits)
         assert hits == gallery.search(queries, 10**6, options=SearchOptions("scan"))
         if gallery.graph is not None:
-            assert all(gallery.search(queries, 3, options=SearchOptions("approx"))) or gallery.count == 0
+            assert all(gallery.search(queries, 3, options=SearchOptions("graph"))) or gallery.count == 0
         return found
 
 
@@ -224,8 +224,7 @@ def test_a_small_disk_that_really_fills_up(tmp_path: Path, monkeypatch: pytest.M
         state: State = {}
         refused = 0
         # The disk itself is to refuse, not the look at its free space.
-        for module in ("writer", "upkeep"):
-            monkeypatch.setattr(f"tbps_infer.gallery.{module}.SPARE_BYTES", -(10**9))
+        monkeypatch.setattr("tbps_infer.gallery.creation.SPARE_BYTES", -(10**9))
         GalleryWriter.open(disk / "gallery", MODEL).close()
         for number in range(150):
             ballast = disk / "ballast"

@@ -1,4 +1,4 @@
-"""The search kernel against brute force in exact arithmetic."""
+"""The scan against brute force in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.multiply import multiplier_for, numkong_usable, one_blas_thread
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.search.scan import ScanOptions, in_blocks, top_k
+from tbps_infer.gallery.search.scan import ScanOptions, top_k
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise, split_products, to_float32
 
 NUMKONG = [False, pytest.param(True, marks=pytest.mark.skipif(not numkong_usable(), reason="NumKong is missing"))]
@@ -175,7 +176,7 @@ def test_a_child_process_searches_with_helpers_of_its_own() -> None:
     """A pool that is inherited has no threads: what is given to it would never be done."""
     program = """
 import os, threading, numpy as np
-from tbps_infer.gallery.search.scan import ScanOptions, in_blocks
+from tbps_infer.gallery.search.blocks import in_blocks
 def threads():
     seen = set()
     meet = threading.Barrier(2, timeout=20)
@@ -279,8 +280,8 @@ def test_a_child_forked_amid_a_search_can_search() -> None:
     """The child inherits locks that no thread of its own will give back."""
     program = """
 import os, threading, numpy as np
-from tbps_infer.gallery.search.run import multiply
-from tbps_infer.gallery.search.scan import ScanOptions, in_blocks, top_k
+from tbps_infer.gallery.search import multiply
+from tbps_infer.gallery.search.scan import ScanOptions, top_k
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import StoredVectors
 entered, leave = threading.Event(), threading.Event()

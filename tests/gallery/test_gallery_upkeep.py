@@ -92,14 +92,14 @@ def test_compacting_changes_no_search_and_drops_dead_rows(tmp_path: Path, dtype:
         report = compact_gallery(path)
         assert (report.kept, report.dropped) == (40, 30)
         assert reader.search(embeddings(5, 99), 7) == hits, "an open search goes on with its own rows"
-    assert report.dropped_indexes == (("cascade-0.idx",) if indexed else ())
+    assert report.dropped_indexes == (("sketch-0.idx",) if indexed else ())
     assert found(path) == before
     with Gallery.open(path) as gallery:
         assert [(record.record, record.path) for record in gallery.records()] == numbers
         assert [record.row for record in gallery.records()] == list(range(40))
         assert len(gallery.vectors) == 40
         method = gallery.search_with_report(embeddings(1), 3).report.method
-        assert method == ("cascade" if indexed else "scan")
+        assert method == ("sketch" if indexed else "scan")
     suffix = {"float16": "f16", "float32": "f32", "int8": "i8"}[dtype]
     assert {file.name for file in path.iterdir() if "vectors" in file.name} == {f"vectors-1.{suffix}"}
     make(path, dtype, 60, 70)  # it can be continued, and compacted again
@@ -180,7 +180,7 @@ def test_rows_added_after_the_index_are_found(tmp_path: Path) -> None:
     remove_records(path, Filter(camera=("c0",)))
     with Gallery.open(path) as gallery:
         result = gallery.search_with_report(embeddings(5, 99), 7)
-        assert (result.report.method, result.report.searched, result.report.unindexed) == ("cascade", 60, 20)
+        assert (result.report.method, result.report.searched, result.report.unindexed) == ("sketch", 60, 20)
         assert result.hits == gallery.search(embeddings(5, 99), 7, options=SearchOptions(method="scan"))
         subset = Filter(not_id=("1", "2", "20"))
         assert gallery.search(embeddings(5, 99), 7, subset) == gallery.search(
@@ -188,12 +188,12 @@ def test_rows_added_after_the_index_are_found(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(("approx", "name"), [(False, "cascade-0.idx"), (True, "graph-0.usearch")])
-def test_verify_reads_the_index_too(tmp_path: Path, approx: bool, name: str) -> None:
-    if approx:
+@pytest.mark.parametrize(("graph", "name"), [(False, "sketch-0.idx"), (True, "graph-0.usearch")])
+def test_verify_reads_the_index_too(tmp_path: Path, graph: bool, name: str) -> None:
+    if graph:
         pytest.importorskip("usearch")
     path = make(tmp_path / "g")
-    index_gallery(path, approx=approx)
+    index_gallery(path, graph=graph)
     with Gallery.open(path) as gallery:
         gallery.verify()
     file = path / name
@@ -204,11 +204,11 @@ def test_verify_reads_the_index_too(tmp_path: Path, approx: bool, name: str) -> 
         gallery.verify()
 
 
-def test_methods_without_an_index_are_refused(tmp_path: Path) -> None:
+def test_methods_without_their_index_are_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "g")
     with Gallery.open(path) as gallery:
-        for options in (SearchOptions(method="cascade"), SearchOptions(method="approx")):
-            with pytest.raises(UsageError, match="no index"):
+        for options in (SearchOptions(method="sketch"), SearchOptions(method="graph")):
+            with pytest.raises(UsageError, match=r"has no (sketch|graph)"):
                 gallery.search(embeddings(1), 3, options=options)
     with pytest.raises(UsageError, match="method"):
         SearchOptions(method="fast")  # type: ignore[arg-type]
@@ -217,14 +217,14 @@ def test_methods_without_an_index_are_refused(tmp_path: Path) -> None:
 def test_approximate_search_finds_most_and_scores_exactly(tmp_path: Path) -> None:
     pytest.importorskip("usearch")
     path = make(tmp_path / "g", last=1000)
-    assert index_gallery(path, approx=True) == 1000
+    assert index_gallery(path, graph=True) == 1000
     make(path, first=1000, last=1100)  # after the index: searched in full
     remove_records(path, Filter(camera=("c0",)))
     queries = embeddings(20, 98)
     with Gallery.open(path) as gallery:
-        result = gallery.search_with_report(queries, 10, options=SearchOptions(method="approx"))
+        result = gallery.search_with_report(queries, 10, options=SearchOptions(method="graph"))
         exact = gallery.search(queries, 10)
-        assert (result.report.method, result.report.bytes_read) == ("approx", None)
+        assert (result.report.method, result.report.bytes_read) == ("graph", None)
         scores = {(n, hit.record): hit for n, hits in enumerate(exact) for hit in hits}
         both = [(n, hit) for n, hits in enumerate(result.hits) for hit in hits if (n, hit.record) in scores]
         assert len(both) >= 190
@@ -233,7 +233,7 @@ def test_approximate_search_finds_most_and_scores_exactly(tmp_path: Path) -> Non
         late = {hit.record for hits in result.hits for hit in hits if hit.record > 1000}
         assert late >= {hit.record for hits in exact for hit in hits if hit.record > 1000} != set()
         with pytest.raises(UsageError, match="cannot be filtered"):
-            gallery.search(queries, 10, Filter(camera=("c1",)), SearchOptions(method="approx"))
+            gallery.search(queries, 10, Filter(camera=("c1",)), SearchOptions(method="graph"))
 
 
 def order(hit: Hit) -> tuple[float, int]:
@@ -314,12 +314,12 @@ def full_disk(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("work", ["index", "approx", "export"])
+@pytest.mark.parametrize("work", ["index", "graph", "export"])
 def test_a_disk_that_fills_up_is_told_of_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
     path = make(tmp_path / "g")
-    if work == "approx":
+    if work == "graph":
         pytest.importorskip("usearch")
     if work == "export":
         parquet = pytest.importorskip("pyarrow.parquet")
@@ -330,20 +330,20 @@ def test_a_disk_that_fills_up_is_told_of_in_a_sentence(
         if work == "export":
             export_gallery(path, tmp_path / "out")
         else:
-            index_gallery(path, approx=work == "approx")
+            index_gallery(path, graph=work == "graph")
     monkeypatch.undo()
-    assert not [*path.glob("cascade*"), *path.glob("graph*"), *tmp_path.glob("out*")]
+    assert not [*path.glob("sketch*"), *path.glob("graph*"), *tmp_path.glob("out*")]
 
 
 def test_a_damaged_graph_is_told_of(tmp_path: Path) -> None:
     pytest.importorskip("usearch")
     path = make(tmp_path / "g")
-    index_gallery(path, approx=True)
+    index_gallery(path, graph=True)
     file = path / "graph-0.usearch"
-    whole, approx = file.read_bytes(), SearchOptions("approx")
+    whole, options = file.read_bytes(), SearchOptions("graph")
     many = 10**30
     with Gallery.open(path) as gallery:
-        assert len(gallery.search(embeddings(1), many, options=approx)[0]) == 60
+        assert len(gallery.search(embeddings(1), many, options=options)[0]) == 60
     graph, facts = whole[:-512], whole[-512:]
     for damaged in (
         b"",
@@ -357,23 +357,23 @@ def test_a_damaged_graph_is_told_of(tmp_path: Path) -> None:
         for search in (True, False):
             with Gallery.open(path) as gallery, pytest.raises(GalleryError, match=r"graph-0\.usearch"):
                 if search:
-                    gallery.search(embeddings(1), 3, options=approx)
+                    gallery.search(embeddings(1), 3, options=options)
                 else:
                     gallery.verify()
 
 
-@pytest.mark.parametrize("method", ["cascade", "approx"])
+@pytest.mark.parametrize("method", ["sketch", "graph"])
 def test_an_index_may_know_rows_that_came_after_opening(tmp_path: Path, method: SearchMethod) -> None:
-    if method == "approx":
+    if method == "graph":
         pytest.importorskip("usearch")
     path = make(tmp_path / "g")
     with Gallery.open(path) as opened:
         before = opened.search(embeddings(5, 99), 7, options=SearchOptions("scan"))
         make(path, first=60, last=90)
-        index_gallery(path, approx=method == "approx")
+        index_gallery(path, graph=method == "graph")
         found = opened.search(embeddings(5, 99), 7, options=SearchOptions(method))
         assert all(hit.record <= 60 for hits in found for hit in hits)
-        assert method == "approx" or found == before
+        assert method == "graph" or found == before
 
 
 @pytest.mark.parametrize("value", [None, "text", -1])

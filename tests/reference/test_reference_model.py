@@ -185,7 +185,7 @@ def test_one_inner_product_is_the_sum_of_the_three_cosines(model: PartModel) -> 
     z_image, z_text = image.compose(), text.compose()
     torch.testing.assert_close((z_image * z_text).sum(1), shares.sum(1), rtol=0, atol=1e-12)
     torch.testing.assert_close((z_image**2).sum(1), torch.full((4,), 3.0, dtype=torch.float64))
-    split = config.layout.split_scores(z_text.numpy(), z_image.numpy())
+    split = np.stack([(z_image * z_text)[:, piece].sum(1) for piece in config.layout.slices.values()], axis=1)
     np.testing.assert_allclose(split, shares.numpy(), atol=1e-6)
     assert config.layout.dim == z_image.shape[1] and config.layout.squared_norm == pytest.approx(3)
     assert config.layout.names == ("global", "coarse", *(f"fine.{k}" for k in range(config.parts)))

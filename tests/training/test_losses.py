@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from tbps_infer.training import losses
+from tbps_infer.training.options import Commonality
 
 BATCHES = [[0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2], [7, 7, 7], [3], [0, 1, 1, 1, 0, 2, 5, 5]]
 
@@ -55,9 +57,9 @@ def test_ranking_equals_the_loop(ids: list[int]) -> None:
         assert got.item() == 0
 
 
-@pytest.mark.parametrize("commonality", losses.COMMONALITIES)
+@pytest.mark.parametrize("commonality", get_args(Commonality))
 @pytest.mark.parametrize("ids", BATCHES)
-def test_cmr_equals_the_loop(ids: list[int], commonality: losses.Commonality) -> None:
+def test_cmr_equals_the_loop(ids: list[int], commonality: Commonality) -> None:
     count, parts = len(ids), 3
     image, text = _slots(count, seed=2, slots=parts)
     similarity = losses.part_similarity(image, text)
@@ -78,7 +80,7 @@ def test_cmr_equals_the_loop(ids: list[int], commonality: losses.Commonality) ->
 
 
 def _margins(
-    commonality: losses.Commonality, similarity: Tensor, logits: Tensor, labels: Tensor
+    commonality: Commonality, similarity: Tensor, logits: Tensor, labels: Tensor
 ) -> tuple[Tensor | float, Tensor | float]:
     if commonality == "id_prob":
         kappas = [losses.id_prob_commonality(logits[side], labels) for side in (0, 1)]
@@ -132,8 +134,8 @@ def test_identity_equals_the_loop() -> None:
     assert losses.identity_loss(logits, labels).item() == pytest.approx(want / 12, abs=1e-12)
 
 
-@pytest.mark.parametrize("commonality", losses.COMMONALITIES)
-def test_gradients_are_those_of_finite_differences(commonality: losses.Commonality) -> None:
+@pytest.mark.parametrize("commonality", get_args(Commonality))
+def test_gradients_are_those_of_finite_differences(commonality: Commonality) -> None:
     ids = torch.tensor([0, 1, 1, 2])
     image, text = (slots.requires_grad_() for slots in _slots(4, seed=7, slots=2))
     weight = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(8), dtype=torch.float64)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from tbps_infer.data.synth.attributes import Person, draw_people
 from tbps_infer.data.synth.captions import Caption, sample_captions, write_captions
 from tbps_infer.data.synth.dataset import SynthOptions, SynthReport, write_dataset
-from tbps_infer.data.synth.lexicon import grammar_words
 from tbps_infer.data.synth.oracle import caption_agreement, oracle_rank1
 from tbps_infer.data.synth.samples import Description, sample_crops, write_people
 from tbps_infer.data.synth.shots import CAMERAS, Camera, Shot, plan_shot
@@ -24,7 +23,6 @@ __all__ = [
     "SynthReport",
     "caption_agreement",
     "draw_people",
-    "grammar_words",
     "oracle_rank1",
     "plan_shot",
     "sample_captions",

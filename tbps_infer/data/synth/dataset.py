@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_infer.atomic import new_folder
+from tbps_infer.cores import usable_cores
 from tbps_infer.data.synth.attributes import Person, draw_people
 from tbps_infer.data.synth.captions import Caption, caption_tokens, write_captions
 from tbps_infer.data.synth.oracle import oracle_rank1
@@ -142,11 +142,6 @@ def _run(jobs: Iterable[_Job], workers: int) -> Generator[list[dict[str, Any]], 
     # spawn: a fork of a process with threads (torch, ONNX Runtime) may hang.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_draw_identity, jobs, chunksize=4)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_out(out: Path) -> None:

@@ -6,10 +6,9 @@ a caption's claims can be checked against any person.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-__all__ = ["COLOUR_WORDS", "HAIR_WORDS", "NOUNS", "PHRASES", "SLEEVES", "SUBJECTS", "grammar_words"]
+__all__ = ["COLOUR_WORDS", "HAIR_WORDS", "NOUNS", "PHRASES", "SLEEVES", "SUBJECTS"]
 
 # attribute value -> words for it, the first ones the most likely.
 COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
@@ -210,24 +209,3 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "long sleeves": ("The sleeves are long and reach {his} wrists", "Long sleeves cover {his} arms"),
     "joins": ("{x} and {y}", "{x} with {y}"),
 }  # fmt: skip
-
-_PLACEHOLDER = re.compile(r"\{\w+\}")
-_WORD = re.compile(r"[a-z]+")
-_FUNCTION_WORDS = "a an and the he she his her him left right"
-
-
-def _strings() -> Iterator[str]:
-    yield _FUNCTION_WORDS
-    for table in (COLOUR_WORDS, SUBJECTS, PHRASES):
-        for words in table.values():
-            yield from words
-    for nouns in NOUNS.values():
-        yield from (noun for noun, _, _ in nouns)
-    for styles in HAIR_WORDS.values():
-        yield from (phrase for phrase, _ in styles)
-    yield from ("blonde", "brown", "grey", "gray", "red", "ginger", "blond", "dark")
-
-
-def grammar_words() -> frozenset[str]:
-    """Every lower-case word that a caption can contain; "t-shirt" counts as "t" and "shirt"."""
-    return frozenset(word for text in _strings() for word in _WORD.findall(_PLACEHOLDER.sub(" ", text.lower())))

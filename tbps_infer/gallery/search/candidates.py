@@ -1,4 +1,11 @@
-"""The rows that can still be among the k best of a query, between two bounds, and their exact scores at the end."""
+"""What decides which rows a search reads: bounds on their scores.
+
+A first stage (`tbps_infer.gallery.search.scan.FirstStage`) goes through the rows that it covers and bounds the score
+of each from below and above: the sketch by a few bytes per row, a device by products whose rounding error is known.
+Rows that it does not cover, and all rows where there is none, are read and multiplied by the scan. The graph proposes
+rows instead, and these are scored. A row stays a candidate while its upper bound reaches the k-th largest lower bound
+of its query, and only candidates' vectors are read for exact scores, the most promising first.
+"""
 
 from __future__ import annotations
 
@@ -121,6 +128,11 @@ class Candidates:
         """
         middle, spread = estimates.astype(np.float64), slack[owner]
         self._take(_Pairs(owner, positions, middle - spread, middle + spread))
+
+    def add_scored(self, owner: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        """Score single pairs, given as in `add_pairs`, and take them in."""
+        scores = self._score(owner, positions).astype(np.float64)
+        self._take(_Pairs(owner, positions, scores, scores))
 
     def _take(self, pairs: _Pairs) -> None:
         with self._lock:

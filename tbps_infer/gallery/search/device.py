@@ -47,7 +47,7 @@ class _Best:
 
 
 class DeviceScan:
-    """The stored vectors of a gallery on one device; a `tbps_infer.gallery.search.scan.Preselection` of all of them.
+    """The stored vectors of a gallery on one device; a `tbps_infer.gallery.search.scan.FirstStage` over all of them.
 
     Args:
         vectors: What is searched; read as long as this object lives.
@@ -55,8 +55,12 @@ class DeviceScan:
         resident_bytes: Stored bytes to keep on the device; a share of what is free when not given.
         block_rows: Rows of a block; as many as fit some memory when not given.
 
+    Attributes:
+        count: All rows that are stored.
+        row_bytes: Bytes of one stored vector.
+
     Raises:
-        BackendError: ONNX Runtime or the device is not to be had.
+        BackendError: ONNX Runtime or the device is missing.
     """
 
     def __init__(
@@ -69,24 +73,15 @@ class DeviceScan:
     ) -> None:
         from tbps_infer.runners.onnxruntime_runner import open_session
 
+        self.count, self.row_bytes = len(vectors), vectors.row_bytes
         self._vectors = vectors
         self._device = device
         self._rows_per_block = block_rows or max(16, _BLOCK_BYTES // (4 * vectors.dim))
-        graph = Path(str(resources.files("tbps_infer") / "assets" / "scan" / f"{vectors.values.dtype}.onnx"))
-        self._ort, self._session = open_session(graph, device)
+        file = Path(str(resources.files("tbps_infer") / "assets" / "scan" / f"{vectors.values.dtype}.onnx"))
+        self._ort, self._session = open_session(file, device)
         self._budget = _free_bytes(device) if resident_bytes is None else resident_bytes
         self._resident: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def count(self) -> int:
-        """All rows that are stored."""
-        return len(self._vectors)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one stored vector."""
-        return self._vectors.row_bytes
 
     def scan(
         self,
@@ -104,8 +99,7 @@ class DeviceScan:
         """
         if not len(rows):
             return
-        place = np.full(self.count, -1, dtype=np.int64)
-        place[rows.numbers] = rows.positions_of(np.arange(len(rows)))
+        place = rows.places(self.count)
         most = max(1, _BLOCK_BYTES // (4 * self._rows_per_block))
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
         slack = max_norm * (sum_error(queries.shape[1], norms) + 4 * ROUNDOFF * norms)

@@ -1,6 +1,6 @@
 """Products of a block of stored vectors with every query at once, with a proven bound on their error.
 
-Two ways, chosen by what was measured (docs/search.md): NumKong's SIMD kernels read float16 and int8 as they are
+Two ways, chosen by what was measured (docs/search.md): NumKong's SIMD products read float16 and int8 as they are
 stored, without a float32 copy; NumPy's BLAS does float32, and everything where NumKong is not installed. The way
 changes the time only: products select candidates, which are scored again in float64.
 """
@@ -42,9 +42,9 @@ class Multiplier(Protocol):
         """Stored ``[n, dim]`` to float32 ``[n, q]``."""
 
 
-def multiplier_for(queries: NDArray[np.float32], dtype: np.dtype[Any], *, numkong: bool) -> Multiplier:
-    """The multiplier for stored numbers of a type; `numkong` only where `numkong_usable`."""
-    if not numkong or dtype == np.float32:
+def multiplier_for(queries: NDArray[np.float32], dtype: np.dtype[Any], *, numkong: bool | None = None) -> Multiplier:
+    """The multiplier for stored numbers of a type, by NumKong where `numkong` says so; None is where it is usable."""
+    if dtype == np.float32 or not (numkong_usable() if numkong is None else numkong):
         return _NumpyMultiplier(queries)
     return _HalfMultiplier(queries) if dtype == np.float16 else _Int8Multiplier(queries)
 
@@ -135,7 +135,7 @@ def _numkong_product(
     """``[n, dim]`` to ``[n, q]``, in the type that NumKong sums in."""
     import numkong
 
-    if len(queries) == 1:  # its packed kernels are for many: for one query they are three times slower (measured)
+    if len(queries) == 1:  # its packed product is for many: for one query it is three times slower (measured)
         # Its own float64 result: with a float32 `out` the same product took three times as long (measured).
         return lambda block: np.asarray(numkong.cdist(block, queries, "dot"))
     packed = numkong.dots_pack(queries, dtype=dtype)
@@ -146,7 +146,7 @@ def _numkong_product(
 def numkong_usable() -> bool:
     """Whether NumKong is installed and keeps to the bounds that `Multiplier.error` states on this processor.
 
-    They rest on float16 products being summed in float32 and int8 products in int32: true of every kernel of the
+    They rest on float16 products being summed in float32 and int8 products in int32: true of every routine of the
     version this was written for, and looked at here because a wrong selection would show in no other way.
     """
     try:

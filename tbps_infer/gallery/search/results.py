@@ -1,4 +1,4 @@
-"""What a search is asked for and what it answers, and how the answer is made from scores."""
+"""What a search is asked for and what it answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbps_infer.gallery.columns import Value
 
 __all__ = ["Hit", "SearchMethod", "SearchOptions", "SearchReport", "SearchResult"]
 
-SearchMethod = Literal["auto", "scan", "cascade", "approx"]
+SearchMethod = Literal["auto", "scan", "sketch", "graph"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,16 @@ class SearchOptions:
     """How to search.
 
     Attributes:
-        method: ``scan`` reads every vector; ``cascade`` reads a sketch first, and then the vectors that can still be
-            among the k best: the same result; ``approx`` asks an HNSW graph, which may miss some. ``auto`` is
-            ``cascade`` where the gallery has its index, else ``scan``.
+        method: ``scan`` reads every vector; ``sketch`` reads the gallery's sketch first, and then the vectors that
+            can still be among the k best: the same result; ``graph`` asks the gallery's graph, which may miss some.
+            ``auto`` is ``sketch`` where the gallery has one, else ``scan``.
         min_score: Hits with a smaller score are left out.
         per_id: Return the best hit of each identity (metadata column ``id``), k identities; records without one
             stand for themselves.
         threads: How many; None is one per core that this process may use.
-        candidates: For ``approx``: how many rows the graph proposes per query, of which the best are returned.
+        candidates: For ``graph``: how many rows the graph proposes per query, of which the best are returned.
         device: ``cpu``, or a CUDA device, ``cuda`` or ``cuda:N``, which keeps the vectors as far as its memory goes
-            and scans them, whatever index the gallery has. The result is the same.
+            and scans them, whether or not the gallery has a sketch. The result is the same.
     """
 
     method: SearchMethod = "auto"
@@ -81,10 +81,10 @@ class SearchReport:
     """How a search went.
 
     Attributes:
-        method: ``scan``, ``cascade`` or ``approx``.
+        method: ``scan``, ``sketch`` or ``graph``.
         searched: Records that passed the filter.
-        unindexed: Of these, the ones that came after the index was built and were read in full.
-        bytes_read: Bytes of vectors and sketch that an average query needed; None for ``approx``.
+        unindexed: Of these, the ones that came after the sketch or graph was built and were read in full.
+        bytes_read: Bytes of vectors and sketch that an average query needed; None for ``graph``.
         bytes_of_all: Bytes of the vectors of all records that were searched.
     """
 

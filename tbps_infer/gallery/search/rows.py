@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Rows"]
+__all__ = ["Block", "Rows", "Selection"]
 
 # Gathering a row takes about as long as multiplying three that lie in place with one query: between two of 6656
 # numbers and four of 512 (measured).
@@ -79,6 +80,12 @@ class Rows:
         """Positions int64 ``[m]`` of some of them, ``indices`` int64 ``[m]`` into `numbers`."""
         return indices if self.positions is None else self.positions[indices]
 
+    def places(self, count: int) -> NDArray[np.int64]:
+        """Positions int64 ``[count]`` of the first rows of the file, -1 for those that are not among these."""
+        places = np.full(count, -1, dtype=np.int64)
+        places[self.numbers] = self.positions_of(np.arange(len(self)))
+        return places
+
     def split(self, count: int) -> tuple[Rows, Rows]:
         """Those of all rows of a search that are among the first `count` of the file, and the others."""
         if self.consecutive and len(self):
@@ -93,6 +100,18 @@ class Rows:
     def _take(self, positions: NDArray[np.int64]) -> Rows:
         numbers = self.numbers[positions]
         return Rows(numbers, _consecutive(numbers), positions)
+
+
+class Selection(NamedTuple):
+    """The records that a search goes through.
+
+    Attributes:
+        records: int64 ``[n]``, their numbers, ascending.
+        rows: The rows of their embeddings, in the same order.
+    """
+
+    records: NDArray[np.int64]
+    rows: Rows
 
 
 def _consecutive(numbers: NDArray[np.int64]) -> bool:

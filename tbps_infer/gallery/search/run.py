@@ -1,30 +1,32 @@
-"""The search of an opened gallery: which rows, by which method, and hits of what was found."""
+"""Runs a search of an opened gallery: chooses the first stage by the method, and makes hits of what was found.
+
+Which rows are read is decided in `tbps_infer.gallery.search.candidates`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.devices import Device
 from tbps_infer.errors import GalleryError, UsageError
-from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.folder import GRAPH_FILE, SKETCH_FILE
-from tbps_infer.gallery.search.approximate import Graph
-from tbps_infer.gallery.search.cascade import Sketch
+from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.search.device import DeviceScan
+from tbps_infer.gallery.search.graph import Graph
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
-from tbps_infer.gallery.search.rows import Rows
+from tbps_infer.gallery.search.rows import Selection
 from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
-from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, split_products
+from tbps_infer.gallery.search.sketch import Sketch
+from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, StoredVectors, split_products
+from tbps_infer.model_facts import ModelFacts
 
-if TYPE_CHECKING:
-    from tbps_infer.gallery.reader import Gallery
-
-__all__ = ["search_gallery"]
+__all__ = ["Searchable", "search_gallery"]
 
 # A block's scores are kept for this many queries at once; more are searched in turns.
 _QUERIES_AT_ONCE = 1024
@@ -32,65 +34,103 @@ _QUERIES_AT_ONCE = 1024
 _MORE_ROWS = 4
 
 
+class Described(Protocol):
+    """What a hit tells of its record: the picture, and the metadata columns in which it holds a value."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Value]: ...
+
+
+class Searchable(Protocol):
+    """What a search needs of a gallery."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model whose embeddings it holds."""
+
+    @property
+    def stored(self) -> StoredVectors:
+        """The vectors, usually memory-mapped."""
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """The sketch; None where it was not built."""
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph; None where it was not built."""
+
+    def on_device(self, device: Device) -> DeviceScan:
+        """The vectors on a device."""
+
+    def release(self, first: int, last: int) -> None:
+        """Give the memory of mapped rows first to last+1 back."""
+
+    def details(self, records: NDArray[np.int64]) -> Mapping[int, Described]:
+        """Some records, by number."""
+
+    def damaged(self, error: DamagedVectorsError, method: SearchMethod) -> GalleryError:
+        """What to raise when a search by a method finds that stored numbers are damaged."""
+
+
 @dataclass(frozen=True)
 class _Task:
-    """What every turn of a search has in common; `rows` are those of `records`."""
+    """What every turn of a search has in common."""
 
-    gallery: Gallery
-    records: NDArray[np.int64]
-    rows: Rows
+    gallery: Searchable
+    selection: Selection
     method: SearchMethod
-    sketch: Sketch | None
-    graph: Graph | None
-    device: DeviceScan | None
+    first_stage: Sketch | Graph | DeviceScan | None
     options: SearchOptions
 
     def top_k(self, queries: NDArray[np.float32], k: int) -> Scanned:
-        gallery = self.gallery
+        gallery, first_stage = self.gallery, self.first_stage
+        if isinstance(first_stage, Graph):
+            first_stage = replace(first_stage, candidates=max(k, self.options.candidates))
         norm = NORM_MARGIN * math.sqrt(gallery.model.layout.squared_norm)
         scan = ScanOptions(threads=self.options.threads, release=gallery.release)
+        rows = self.selection.rows
         try:
-            if self.graph is not None:
-                asked = max(k, self.options.candidates)
-                return self.graph.top_k(gallery.stored, self.rows, queries, k, asked, max_norm=norm, options=scan)
-            first = self.device or self.sketch
-            return top_k(gallery.stored, self.rows, queries, k, max_norm=norm, options=scan, preselection=first)
+            return top_k(gallery.stored, rows, queries, k, max_norm=norm, options=scan, first_stage=first_stage)
         except DamagedVectorsError as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: DamagedVectorsError) -> GalleryError:
-        gallery = self.gallery
-        index = GRAPH_FILE if self.graph is not None else SKETCH_FILE if self.sketch is not None else None
-        file = gallery.path / gallery.facts.vectors_file(gallery.generation)
-        if index is None:
-            return GalleryError(f"{file} is damaged: {error}", "Restore the file from a copy.")
-        return GalleryError(
-            f"{file} or its index {index.format(gallery.generation)} is damaged: {error}",
-            "tbps gallery verify GALLERY tells which: an index is built again, vectors are restored from a copy.",
-        )
+            raise gallery.damaged(error, self.method) from error
 
     def hits(self, query: NDArray[np.float32], scores: NDArray[np.float32], found: NDArray[np.int64]) -> list[Hit]:
         """Hits of one query, those below the smallest score left out."""
         smallest = -np.inf if self.options.min_score is None else self.options.min_score
         kept = np.isfinite(scores) & (scores >= smallest)  # -inf stands for what a graph did not find
         found, scores = found[kept], scores[kept]
-        layout = self.gallery.model.layout
+        records, layout = self.selection.records[found], self.gallery.model.layout
         starts = [piece.start for piece in layout.slices.values()]
-        shares = split_products(self.gallery.stored, self.rows.numbers[found], query, starts)
+        shares = split_products(self.gallery.stored, self.selection.rows.numbers[found], query, starts)
         self.gallery.release(0, len(self.gallery.stored))
-        details = self.gallery.details(self.records[found])
+        details = self.gallery.details(records)
         hits = []
-        for number, score, share in zip(self.records[found].tolist(), scores.tolist(), shares, strict=True):
+        for number, score, share in zip(records.tolist(), scores.tolist(), shares, strict=True):
             record, split = details[number], dict(zip(layout.names, share.tolist(), strict=True))
             hits.append(Hit(number, record.path, score, split, record.metadata))
         return hits
 
 
 def search_gallery(
-    gallery: Gallery, queries: NDArray[np.float32], k: int, where: Filter, options: SearchOptions
+    gallery: Searchable, selection: Selection, queries: NDArray[np.float32], k: int, options: SearchOptions
 ) -> SearchResult:
-    """Search with queries that were checked; see `Gallery.search_with_report`."""
-    task = _task(gallery, where, options)
+    """Search the records that passed a filter, with queries float32 ``[q, dim]`` that are finite.
+
+    Raises:
+        UsageError: The gallery has no sketch or no graph, and the method needs it.
+        GalleryError: Stored numbers are damaged.
+        BackendError: The device, or a package that the method needs, is missing.
+    """
+    method, first_stage = _first_stage(gallery, options)
+    task = _Task(gallery, selection, method, first_stage, options)
     hits: list[list[Hit]] = []
     read = 0.0
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
@@ -103,42 +143,37 @@ def search_gallery(
             scanned = task.top_k(some, k)
             hits += [task.hits(*each) for each in zip(some, scanned.scores, scanned.indices, strict=True)]
             read += scanned.bytes_read * len(some)
-    covered = next((index.count for index in (task.graph, task.sketch) if index is not None), None)
+    rows = selection.rows
     report = SearchReport(
-        method=task.method,
-        searched=len(task.records),
-        unindexed=0 if covered is None else int((task.rows.numbers >= covered).sum()),
-        bytes_read=None if task.graph is not None else read / max(1, len(queries)),
-        bytes_of_all=len(task.rows) * gallery.stored.row_bytes,
+        method=method,
+        searched=len(rows),
+        unindexed=0 if first_stage is None else int((rows.numbers >= first_stage.count).sum()),
+        bytes_read=None if method == "graph" else read / max(1, len(queries)),
+        bytes_of_all=len(rows) * gallery.stored.row_bytes,
     )
     return SearchResult(hits, report)
 
 
-def _task(gallery: Gallery, where: Filter, options: SearchOptions) -> _Task:
-    method, sketch, graph, device = options.method, None, None, None
-    if Device.parse(options.device).kind != "cpu":
-        method, device = "scan", gallery.on_device(Device.parse(options.device))
-    elif method in ("auto", "cascade"):
-        sketch = gallery.sketch
-        if sketch is None and method == "cascade":
+def _first_stage(
+    gallery: Searchable, options: SearchOptions
+) -> tuple[SearchMethod, Sketch | Graph | DeviceScan | None]:
+    """The method that ``auto`` stands for, and what goes through the rows first; None is a scan on the CPU."""
+    device = Device.parse(options.device)
+    if device.kind != "cpu":
+        return "scan", gallery.on_device(device)
+    if options.method == "scan":
+        return "scan", None
+    if options.method == "graph":
+        if gallery.graph is None:
             raise UsageError(
-                f"The gallery {gallery.path} has no index for a cascade.", "Build it with tbps gallery index GALLERY."
-            )
-        method = "scan" if sketch is None else "cascade"
-    elif method == "approx":
-        if where:
-            raise UsageError(
-                "An approximate search cannot be filtered: its graph proposes rows without regard to the filter.",
-                "Leave the approximate method out; the exact search is fast where few records pass.",
-            )
-        graph = gallery.graph
-        if graph is None:
-            raise UsageError(
-                f"The gallery {gallery.path} has no index for an approximate search.",
+                f"The gallery {gallery.path} has no graph for approximate searches.",
                 "Build it with tbps gallery index --approx GALLERY.",
             )
-    records, rows = gallery.selected(where)
-    return _Task(gallery, records, rows, method, sketch, graph, device, options)
+        return "graph", gallery.graph
+    sketch = gallery.sketch
+    if sketch is None and options.method == "sketch":
+        raise UsageError(f"The gallery {gallery.path} has no sketch.", "Build it with tbps gallery index GALLERY.")
+    return "scan" if sketch is None else "sketch", sketch
 
 
 def _one_per_identity(task: _Task, query: NDArray[np.float32], k: int) -> tuple[list[Hit], float]:

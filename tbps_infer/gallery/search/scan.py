@@ -7,24 +7,21 @@ itself. That makes scores, and the order of equal ones, independent of block siz
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates
-from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for, numkong_usable, one_blas_thread
+from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
-__all__ = ["Preselection", "ScanOptions", "Scanned", "in_blocks", "top_k"]
+__all__ = ["FirstStage", "ScanOptions", "Scanned", "top_k"]
 
 # Rows scored exactly before the memory that they were read into is given back.
 _PAIRS_AT_ONCE = 128
@@ -39,7 +36,7 @@ class ScanOptions:
         block_bytes: Bytes of a block in the type it is multiplied in. Measured with 64 queries on cores with 1 MiB of
             L2 each, at 512 and at 6656 numbers: half and twice as much were no faster, a quarter clearly slower.
         product_bytes: A block's products with all queries take no more than this.
-        numkong: Whether to multiply with NumKong; None is where it is installed.
+        numkong: Whether to multiply with NumKong; None is where it is usable.
         release: Called with the first and last+1 row of a block that is done with, for instance to give its memory
             back; None does nothing.
     """
@@ -50,11 +47,6 @@ class ScanOptions:
     numkong: bool | None = None
     release: Callable[[int, int], None] | None = None
 
-    @property
-    def with_numkong(self) -> bool:
-        """Whether NumKong multiplies."""
-        return numkong_usable() if self.numkong is None else self.numkong
-
     def rows_per_block(self, row_bytes: int, queries: int) -> int:
         """Rows of a block, 16 at least.
 
@@ -64,12 +56,12 @@ class ScanOptions:
         return max(16, min(block_bytes // row_bytes, self.product_bytes // (4 * queries)))
 
 
-class Preselection(Protocol):
-    """Bounds on the scores of the first rows of the vector file, from fewer bytes than their vectors have."""
+class FirstStage(Protocol):
+    """What finds candidates among the first rows of the vector file before any vector is scored exactly."""
 
     @property
     def count(self) -> int:
-        """How many rows it has bounds for."""
+        """How many rows it covers."""
 
     @property
     def row_bytes(self) -> int:
@@ -83,7 +75,7 @@ class Preselection(Protocol):
         max_norm: float,
         options: ScanOptions,
     ) -> None:
-        """Add rows, all below `count`, to the pool, where they are known by their positions."""
+        """Add those of some rows, all below `count`, that may be among the best to the pool, by their positions."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +85,12 @@ class Scanned:
     Attributes:
         scores: float32 ``[q, min(k, m)]``, best first, equal scores in the order of rows.
         indices: int64 of the same shape, indices into the rows that were searched.
-        bytes_read: Bytes of stored vectors and of the preselection that were needed for an average query by itself.
-        bytes_of_all: Bytes of the vectors of all rows that were searched.
+        bytes_read: Bytes of stored vectors and of the first stage that were needed for an average query by itself.
     """
 
     scores: NDArray[np.float32]
     indices: NDArray[np.int64]
     bytes_read: float
-    bytes_of_all: int
 
 
 def top_k(
@@ -111,7 +101,7 @@ def top_k(
     *,
     max_norm: float,
     options: ScanOptions | None = None,
-    preselection: Preselection | None = None,
+    first_stage: FirstStage | None = None,
 ) -> Scanned:
     """The k rows with the largest inner product with each query.
 
@@ -122,32 +112,32 @@ def top_k(
         k: How many, at least 1; fewer come back when m is smaller.
         max_norm: A bound on the Euclidean norm of every stored vector.
         options: How to go about it.
-        preselection: Bounds by which most rows need not be read; it changes the time, never the result.
+        first_stage: What goes through the rows that it covers; None multiplies every vector. The result is the same,
+            but for what a graph misses.
 
     Raises:
         DamagedVectorsError: A product exceeds ``max_norm`` times the query's norm, or is NaN.
     """
     options = options or ScanOptions()
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    of_all = len(rows) * vectors.row_bytes
     k = min(k, len(rows))
     if k == 0 or len(queries) == 0:
-        return Scanned(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64), 0, of_all)
+        return Scanned(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64), 0)
 
     def score(owner: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.float32]:
         return _exact_scores(vectors, rows.numbers[index], queries, owner, options)
 
     pool = Candidates(len(queries), k, score)
-    if preselection is None:
+    if first_stage is None:
         _scan(pool, vectors, rows, queries, max_norm, options)
-        return Scanned(*pool.finish(), of_all, of_all)
-    covered, others = rows.split(preselection.count)
-    preselection.scan(pool, covered, queries, max_norm, options)
-    if len(others):
+        return Scanned(*pool.finish(), len(rows) * vectors.row_bytes)
+    covered, others = rows.split(first_stage.count)
+    first_stage.scan(pool, covered, queries, max_norm, options)
+    if len(others):  # they came after the first stage was built
         _scan(pool, vectors, others, queries, max_norm, options)
     scores, indices = pool.finish()
     in_full = len(others) + pool.scored / len(queries)
-    return Scanned(scores, indices, preselection.row_bytes * len(covered) + vectors.row_bytes * in_full, of_all)
+    return Scanned(scores, indices, first_stage.row_bytes * len(covered) + vectors.row_bytes * in_full)
 
 
 def _exact_scores(
@@ -179,10 +169,7 @@ def _scan(
     options: ScanOptions,
 ) -> None:
     """Add rows to the pool, where they are known by their positions, by their products with every query."""
-
-    def multiplier() -> Multiplier:
-        return multiplier_for(queries, vectors.values.dtype, numkong=options.with_numkong)
-
+    multiplier = partial(multiplier_for, queries, vectors.values.dtype, numkong=options.numkong)
     first = multiplier()
     norms = np.linalg.norm(queries.astype(np.float64), axis=1)
     # A scale, the exact score and the limits are rounded once each.
@@ -204,74 +191,3 @@ def _scan(
 
     size = options.rows_per_block(first.working_bytes * vectors.dim, len(queries))
     in_blocks(len(rows), size, scan, first, multiplier, options.threads)
-
-
-def in_blocks(
-    count: int,
-    size: int,
-    work: Callable[[Multiplier, int, int], None],
-    own: Multiplier,
-    multiplier: Callable[[], Multiplier],
-    threads: int | None,
-) -> None:
-    """Call `work` for every block of some rows, several at a time, each thread with a multiplier of its own.
-
-    Args:
-        count: How many rows.
-        size: Rows of a block.
-        work: Gets a multiplier, and the block's first and last+1 row; what it raises ends the search.
-        own: The calling thread's multiplier.
-        multiplier: Makes one for another thread.
-        threads: How many; None is one per usable core.
-    """
-    starts = iter(range(0, count, size))
-    lock = threading.Lock()
-    over = threading.Event()
-
-    def worker(multiply: Multiplier) -> None:
-        try:
-            with one_blas_thread() if multiply.uses_blas and count > size else nullcontext():
-                while not over.is_set():
-                    with lock:
-                        start = next(starts, None)
-                    if start is None:
-                        return
-                    work(multiply, start, min(start + size, count))
-        except BaseException:
-            over.set()
-            raise
-
-    helpers = min(threads or _cores(), -(-count // size)) - 1
-    if helpers < 1:
-        worker(own)
-        return
-    others: list[Future[None]] = []
-    try:
-        for _ in range(helpers):
-            others.append(_helpers(helpers).submit(lambda: worker(multiplier())))
-        worker(own)
-    finally:
-        over.set()  # whatever interrupts this thread: nothing is left to do, or nobody to do it for
-        # One that has not begun, for other searches keep the helpers busy, has nothing left to do.
-        begun = [other for other in others if not other.cancel()]
-        wait(begun)
-    for other in begun:
-        other.result()
-
-
-@cache
-def _cores() -> int:
-    """Looked up once: to read a quota and which processors are one core takes as long as a small search."""
-    from tbps_infer.cores import usable_cores
-
-    return usable_cores()
-
-
-@cache
-def _helpers(count: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting one took as long as multiplying a thousand rows (measured)."""
-    return ThreadPoolExecutor(count, thread_name_prefix="search")
-
-
-if hasattr(os, "register_at_fork"):  # a child process has the pool, but not its threads
-    os.register_at_fork(after_in_child=_helpers.cache_clear)

@@ -1,4 +1,4 @@
-"""The first stage of the exact cascade: a sketch of every row, small enough to read first, that bounds its score.
+"""The sketch: a few bytes per row, read before the vectors, that bound every row's score.
 
 A row x is written as ``x = m + s R c + e``: the mean m and p directions R learnt from the gallery (principal
 components), p integers c of 8 bits with one scale s, and what is left, e. Then for a query q
@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.search.scan import ScanOptions, in_blocks
+from tbps_infer.gallery.search.scan import ScanOptions
 from tbps_infer.gallery.vectors import StoredVectors, quantise
 
 __all__ = ["Sketch", "build_sketch", "principal_directions"]
@@ -43,7 +45,7 @@ _ROUND_UP = 1 + 1e-6
 
 @dataclass(frozen=True)
 class Sketch:
-    """The sketch of the first `count` rows of a vector file.
+    """The sketch of the first `count` rows of a vector file: a `tbps_infer.gallery.search.scan.FirstStage`.
 
     Attributes:
         mean: float32 ``[dim]``.
@@ -88,10 +90,7 @@ class Sketch:
         weights = (np.stack((np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1))) * _ROUND_UP).astype(
             np.float32
         )
-
-        def multiplier() -> Multiplier:
-            return multiplier_for(rounded, self.codes.dtype, numkong=options.with_numkong)
-
+        multiplier = partial(multiplier_for, rounded, self.codes.dtype, numkong=options.numkong)
         first = multiplier()
         # What the products may be off by, the rounding of Rᵀq, and the roundings of the sums below.
         slack = self.largest * (first.error + np.linalg.norm(inside - rounded, axis=1))
@@ -149,7 +148,7 @@ class Sketch:
             if not sound or not 0 <= largest < np.inf:
                 raise ValueError("its numbers are damaged")
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise GalleryError(f"The search index {file} cannot be used: {_reason(error)}.", _REBUILD) from error
+            raise GalleryError(f"The sketch {file} cannot be used: {_reason(error)}.", _REBUILD) from error
         codes = table[: count * p].view(np.int8).reshape(count, p)
         return cls(np.array(learnt[0]), np.array(learnt[1:]), codes, numbers, largest)
 
@@ -158,7 +157,7 @@ _REBUILD = "Build it again with tbps gallery index."
 
 
 def _not_as_written(file: Path, why: str) -> GalleryError:
-    return GalleryError(f"The search index {file} is not what was written: {why}.", _REBUILD)
+    return GalleryError(f"The sketch {file} is not what was written: {why}.", _REBUILD)
 
 
 def _reason(error: Exception) -> str:

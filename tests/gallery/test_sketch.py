@@ -1,4 +1,4 @@
-"""The cascade returns exactly what a scan of every vector returns, and its bounds hold for every row and query."""
+"""A search by the sketch returns exactly what a scan returns, and its bounds hold for every row and query."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.search.candidates import Candidates
-from tbps_infer.gallery.search.cascade import Sketch, build_sketch, principal_directions
 from tbps_infer.gallery.search.multiply import numkong_usable
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions, top_k
+from tbps_infer.gallery.search.sketch import Sketch, build_sketch, principal_directions
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
 
 
@@ -66,7 +66,7 @@ class Recorder(Candidates):
     numkong=st.booleans(),
     data=st.data(),
 )
-def test_the_cascade_is_a_scan(
+def test_a_search_by_the_sketch_is_a_scan(
     tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     count: int,
@@ -81,7 +81,7 @@ def test_the_cascade_is_a_scan(
     values = gallery(rng, count, dim, rank, noise)
     values = values[rng.integers(0, count, count)]  # with duplicates, which tie
     covered = data.draw(st.integers(1, count))
-    file = tmp_path_factory.mktemp("cascade") / "sketch"
+    file = tmp_path_factory.mktemp("sketch") / "sketch"
     vectors = stored(values, dtype)
     first = StoredVectors(vectors.values[:covered], None if vectors.scales is None else vectors.scales[:covered])
     build_sketch(first, file, directions=data.draw(st.sampled_from([None, 1, 5])))
@@ -98,7 +98,7 @@ def test_the_cascade_is_a_scan(
     options = ScanOptions(block_bytes=16 * dim, threads=2, numkong=numkong and numkong_usable())
     k = data.draw(st.integers(1, 12))
     want = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02)
-    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, options=options, preselection=sketch)
+    found = top_k(vectors, Rows.of(rows), queries, k, max_norm=1.02, options=options, first_stage=sketch)
     np.testing.assert_array_equal(found.indices, want.indices)
     np.testing.assert_array_equal(found.scores, want.scores)
 
@@ -109,7 +109,7 @@ def test_the_cascade_is_a_scan(
     assert (exact <= bounds.upper).all()
 
 
-def test_the_cascade_reads_little_of_vectors_near_a_subspace(tmp_path: Path) -> None:
+def test_a_search_by_the_sketch_reads_little_of_vectors_near_a_subspace(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = stored(gallery(rng, 20_000, 256, 12, 0.02), "float16")
     directions = build_sketch(vectors, tmp_path / "sketch")
@@ -117,11 +117,10 @@ def test_the_cascade_reads_little_of_vectors_near_a_subspace(tmp_path: Path) -> 
     queries = vectors.exact(rng.integers(0, 20_000, 8)).astype(np.float32)
     rows = np.arange(20_000)
     found = top_k(
-        vectors, Rows.of(rows), queries, 10, max_norm=1.02, preselection=Sketch.read(tmp_path / "sketch", 256)
+        vectors, Rows.of(rows), queries, 10, max_norm=1.02, first_stage=Sketch.read(tmp_path / "sketch", 256)
     )
-    assert found.bytes_of_all == 20_000 * 512
     # The sketch itself is 28 of 512 bytes; the rest are rows that had to be scored.
-    assert 28 / 512 < found.bytes_read / found.bytes_of_all < 0.1
+    assert 28 / 512 < found.bytes_read / (20_000 * 512) < 0.1
 
 
 def test_directions_are_the_principal_components() -> None:
@@ -162,7 +161,7 @@ def test_bounds_that_are_no_numbers_are_an_error_and_not_a_hit(largest: float) -
     with np.errstate(all="ignore"), pytest.raises(DamagedVectorsError):
         queries = np.ones((2, 16), dtype=np.float32)
         rows = Rows.of(np.arange(100))
-        top_k(vectors, rows, queries, 5, max_norm=1.01, options=ScanOptions(threads=1), preselection=sketch)
+        top_k(vectors, rows, queries, 5, max_norm=1.01, options=ScanOptions(threads=1), first_stage=sketch)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +183,9 @@ def test_a_damaged_header_is_an_error(tmp_path: Path, part: bytes, other: bytes)
     header = data[:256].replace(part, other).rstrip().ljust(256)
     assert len(header) == 256 and header != data[:256]
     file.write_bytes(header + data[256:])
-    with pytest.raises(GalleryError, match="search index"):
+    with pytest.raises(GalleryError, match="The sketch"):
         Sketch.read(file, 16)
-    with pytest.raises(GalleryError, match="search index"):
+    with pytest.raises(GalleryError, match="The sketch"):
         Sketch.verify(file, 16)
 
 
@@ -208,5 +207,5 @@ def test_a_damaged_sketch_is_an_error(tmp_path: Path, damage: str) -> None:
     build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
     data = file.read_bytes()
     file.write_bytes({"cut": data[:-1], "other": b"x" * len(data), "empty": b""}[damage])
-    with pytest.raises(GalleryError, match="search index"):
+    with pytest.raises(GalleryError, match="The sketch"):
         Sketch.read(file, 16)

@@ -1,8 +1,8 @@
-"""The graphs by which a GPU searches a gallery.
+"""The ONNX models by which a GPU scans a gallery.
 
-``python -m tbps_infer.gallery.search.device_graphs`` writes them anew.
+``python -m tbps_infer.gallery.search.device_onnx`` writes them anew.
 
-They are shipped, because a device that searches has ONNX Runtime and no package that makes graphs. One is there per
+They are shipped, because a device that searches has ONNX Runtime and no package that makes models. One is there per
 type of stored number; `tbps_infer.gallery.search.device` says what goes in and comes out.
 """
 
@@ -17,15 +17,15 @@ from tbps_infer.atomic import write_bytes
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STORED_TYPES", "scan_graph", "write_scan_graphs"]
+__all__ = ["STORED_TYPES", "scan_onnx", "write_scan_onnx"]
 
 STORED_TYPES = ("float16", "float32", "int8")
 _OPSET = 18
 _IR_VERSION = 8
 
 
-def scan_graph(dtype: str) -> onnx.ModelProto:
-    """The graph for one of `STORED_TYPES`: scores in FP32, rows that are not wanted left out, the k best.
+def scan_onnx(dtype: str) -> onnx.ModelProto:
+    """The model for one of `STORED_TYPES`: scores in FP32, rows that are not wanted left out, the k best.
 
     Inputs: ``block`` ``[n, dim]``, ``queries`` float32 ``[q, dim]``, ``wanted`` bool ``[n]``, ``ceiling`` float32
     ``[q, 1]``, ``k`` int64 ``[1]``, for int8 also ``scales`` float32 ``[n]``.
@@ -76,11 +76,11 @@ def scan_graph(dtype: str) -> onnx.ModelProto:
     return model
 
 
-def write_scan_graphs(folder: Path) -> None:
+def write_scan_onnx(folder: Path) -> None:
     """Write ``<type>.onnx`` for every stored type."""
     for dtype in STORED_TYPES:
-        write_bytes(folder / f"{dtype}.onnx", scan_graph(dtype).SerializeToString(deterministic=True))
+        write_bytes(folder / f"{dtype}.onnx", scan_onnx(dtype).SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":
-    write_scan_graphs(Path(str(resources.files("tbps_infer") / "assets" / "scan")))
+    write_scan_onnx(Path(str(resources.files("tbps_infer") / "assets" / "scan")))

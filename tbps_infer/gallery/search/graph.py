@@ -1,4 +1,4 @@
-"""Approximate search by an HNSW graph (usearch), stored in the gallery; what it proposes is scored exactly."""
+"""The graph of approximate searches: HNSW by usearch, stored in the gallery; what it proposes is scored exactly."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import BackendError, GalleryError
+from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
-from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
+from tbps_infer.gallery.search.scan import ScanOptions
+from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
 
-__all__ = ["Graph", "GraphOptions", "build_graph"]
+__all__ = ["Graph", "build_graph"]
 
 _FORMAT = "tbps-graph-1"
 _FACTS_BYTES = 512  # at the end of the file, so that one rename puts graph and checksum in place
@@ -27,77 +28,55 @@ _REBUILD = "Build it again with tbps gallery index --approx."
 
 
 @dataclass(frozen=True)
-class GraphOptions:
-    """How to build: the names are those of Malkov and Yashunin, 2018.
+class Graph:
+    """The graph over the first `count` rows of a vector file: a `tbps_infer.gallery.search.scan.FirstStage`.
 
     Attributes:
-        connectivity: M, neighbours per row.
-        expansion: efConstruction, rows looked at to find them.
+        index: usearch's.
+        count: How many rows it covers.
+        mapped: The file, at which the index looks.
+        candidates: Rows that it is asked for per query.
+        row_bytes: 0: what it reads depends on the query.
     """
-
-    connectivity: int = 24
-    expansion: int = 128
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The graph over the first `count` rows of a vector file; `mapped` is the file that usearch's index looks at."""
 
     index: Any
     count: int
     mapped: memoryview
+    candidates: int = 200
+    row_bytes: int = 0
 
-    def top_k(
+    def scan(
         self,
-        vectors: StoredVectors,
+        pool: Candidates,
         rows: Rows,
         queries: NDArray[np.float32],
-        k: int,
-        candidates: int,
-        *,
-        max_norm: float,
+        max_norm: float,  # noqa: ARG002 - what it proposes is scored, not bounded
         options: ScanOptions,
-    ) -> Scanned:
-        """The k best of what the graph proposes and of the rows that it does not have.
+    ) -> None:
+        """Add the rows that the graph proposes, with their scores; k that score -inf stand for what it misses.
 
-        Args:
-            rows: The m rows to return; what else the graph proposes is passed over.
-            candidates: Rows that the graph is asked for.
-
-        Returns:
-            As `tbps_infer.gallery.search.scan.top_k`; -inf is the score of what was not found.
+        Raises:
+            DamagedVectorsError: usearch cannot search the graph.
         """
-        position = np.full(len(vectors), -1, dtype=np.int64)
-        position[rows.numbers] = np.arange(len(rows))
-        outside = np.flatnonzero(rows.numbers >= self.count)
-        k = min(k, len(rows))
-        if k == 0 or len(queries) == 0:
-            return top_k(vectors, rows, queries, k or 1, max_norm=max_norm, options=options)
-        late = top_k(vectors, Rows.of(rows.numbers[outside]), queries, k, max_norm=max_norm, options=options)
-        candidates = min(candidates, self.count)
+        candidates = min(self.candidates, self.count)
         self.index.expansion_search = candidates
         try:
             found = self.index.search(queries, candidates, threads=options.threads or 0)
         except RuntimeError as error:  # whatever usearch raises
             raise DamagedVectorsError(f"The graph cannot be searched: {error}") from error
         keys = np.asarray(found.keys).reshape(len(queries), -1).astype(np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        indices = np.zeros((len(queries), k), dtype=np.int64)
-        for number, proposed in enumerate(keys):
-            # The graph may know rows that were added after this gallery was opened.
-            own = position[proposed[(proposed >= 0) & (proposed < len(position))]]
-            own = own[own >= 0]
-            exact = inner_products(vectors, rows.numbers[own], queries, np.full(len(own), number))
-            merged_scores = np.concatenate((exact, late.scores[number]))
-            merged = np.concatenate((own, outside[late.indices[number]]))
-            order = np.lexsort((merged, -merged_scores))[:k]
-            scores[number, : len(order)], indices[number, : len(order)] = merged_scores[order], merged[order]
-        return Scanned(scores, indices, 0, len(rows) * vectors.row_bytes)
+        owner, column = np.nonzero((keys >= 0) & (keys < self.count))
+        positions = rows.places(self.count)[keys[owner, column]]
+        wanted = positions >= 0  # the graph knows removed rows, and rows that came after the gallery was opened
+        pool.add_scored(owner[wanted], positions[wanted])
+        missed = np.repeat(np.arange(len(queries)), pool.k)
+        nothing = np.full(len(missed), -np.inf, dtype=np.float32)
+        pool.add_pairs(missed, np.zeros_like(missed), nothing, np.zeros(len(queries)))
 
     @classmethod
     def read(cls, file: Path, dim: int) -> Graph:
         """Map a graph; raises BackendError without usearch, GalleryError when the file is none."""
-        index = _new_index(dim, GraphOptions())
+        index = _new_index(dim)
         try:
             mapped, facts = _mapped(file)
             # Shown to usearch without what follows it, and only when that is there: it crashes on a graph cut short.
@@ -105,7 +84,7 @@ class Graph:
             if len(index) != facts["count"]:
                 raise ValueError(f"it holds {len(index)} rows, and {facts['count']} were written")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise GalleryError(f"The search index {file} cannot be used: {error}.", _REBUILD) from error
+            raise GalleryError(f"The graph {file} cannot be used: {error}.", _REBUILD) from error
         return cls(index, int(facts["count"]), mapped)
 
     @staticmethod
@@ -116,13 +95,12 @@ class Graph:
             if _sha256(mapped[:-_FACTS_BYTES], facts["count"]) != facts["sha256"]:
                 raise ValueError("its sha256 differs")
         except (OSError, ValueError, KeyError) as error:
-            raise GalleryError(f"The search index {file} is not what was written: {error}.", _REBUILD) from error
+            raise GalleryError(f"The graph {file} is not what was written: {error}.", _REBUILD) from error
 
 
 def build_graph(
     vectors: StoredVectors,
     file: Path,
-    options: GraphOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Build the graph of all rows and write it, whole or not at all; returns how many rows it has.
@@ -131,7 +109,7 @@ def build_graph(
         BackendError: usearch is not installed.
         GalleryError: The file cannot be written.
     """
-    index = _new_index(vectors.dim, options or GraphOptions())
+    index = _new_index(vectors.dim)
     step = max(1, (32 << 20) // (8 * vectors.dim))
     for start in range(0, len(vectors), step):
         stop = min(start + step, len(vectors))
@@ -143,7 +121,7 @@ def build_graph(
             index.save(str(temporary))
         except RuntimeError as error:  # usearch does not say which of the two it was
             raise GalleryError(
-                f"The search index {file} cannot be written: {error}.",
+                f"The graph {file} cannot be written: {error}.",
                 "Check the folder's permissions and the free disk space, and run the same command again.",
             ) from error
         count = len(vectors)
@@ -176,18 +154,13 @@ def _sha256(graph: memoryview, count: object) -> str:
     return digest.hexdigest()
 
 
-def _new_index(dim: int, options: GraphOptions) -> Any:
+def _new_index(dim: int) -> Any:
     try:
         from usearch.index import Index
     except ImportError as error:
         raise BackendError(
             "An approximate search needs usearch, which is not installed.", 'Run pip install "tbps-infer[search]".'
         ) from error
-    # Stored as float16: half the memory, and what is proposed is scored exactly from the gallery's own vectors.
-    return Index(
-        ndim=dim,
-        metric="ip",
-        dtype="f16",
-        connectivity=options.connectivity,
-        expansion_add=options.expansion,
-    )
+    # M and efConstruction of Malkov and Yashunin, 2018: neighbours per row, and rows looked at to find them. In half
+    # precision it takes half the memory, and what it proposes is scored exactly from the gallery's own vectors.
+    return Index(ndim=dim, metric="ip", dtype="f16", connectivity=24, expansion_add=128)
