@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run
 from places import SHIPPED
 from planted_faults import perturb_weights, seal
 
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy, NotRun, list_engines
 from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page, accuracy_tables
 from tbps_infer.benchmarks.environment import Environment
-from tbps_infer.cli.main import cli
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.encoder import Encoder
 from tbps_infer.evaluation.evaluate import evaluate
@@ -26,10 +25,6 @@ from tbps_infer.runners import RunOptions
 from tbps_infer.verification.agreement import Embedded, agreement
 from tbps_infer.verification.differences import MetricDifference
 from tbps_infer.verification.evaluation_set import EvaluationSet, labelled_set
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +167,6 @@ def test_labelled_sets_know_who_is_who(people: Path) -> None:
 
 
 def test_options_have_variables_too(shipped_bundle: Path) -> None:
-    done = CliRunner().invoke(
-        cli, ["bench", "accuracy", str(shipped_bundle)], env={"TBPS_BENCH_ACCURACY_DATA": str(shipped_bundle)}
-    )
+    done = run("bench", "accuracy", shipped_bundle, env={"TBPS_BENCH_ACCURACY_DATA": str(shipped_bundle)})
     assert done.exit_code == 1
     assert "annotation" in done.stderr

@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 
 from tbps_infer.benchmarks import limits
 from tbps_infer.benchmarks.backends import Choice, Models, list_choices, open_choice
@@ -339,12 +339,6 @@ def test_without_matplotlib_the_extra_is_named(results: Results, monkeypatch: py
     assert "tbps-infer[bench]" in caught.value.hint
 
 
-def tbps(*arguments: object) -> Result:
-    from tbps_infer.cli.main import cli
-
-    return CliRunner().invoke(cli, ["bench", "latency", *map(str, arguments)])
-
-
 QUICKLY = (
     *("--threads", 1, "--samples", 2, "--least-samples", 2, "--arm-seconds", 0, "--warm-up-seconds", 0),
     *("--rows", 20, "--no-memory"),
@@ -357,8 +351,9 @@ def test_the_command_writes_all_its_reports(small_limits: None, tiny_bundle: Pat
     files = ("--csv", out / "l.csv", "--markdown", out / "l.md", "--json", out / "l.json")
     drawn = ("--html", out / "l.html", "--plots", out / "plots")
     small = ("--backend", "onnxruntime", "--precision", "fp32", "--batches", "1", "--text-lengths", "8")
-    done = tbps(tiny_bundle, "--device", "cpu", *small, *QUICKLY, "--raw", out / "l.jsonl", *files, *drawn)
-    assert done.exit_code == 0, done.output
+    done = succeed(
+        "bench", "latency", tiny_bundle, "--device", "cpu", *small, *QUICKLY, "--raw", out / "l.jsonl", *files, *drawn
+    )
     assert "Image branch" in done.stdout
     assert re.search(r"^onnxruntime +cpu +fp32 +1 ", done.stdout, re.MULTILINE)
     rows = json.loads((out / "l.json").read_text())["rows"]
@@ -372,14 +367,17 @@ def test_the_command_writes_all_its_reports(small_limits: None, tiny_bundle: Pat
         "throughput-precision.png",
     }
     assert "### Image branch" in (out / "l.md").read_text()
-    again = tbps(tiny_bundle, "--device", "cpu", *small, *QUICKLY, "--raw", out / "l.jsonl", "--json", "-")
+    again = run(
+        "bench", "latency", tiny_bundle, "--device", "cpu", *small, *QUICKLY, "--raw", out / "l.jsonl", "--json", "-"
+    )
     assert json.loads(again.stdout)["rows"] == rows
 
 
 def test_the_command_refuses_to_mix(raw: Path, tiny_bundle: Path) -> None:
     before = raw.read_bytes()
-    done = tbps(
-        tiny_bundle, "--device", "cpu", "--backend", "onnxruntime", "--threads", 3, "--raw", raw, "--no-memory"
+    done = run(
+        *("bench", "latency", tiny_bundle, "--device", "cpu", "--backend", "onnxruntime", "--threads", 3),
+        *("--raw", raw, "--no-memory"),
     )
     assert done.exit_code == 1
     assert "another configuration" in done.stderr

@@ -7,22 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 
 from tbps_infer.cli.main import COMMANDS, cli
 from tbps_infer.data.synth import SynthOptions, write_dataset, write_people
 from tbps_infer.gallery import Gallery
-
-
-def run(*arguments: str | Path, stdin: str | None = None, env: Mapping[str, str] | None = None) -> Result:
-    """Run `tbps` in this process; standard output and standard error are kept apart."""
-    return CliRunner().invoke(cli, [str(a) for a in arguments], input=stdin, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +34,14 @@ def gallery(tiny_bundle: Path, people: Path, tmp_path_factory: pytest.TempPathFa
     listing = folder / "list.csv"
     with listing.open("w", newline="") as stream:
         csv.writer(stream).writerows([["path", "id", "camera", "shelf"], *rows])
-    done = run("embed", tiny_bundle, listing, "-o", folder / "gallery", "-b", "8")
-    assert done.exit_code == 0, done.output
+    done = succeed("embed", tiny_bundle, listing, "-o", folder / "gallery", "-b", "8")
     assert f"{len(rows)} pictures = {len(rows)} embedded + 0 unchanged + 0 rejected" in done.stdout
     return folder / "gallery"
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_has_an_example_that_can_be_pasted(name: str) -> None:
-    done = run(name, "-h")
-    assert done.exit_code == 0
+    done = succeed(name, "-h")
     assert done.stdout.startswith(f"Usage: cli {name}")
     if name != "data":
         assert f"  tbps {name} " in done.stdout
@@ -82,8 +75,7 @@ def test_commands_do_what_their_table_says() -> None:
 
 def test_export_embed_search_info(tiny_checkpoint: Path, people: Path, tmp_path: Path) -> None:
     bundle, gallery = tmp_path / "bundle", tmp_path / "gallery"
-    done = run("export", tiny_checkpoint, "-o", bundle)
-    assert done.exit_code == 0, done.output
+    done = succeed("export", tiny_checkpoint, "-o", bundle)
     assert "verified against PyTorch" in done.stdout
     assert "Exporting the text branch" in done.stderr
     assert run("embed", bundle, people, "-o", gallery, "-q").exit_code == 0
@@ -130,8 +122,7 @@ def test_formats_agree_with_the_library(gallery: Path, tiny_bundle: Path, form: 
     from tbps_infer.encoder import Encoder
 
     texts = ["a woman with a backpack", "a man, in “quotes” & <tags>, with a comma"]
-    done = run("search", gallery, *texts, "-k", "4", "--format", form)
-    assert done.exit_code == 0, done.output
+    done = succeed("search", gallery, *texts, "-k", "4", "--format", form)
     with Encoder.open(tiny_bundle) as encoder, Gallery.open(gallery) as opened:
         want = opened.search(encoder.encode_texts(texts), k=4)
     got = _rows(form, done.stdout)
@@ -239,8 +230,7 @@ def test_an_error_in_standard_input_comes_after_the_answers_before_it(gallery: P
 
 
 def test_html_beside_the_results(gallery: Path, tmp_path: Path) -> None:
-    done = run("search", gallery, "a man", "<script>alert(1)</script>", "--html", tmp_path / "page.html")
-    assert done.exit_code == 0, done.output
+    done = succeed("search", gallery, "a man", "<script>alert(1)</script>", "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 20
     assert "<script>" not in page
@@ -253,8 +243,7 @@ def test_rejects_are_told_and_strict_makes_them_an_error(tiny_bundle: Path, peop
     for number in range(12):
         (tmp_path / "in" / f"bad{number:02}.jpg").write_bytes(b"no picture")
     (tmp_path / "in" / "good.jpg").write_bytes(next(people.glob("*.jpg")).read_bytes())
-    done = run("embed", tiny_bundle, tmp_path / "in", "-o", tmp_path / "gallery")
-    assert done.exit_code == 0
+    done = succeed("embed", tiny_bundle, tmp_path / "in", "-o", tmp_path / "gallery")
     assert "13 pictures = 1 embedded + 0 unchanged + 12 rejected" in done.stdout
     assert done.stderr.count("  rejected ") == 10
     assert "and 2 more" in done.stderr
@@ -388,8 +377,7 @@ def test_init_train_and_carry_on(tmp_path: Path) -> None:
         "--warmup-epochs",
         "0",
     ]
-    done = run("train", data, "-o", tmp_path / "run", "--epochs", "2", *recipe)
-    assert done.exit_code == 0, done.output
+    done = succeed("train", data, "-o", tmp_path / "run", "--epochs", "2", *recipe)
     assert "epoch   2/2" in done.stderr
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
     again = run("train", data, "-o", tmp_path / "run", "--epochs", "2", *recipe)

@@ -11,19 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.cli.build import Lengths, Size
-from tbps_infer.cli.main import cli
 from tbps_infer.errors import BackendError
 from tbps_infer.runners import RunOptions, open_runner
 
 NO_GPU = not Path("/dev/nvidia0").exists()
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +53,7 @@ def test_options_reach_the_engines(built: Path) -> None:
 
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU here")
 def test_building_and_examining_without_a_gpu_say_so(built: Path) -> None:
-    done = run("doctor", built)
-    assert done.exit_code == 0, done.output
+    done = succeed("doctor", built)
     for line in (
         "tokenizer: 4 golden captions become the same tokens",
         "resizing: 4 golden crops have the same pixels",
@@ -194,8 +188,7 @@ def test_an_engine_of_full_tensorrt_is_not_begun_without_it(
 
 
 def test_exporting_in_fp16_adds_graphs_that_only_a_gpu_is_given(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    done = run("export", tiny_checkpoint, "-o", tmp_path / "bundle", "--fp16", "--auto-islands")
-    assert done.exit_code == 0, done.output
+    succeed("export", tiny_checkpoint, "-o", tmp_path / "bundle", "--fp16", "--auto-islands")
     bundle = Bundle.open(tmp_path / "bundle")
     bundle.check_files()
     report = bundle.verification["fp16"]

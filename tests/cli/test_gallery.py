@@ -9,28 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 
-from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import write_people
 from tbps_infer.encoder import Encoder
 from tbps_infer.gallery import Filter, Gallery
 from tbps_infer.queries import PersonQuery, encode_queries
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def told(*arguments: str | Path) -> str:
-    done = run(*arguments)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
 def hits(*arguments: str | Path) -> list[dict[str, Any]]:
     """The hits of the only query."""
-    (result,) = json.loads(told("search", *arguments, "--format", "json"))
+    (result,) = json.loads(succeed("search", *arguments, "--format", "json").stdout)
     found: list[dict[str, Any]] = result["hits"]
     return found
 
@@ -43,23 +32,24 @@ def gallery(tiny_bundle: Path, tmp_path: Path) -> Path:
     with (tmp_path / "list.csv").open("w", newline="") as stream:
         rows = [[str(file), int(file.name[:4]), f"cam{n % 2}"] for n, file in enumerate(pictures)]
         csv.writer(stream).writerows([["path", "id", "camera"], *rows])
-    told("embed", tiny_bundle, tmp_path / "list.csv", "-o", tmp_path / "gallery")
+    succeed("embed", tiny_bundle, tmp_path / "list.csv", "-o", tmp_path / "gallery")
     return tmp_path / "gallery"
 
 
 def test_a_gallery_is_indexed_searched_thinned_compacted_and_verified(gallery: Path) -> None:
     everyone = hits(gallery, "a woman in a red coat", "-k", "100")
-    assert f"{len(everyone)} rows indexed for exact searches" in told("gallery", "index", gallery)
+    assert f"{len(everyone)} rows indexed for exact searches" in succeed("gallery", "index", gallery).stdout
     assert hits(gallery, "a woman in a red coat", "-k", "100") == everyone
     kept = [hit for hit in everyone if hit["metadata"]["camera"] == "cam1"]
     gone = len(everyone) - len(kept)
-    assert f"{gone} of {len(everyone)} records would be" in told(
-        "gallery", "rm", gallery, "--camera", "cam0", "--dry-run"
+    assert (
+        f"{gone} of {len(everyone)} records would be"
+        in succeed("gallery", "rm", gallery, "--camera", "cam0", "--dry-run").stdout
     )
     assert len(hits(gallery, "x", "-k", "100")) == len(everyone)
-    assert f"{gone} records removed" in told("gallery", "rm", gallery, "--camera", "cam0")
-    assert f"{len(kept)} rows kept, {gone} dropped" in told("gallery", "compact", gallery)
-    assert f"{len(kept)} records, 1 segments" in told("gallery", "verify", gallery)
+    assert f"{gone} records removed" in succeed("gallery", "rm", gallery, "--camera", "cam0").stdout
+    assert f"{len(kept)} rows kept, {gone} dropped" in succeed("gallery", "compact", gallery).stdout
+    assert f"{len(kept)} records, 1 segments" in succeed("gallery", "verify", gallery).stdout
     left = hits(gallery, "a woman in a red coat", "-k", "100")
     assert [(h["path"], h["score"]) for h in left] == [(h["path"], h["score"]) for h in kept]
     for also in ([], ["--dry-run"]):
@@ -71,10 +61,10 @@ def test_a_gallery_is_indexed_searched_thinned_compacted_and_verified(gallery: P
 def test_galleries_are_merged_and_exported(gallery: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     count = len(hits(gallery, "x", "-k", "100"))
-    assert f"{count} records added, 0 known" in told("gallery", "merge", gallery, "-o", tmp_path / "all")
-    assert f"0 records added, {count} known" in told("gallery", "merge", gallery, "-o", tmp_path / "all")
+    assert f"{count} records added, 0 known" in succeed("gallery", "merge", gallery, "-o", tmp_path / "all").stdout
+    assert f"0 records added, {count} known" in succeed("gallery", "merge", gallery, "-o", tmp_path / "all").stdout
     assert hits(tmp_path / "all", "x") == hits(gallery, "x")
-    told("gallery", "export", gallery, "-o", tmp_path / "out", "--camera", "cam1")
+    succeed("gallery", "export", gallery, "-o", tmp_path / "out", "--camera", "cam1")
     with Gallery.open(gallery) as opened:
         assert len(np.load(tmp_path / "out" / "vectors.npy")) == len(opened.selected(Filter(camera=("cam1",)))[0])
 
@@ -139,12 +129,11 @@ def test_an_approximate_search_tells_its_recall(gallery: Path) -> None:
     done = run("search", gallery, "a man", "--approx")
     assert done.exit_code == 2
     assert "tbps gallery index --approx" in done.stderr
-    told("gallery", "index", gallery, "--approx")
-    done = run("search", gallery, "a man", "--approx", "-k", "5")
-    assert done.exit_code == 0, done.output
+    succeed("gallery", "index", gallery, "--approx")
+    done = succeed("search", gallery, "a man", "--approx", "-k", "5")
     assert "of 5 hits of an exact search (1 queries compared)" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["index", "rm", "compact", "merge", "verify", "export"])
 def test_help_has_an_example_that_can_be_pasted(name: str) -> None:
-    assert f"  tbps gallery {name} " in told("gallery", name, "-h")
+    assert f"  tbps gallery {name} " in succeed("gallery", name, "-h").stdout

@@ -10,15 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import succeed
 from PIL import Image
 
-from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import SynthOptions, write_dataset
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +29,19 @@ def gallery(tiny_bundle: Path, people: Path) -> Path:
     rows = [f"{people / 'imgs' / entry['file_path']},{entry['id']}" for entry in entries]
     listing = people.parent / "list.csv"
     listing.write_text("\n".join(["path,id", *rows]))
-    done = run("embed", tiny_bundle, listing, "-o", people.parent / "gallery")
-    assert done.exit_code == 0, done.output
+    succeed("embed", tiny_bundle, listing, "-o", people.parent / "gallery")
     return people.parent / "gallery"
 
 
 def test_evaluation_draws_cases(tiny_bundle: Path, people: Path, tmp_path: Path) -> None:
-    done = run("eval", tiny_bundle, people, "--sheet", tmp_path / "cases.png", "--cases", "10")
-    assert done.exit_code == 0, done.output
+    done = succeed("eval", tiny_bundle, people, "--sheet", tmp_path / "cases.png", "--cases", "10")
     assert done.stderr.splitlines()[-1] == f"Wrote {tmp_path / 'cases.png'}, {tmp_path / 'cases-2.png'}"
     with Image.open(tmp_path / "cases.png") as one, Image.open(tmp_path / "cases-2.png") as two:
         assert (one.width, one.height) == (two.width, 4 * two.height)
 
 
 def test_a_search_draws_strips_and_bars(gallery: Path, tmp_path: Path) -> None:
-    done = run("search", gallery, "a man", "a woman", "-k", "2", "--explain", "--sheet", tmp_path / "strip.png")
-    assert done.exit_code == 0, done.output
+    done = succeed("search", gallery, "a man", "a woman", "-k", "2", "--explain", "--sheet", tmp_path / "strip.png")
     bars = [line for line in done.stdout.splitlines() if "█" in line or "░" in line]
     assert len(bars) == 2 * 2 * 8  # global, coarse and six parts of every hit
     with Image.open(tmp_path / "strip.png") as strip:

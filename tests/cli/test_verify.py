@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 from onnx import helper, numpy_helper
 from places import SHIPPED
 from planted_faults import perturb_weights, seal
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.cli.main import cli
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import VerificationError
 from tbps_infer.export.fp16.assignment import assign_fp16
@@ -31,10 +30,6 @@ from tbps_infer.verification.references import choose_reference, hold_to_gate
 
 GLOBAL_HEAD = "linear_7"
 """The image branch's global vector before it is brought to norm 1, so that its scale does not count."""
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -134,8 +129,7 @@ REGRESSIONS: dict[str, Callable[[Path], None]] = {
 
 
 def test_the_unharmed_bundle_passes(bundle: Path, people: Path) -> None:
-    done = run("verify", bundle, "--data", people, "--reference", SHIPPED)
-    assert done.exit_code == 0, done.output
+    done = succeed("verify", bundle, "--data", people, "--reference", SHIPPED)
     assert "48 pictures, 96 captions, with labels" in done.stdout
     assert "in PyTorch fp32 on the CPU" in done.stdout
     assert done.stdout.endswith("passed\n")
@@ -170,8 +164,7 @@ def test_a_planted_regression_fails_on_the_golden_vectors(name: str, bundle: Pat
 
 def test_the_island_is_what_saves_fp16(bundle: Path, people: Path) -> None:
     as_fp16(bundle, with_islands=True)
-    done = run("verify", bundle, "--data", people, "--reference", SHIPPED)
-    assert done.exit_code == 0, done.output
+    succeed("verify", bundle, "--data", people, "--reference", SHIPPED)
 
 
 def test_pictures_without_labels_are_held_to_the_agreement(bundle: Path, people: Path) -> None:
@@ -179,8 +172,7 @@ def test_pictures_without_labels_are_held_to_the_agreement(bundle: Path, people:
     alone = run("verify", bundle, pictures)
     assert alone.exit_code == 2
     assert "would be compared with themselves" in alone.stderr
-    done = run("verify", bundle, pictures, "--reference", SHIPPED)
-    assert done.exit_code == 0, done.output
+    done = succeed("verify", bundle, pictures, "--reference", SHIPPED)
     assert "48 pictures, 4 captions, without labels" in done.stdout
     spoil_weights(bundle)
     harmed = run("verify", bundle, pictures, "--reference", SHIPPED, "--json", "--no-record")

@@ -14,11 +14,10 @@ import family_checkpoints as made
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 from places import MERGES
 from torch import Tensor, nn
 
-from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import write_people
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import CheckpointError, UsageError
@@ -30,10 +29,6 @@ from tbps_infer.runners.options import RunOptions
 from tbps_infer.tokenizer_files import SPECIAL_TOKENS, clip_tokenizer
 
 FAMILIES = ("irra", "rde", "tbps-clip", "plip")
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def save(folder: Path, family: str) -> Path:
@@ -225,10 +220,8 @@ def test_from_a_published_checkpoint_to_hits_by_the_command_line(tmp_path: Path)
         ("export", file, "-o", tmp_path / "bundle"),
         ("embed", tmp_path / "bundle", people, "-o", tmp_path / "gallery"),
     ):
-        done = run(*arguments)
-        assert done.exit_code == 0, done.output
-    done = run("search", tmp_path / "gallery", "a woman in a red coat", "--format", "json")
-    assert done.exit_code == 0, done.output
+        succeed(*arguments)
+    done = succeed("search", tmp_path / "gallery", "a woman in a red coat", "--format", "json")
     assert '"tse"' in done.stdout
     asked = run("info", file, "--image-size", "64x64")
     assert asked.exit_code == 1 and "--image-size HEIGHTxWIDTH" in asked.output

@@ -37,11 +37,10 @@ from tbps_infer.gallery import (
     upkeep,
 )
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout((Segment("global", 64),))
-MODEL = ModelFacts("part", {}, Preprocessing(), "none", 64, 0, LAYOUT, "f" * 64)
+MODEL = fake_facts(layout=LAYOUT)
 
 State = dict[str, bytes]
 """Path to stored embedding."""

@@ -20,10 +20,9 @@ from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.filters import WHERE_FUNCTIONS, Guard, matching_records
 from tbps_infer.gallery.records import connect_reader
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 
-MODEL = ModelFacts("part", {}, Preprocessing(), "none", 64, 0, VectorLayout((Segment("global", 4),)), "f" * 64)
+MODEL = fake_facts(layout=VectorLayout((Segment("global", 4),)))
 
 ROWS: list[dict[str, Value]] = [
     {"id": 1, "camera": "cam_a", "time": "2024-05-31T08:00:00", "shelf": 3, "Größe m": 1.8},

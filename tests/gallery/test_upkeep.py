@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_vectors import normalised
 from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryBusyError, GalleryError, ModelMismatchError, UsageError
@@ -34,24 +35,18 @@ from tbps_infer.gallery import (
 from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.gallery.search.results import SearchMethod
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout((Segment("global", 12), Segment("fine.0", 6, 0.5), Segment("fine.1", 6, 0.5)))
 
-
-def model(fingerprint: str = "f") -> ModelFacts:
-    return ModelFacts("part", {}, Preprocessing(), "none", 64, 0, LAYOUT, fingerprint * 64)
+MODEL = fake_facts(layout=LAYOUT)
 
 
 def embeddings(count: int, seed: int = 0) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(count, 4)) @ np.random.default_rng(9).normal(size=(4, LAYOUT.dim))
     values += 0.05 * rng.normal(size=values.shape)
-    for segment in LAYOUT.segments:
-        piece = values[:, LAYOUT.slices[segment.name]]
-        piece *= np.sqrt(segment.weight) / np.linalg.norm(piece, axis=1, keepdims=True)
-    return values.astype(np.float32)
+    return normalised(LAYOUT, values)
 
 
 def entries(first: int, last: int, content: str = "x") -> list[Entry]:
@@ -64,7 +59,7 @@ def entries(first: int, last: int, content: str = "x") -> list[Entry]:
 
 
 def make(path: Path, dtype: DtypeName = "float16", first: int = 0, last: int = 60) -> Path:
-    with GalleryWriter.open(path, model(), dtype=dtype) as writer:
+    with GalleryWriter.open(path, MODEL, dtype=dtype) as writer:
         writer.commit(entries(first, last), embeddings(last - first, first))
     return path
 
@@ -80,7 +75,7 @@ def found(path: Path, where: Filter | None = None, **options: Any) -> list[list[
 @pytest.mark.parametrize("indexed", [False, True])
 def test_compacting_changes_no_search_and_drops_dead_rows(tmp_path: Path, dtype: DtypeName, indexed: bool) -> None:
     path = make(tmp_path / "g", dtype)
-    with GalleryWriter.open(path, model()) as writer:
+    with GalleryWriter.open(path, MODEL) as writer:
         writer.commit(entries(10, 20, "new"), embeddings(10, 5))  # replaced
     assert remove_records(path, Filter(camera=("c1",))) == 20
     if indexed:
@@ -117,7 +112,7 @@ def test_removing_needs_a_filter_and_is_all_or_nothing(tmp_path: Path) -> None:
     with Gallery.open(path) as gallery:
         assert gallery.count == 47
         assert {record.metadata["id"] for record in gallery.records()} == set(range(13)) - {3}
-    with GalleryWriter.open(path, model()), pytest.raises(GalleryBusyError):
+    with GalleryWriter.open(path, MODEL), pytest.raises(GalleryBusyError):
         remove_records(path, Filter(id=("4",)))
 
 
@@ -143,9 +138,9 @@ def test_damage_is_not_copied_by_compacting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_merged_galleries_find_what_one_gallery_finds(tmp_path: Path, dtype: DtypeName) -> None:
     parts = [make(tmp_path / f"part{n}", dtype, 20 * n, 20 * n + 20) for n in range(3)]
-    with GalleryWriter.open(parts[1], model()) as writer:
+    with GalleryWriter.open(parts[1], MODEL) as writer:
         writer.commit(rejects=[Reject(Path("/p/broken.jpg"), "It is broken.")])
-    with GalleryWriter.open(tmp_path / "whole", model(), dtype=dtype) as writer:
+    with GalleryWriter.open(tmp_path / "whole", MODEL, dtype=dtype) as writer:
         for n in range(3):
             writer.commit(entries(20 * n, 20 * n + 20), embeddings(20, 20 * n))
     report = merge_galleries(parts, tmp_path / "out")
@@ -160,14 +155,14 @@ def test_merged_galleries_find_what_one_gallery_finds(tmp_path: Path, dtype: Dty
 
 def test_galleries_that_do_not_fit_together_are_not_merged(tmp_path: Path) -> None:
     first = make(tmp_path / "a")
-    with GalleryWriter.open(tmp_path / "b", model("e")) as writer:
+    with GalleryWriter.open(tmp_path / "b", fake_facts(layout=LAYOUT, fingerprint="another")) as writer:
         writer.commit(entries(70, 72), embeddings(2))
     with pytest.raises(ModelMismatchError):
         merge_galleries([first, tmp_path / "b"], tmp_path / "out")
     with pytest.raises(GalleryError, match=r"float16.*float32"):
         merge_galleries([first, make(tmp_path / "c", "float32", 70, 75)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with GalleryWriter.open(tmp_path / "d", model()) as writer:
+    with GalleryWriter.open(tmp_path / "d", MODEL) as writer:
         writer.commit(entries(5, 6, "other content"), embeddings(1))
     with pytest.raises(GalleryError, match="other content"):
         merge_galleries([first, tmp_path / "d"], tmp_path / "out")
@@ -244,7 +239,7 @@ def order(hit: Hit) -> tuple[float, int]:
 def test_exports_are_read_by_other_tools(tmp_path: Path, dtype: DtypeName) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     path = make(tmp_path / "g", dtype)
-    with GalleryWriter.open(path, model()) as writer:
+    with GalleryWriter.open(path, MODEL) as writer:
         writer.commit(entries(10, 12, "new"), embeddings(2, 5))
     assert export_gallery(path, tmp_path / "out", Filter(not_id=("0",))) == 56
     vectors = np.load(tmp_path / "out" / "vectors.npy")
@@ -268,7 +263,7 @@ def test_a_disk_with_too_little_room_is_noticed_before_writing(
     before = found(path)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with GalleryWriter.open(path, model()) as writer, pytest.raises(GalleryError, match="MB free"):
+    with GalleryWriter.open(path, MODEL) as writer, pytest.raises(GalleryError, match="MB free"):
         writer.commit(entries(70, 72), embeddings(2))
     with pytest.raises(GalleryError, match="MB free"):
         compact_gallery(path)

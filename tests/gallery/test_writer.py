@@ -10,31 +10,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_vectors import embeddings
 from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryBusyError, GalleryError, ModelMismatchError
 from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, Reject
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout((Segment("global", 8), Segment("fine.0", 3, 0.5), Segment("fine.1", 5, 0.5)))
 
 
-def model(fingerprint: str = "f" * 64) -> ModelFacts:
-    return ModelFacts("part", {"k": 2}, Preprocessing(), "none", 64, 0, LAYOUT, fingerprint)
-
-
-def embeddings(count: int, seed: int = 0) -> NDArray[np.float32]:
-    values = np.random.default_rng(seed).normal(size=(count, LAYOUT.dim))
-    for segment in LAYOUT.segments:
-        piece = values[:, LAYOUT.slices[segment.name]]
-        piece *= np.sqrt(segment.weight) / np.linalg.norm(piece, axis=1, keepdims=True)
-    return values.astype(np.float32)
+MODEL = replace(fake_facts(layout=LAYOUT), config={"k": 2})
 
 
 def entries(names: Sequence[str], **metadata: str | int | float | None) -> list[Entry]:
@@ -52,8 +44,8 @@ def contents(path: Path) -> list[tuple[int, str, dict[str, object], bytes]]:
 @pytest.mark.parametrize(("name", "dtype"), [("float16", np.float16), ("float32", np.float32)])
 def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None:
     path = tmp_path / "new" / "gallery"
-    vectors = embeddings(5)
-    with GalleryWriter.open(path, model(), dtype=name, bundle_path=Path("/some/bundle")) as writer:  # type: ignore[arg-type]
+    vectors = embeddings(LAYOUT, 5)
+    with GalleryWriter.open(path, MODEL, dtype=name, bundle_path=Path("/some/bundle")) as writer:  # type: ignore[arg-type]
         writer.commit(entries(["a", "b"], camera="cam_a", shelf=3), vectors[:2])
         writer.commit(
             entries(["c", "d", "e"], id=7, time="2024-05-31"), vectors[2:], rejects=[Reject(Path("/x"), "bad")]
@@ -61,7 +53,7 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None
     with Gallery.open(path) as gallery:
         assert gallery.count == 5
         assert gallery.verify() == 2
-        assert gallery.model == model()
+        assert gallery.model == MODEL
         assert gallery.bundle_path == Path("/some/bundle")
         assert gallery.dtype == np.dtype(dtype)
         assert gallery.columns == ("id", "camera", "time", "shelf")
@@ -75,8 +67,8 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None
 
 
 def test_a_changed_picture_keeps_its_record_and_gets_a_new_row(tmp_path: Path) -> None:
-    vectors = embeddings(4)
-    with GalleryWriter.open(tmp_path, model()) as writer:
+    vectors = embeddings(LAYOUT, 4)
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit(entries(["a", "b", "c"], shelf=1), vectors[:3])
         changed = Entry(Path("/p/b"), FileStamp(9, 9, "new"), {"SHELF": 2})
         writer.commit([changed], vectors[3:])
@@ -93,8 +85,8 @@ def test_a_changed_picture_keeps_its_record_and_gets_a_new_row(tmp_path: Path) -
 
 
 def test_metadata_of_an_unchanged_picture_is_brought_up_to_date(tmp_path: Path) -> None:
-    with GalleryWriter.open(tmp_path, model()) as writer:
-        writer.commit(entries(["a", "b"], shelf=1, time="2024"), embeddings(2))
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
+        writer.commit(entries(["a", "b"], shelf=1, time="2024"), embeddings(LAYOUT, 2))
         writer.commit(unchanged=entries(["a"]))  # names no column: nothing changes
         writer.commit(unchanged=entries(["b"], time="2025-01-02", floor="2nd"))
     with Gallery.open(tmp_path) as gallery:
@@ -102,13 +94,13 @@ def test_metadata_of_an_unchanged_picture_is_brought_up_to_date(tmp_path: Path) 
             {"shelf": 1, "time": "2024"},
             {"shelf": 1, "time": "2025-01-02", "floor": "2nd"},
         ]
-        late = gallery.search(embeddings(1), where=Filter(after="2025"))
+        late = gallery.search(embeddings(LAYOUT, 1), where=Filter(after="2025"))
         assert [hit.record for hit in late[0]] == [2]
 
 
 def test_rejects_and_records_trade_places(tmp_path: Path) -> None:
-    vectors = embeddings(4)
-    with GalleryWriter.open(tmp_path, model()) as writer:
+    vectors = embeddings(LAYOUT, 4)
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit(
             entries(["a"]), vectors[:1], rejects=[Reject(Path("/p/b"), "first"), Reject(Path("/p/b"), "second")]
         )
@@ -116,7 +108,7 @@ def test_rejects_and_records_trade_places(tmp_path: Path) -> None:
     with Gallery.open(tmp_path) as gallery:
         assert [(r.record, str(r.path)) for r in gallery.records()] == [(2, "/p/b")]
         assert gallery.rejects == [Reject(Path("/p/a"), "gone bad")]
-    with GalleryWriter.open(tmp_path, model()) as writer:
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit(entries(["a"]), vectors[2:3])
         writer.commit(rejects=[Reject(Path("/p/a"), "again")])
         writer.commit(entries(["c"]), vectors[3:])
@@ -138,20 +130,20 @@ def test_rejects_and_records_trade_places(tmp_path: Path) -> None:
 def test_what_is_no_embedding_is_refused(
     tmp_path: Path, spoil: Callable[[NDArray[np.float32]], NDArray[np.floating]], message: str
 ) -> None:
-    with GalleryWriter.open(tmp_path, model()) as writer:
-        writer.commit(entries(["a"]), embeddings(1))
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
+        writer.commit(entries(["a"]), embeddings(LAYOUT, 1))
         with pytest.raises(GalleryError, match=message):
-            writer.commit(entries(["b", "c", "d"]), spoil(embeddings(3)).astype(np.float32))
+            writer.commit(entries(["b", "c", "d"]), spoil(embeddings(LAYOUT, 3)).astype(np.float32))
         with pytest.raises(GalleryError, match="float64"):
-            writer.commit(entries(["b", "c", "d"]), embeddings(3).astype(np.float64))
+            writer.commit(entries(["b", "c", "d"]), embeddings(LAYOUT, 3).astype(np.float64))
         with pytest.raises(GalleryError, match="are none"):
             writer.commit(entries(["b"]))
     assert [path for _, path, _, _ in contents(tmp_path)] == ["/p/a"]
 
 
 def test_a_commit_that_fails_half_way_leaves_the_gallery_as_it_was(tmp_path: Path) -> None:
-    vectors = embeddings(4)
-    with GalleryWriter.open(tmp_path, model()) as writer:
+    vectors = embeddings(LAYOUT, 4)
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit(entries(["a"]), vectors[:1])
         for metadata in ({"rowid": 1}, {"new": 2**63}, {"new": "\ud800"}):
             with pytest.raises(GalleryError):
@@ -162,23 +154,23 @@ def test_a_commit_that_fails_half_way_leaves_the_gallery_as_it_was(tmp_path: Pat
 
 
 def test_another_model_or_type_is_refused(tmp_path: Path) -> None:
-    GalleryWriter.open(tmp_path, model(), bundle_path=Path("/the/bundle")).close()
+    GalleryWriter.open(tmp_path, MODEL, bundle_path=Path("/the/bundle")).close()
     with pytest.raises(ModelMismatchError, match=r"model ffffffffffff \(/the/bundle\), and this is the model eeee"):
-        GalleryWriter.open(tmp_path, model("e" * 64))
+        GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="another"))
     with pytest.raises(GalleryError, match="stores float16, and float32 was asked for"):
-        GalleryWriter.open(tmp_path, model(), dtype="float32")
+        GalleryWriter.open(tmp_path, MODEL, dtype="float32")
     with Gallery.open(tmp_path) as gallery:
-        gallery.require_model(model())
+        gallery.require_model(MODEL)
         with pytest.raises(ModelMismatchError):
-            gallery.require_model(model("e" * 64))
-    GalleryWriter.open(tmp_path, model(), bundle_path=Path("/moved/bundle")).close()
+            gallery.require_model(replace(MODEL, fingerprint="another"))
+    GalleryWriter.open(tmp_path, MODEL, bundle_path=Path("/moved/bundle")).close()
     with Gallery.open(tmp_path) as gallery:
         assert gallery.bundle_path == Path("/moved/bundle")
 
 
 def test_a_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> None:
-    with GalleryWriter.open(tmp_path, model()) as writer:
-        writer.commit(entries(["a"]), embeddings(1))
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
+        writer.commit(entries(["a"]), embeddings(LAYOUT, 1))
         script = (
             "import sys; from pathlib import Path; from tbps_infer.gallery import Gallery, GalleryWriter\n"
             "gallery = Gallery.open(Path(sys.argv[1])); print(gallery.count)\n"
@@ -193,14 +185,14 @@ def test_a_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> None:
             f"GalleryBusyError Another process (pid {os.getpid()}) is writing to the gallery {tmp_path}.",
         ]
         with pytest.raises(GalleryBusyError):
-            GalleryWriter.open(tmp_path, model())
-        writer.commit(entries(["b"]), embeddings(1))
-    GalleryWriter.open(tmp_path, model()).close()
+            GalleryWriter.open(tmp_path, MODEL)
+        writer.commit(entries(["b"]), embeddings(LAYOUT, 1))
+    GalleryWriter.open(tmp_path, MODEL).close()
 
 
 def test_a_reader_keeps_its_snapshot_while_a_writer_adds(tmp_path: Path) -> None:
-    vectors = embeddings(6)
-    with GalleryWriter.open(tmp_path, model()) as writer:
+    vectors = embeddings(LAYOUT, 6)
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit(entries(["a", "b"], shelf=1), vectors[:2])
         with Gallery.open(tmp_path) as early:
             before = early.search(vectors, k=9)
@@ -216,25 +208,25 @@ def test_a_reader_keeps_its_snapshot_while_a_writer_adds(tmp_path: Path) -> None
 
 
 def test_the_uncommitted_tail_is_ignored_and_cut(tmp_path: Path) -> None:
-    with GalleryWriter.open(tmp_path, model()) as writer:
-        writer.commit(entries(["a", "b"]), embeddings(2))
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
+        writer.commit(entries(["a", "b"]), embeddings(LAYOUT, 2))
     whole = contents(tmp_path)
     with (tmp_path / "vectors.f16").open("ab") as file:
         file.write(b"\xff" * 77)
     assert contents(tmp_path) == whole
-    with GalleryWriter.open(tmp_path, model()) as writer:
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
         assert (tmp_path / "vectors.f16").stat().st_size == 2 * writer.facts.row_bytes
-        writer.commit(entries(["c"]), embeddings(1, seed=5))
+        writer.commit(entries(["c"]), embeddings(LAYOUT, 1, seed=5))
     assert contents(tmp_path)[:2] == whole
 
 
 def test_a_creation_that_was_stopped_is_begun_again(tmp_path: Path) -> None:
-    GalleryWriter.open(tmp_path, model(), dtype="float32").close()
+    GalleryWriter.open(tmp_path, MODEL, dtype="float32").close()
     (tmp_path / "gallery.json").rename(tmp_path / "gallery.json.tmp")
     with pytest.raises(GalleryError, match=r"not a gallery: it has no gallery\.json"):
         Gallery.open(tmp_path)
-    with GalleryWriter.open(tmp_path, model("e" * 64)) as writer:
-        writer.commit(entries(["a"]), embeddings(1))
+    with GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="another")) as writer:
+        writer.commit(entries(["a"]), embeddings(LAYOUT, 1))
     assert not (tmp_path / "vectors.f32").exists()
     assert len(contents(tmp_path)) == 1
 
@@ -242,17 +234,17 @@ def test_a_creation_that_was_stopped_is_begun_again(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(GalleryError, match=r"not a gallery and not empty: it holds holiday\.jpg"):
-        GalleryWriter.open(tmp_path, model())
+        GalleryWriter.open(tmp_path, MODEL)
     assert [file.name for file in tmp_path.iterdir()] == ["holiday.jpg"]
     with pytest.raises(GalleryError, match="cannot be written"):
-        GalleryWriter.open(tmp_path / "holiday.jpg" / "gallery", model())
+        GalleryWriter.open(tmp_path / "holiday.jpg" / "gallery", MODEL)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    with GalleryWriter.open(tmp_path / "g", model()) as writer:
-        writer.commit(entries([f"{i}" for i in range(40)], shelf=1), embeddings(40))
-        writer.commit(entries([f"x{i}" for i in range(60)], shelf=2), embeddings(60, seed=1))
+    with GalleryWriter.open(tmp_path / "g", MODEL) as writer:
+        writer.commit(entries([f"{i}" for i in range(40)], shelf=1), embeddings(LAYOUT, 40))
+        writer.commit(entries([f"x{i}" for i in range(60)], shelf=2), embeddings(LAYOUT, 60, seed=1))
     return tmp_path / "g"
 
 
@@ -290,7 +282,7 @@ def test_damage_is_an_error_with_a_sentence(small: Path, damage: Callable[[Path]
     with pytest.raises(GalleryError, match=message) as reading:
         Gallery.open(small)
     with pytest.raises(GalleryError, match=message) as writing:
-        GalleryWriter.open(small, model())
+        GalleryWriter.open(small, MODEL)
     assert reading.value.hint
     assert writing.value.hint
 
@@ -373,6 +365,6 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(small: Path, room: int) -> Non
     assert rows == "100"
     assert contents(small) == before
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    with GalleryWriter.open(small, model()) as writer:
-        writer.commit(entries(["after"]), embeddings(1))
+    with GalleryWriter.open(small, MODEL) as writer:
+        writer.commit(entries(["after"]), embeddings(LAYOUT, 1))
     assert contents(small)[:100] == before

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx_graphs import run_graph
 
 from tbps_infer.errors import UsageError, VerificationError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_file, convert_model
@@ -37,16 +38,6 @@ def model(nodes: Sequence[Any], stored: dict[str, NDArray[Any]], *, size: int = 
 
 def node(operator: str, inputs: str, output: str, **attributes: Any) -> Any:
     return onnx.helper.make_node(operator, inputs.split(), [output], name=f"n_{output}", **attributes)
-
-
-def run(graph: Any, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (result,) = session.run(["y"], feeds)
-    array: NDArray[np.float32] = result
-    return array
 
 
 def casts(graph: Any) -> list[tuple[str, str]]:
@@ -89,12 +80,14 @@ def test_emulation_rounds_and_overflows_as_numpy_halves_do_where_onnxruntime_alo
         for factor in (300, 300, 2**-9):
             expected = (expected.astype(np.float32) * np.float32(factor)).astype(np.float16)
     assert list(np.isinf(expected[0])) == [False, True, True, True]
-    finite = run(emulated(graph), {"x": given})
+    finite = run_graph(emulated(graph), {"x": given})
     # An overflowed sum meets 0 × inf in the products of its row, so all of the row is lost.
     assert not np.isfinite(finite).all()
-    alone = run(emulated(graph), {"x": np.array([[0.1, 0, 0, 0]], np.float32)})
+    alone = run_graph(emulated(graph), {"x": np.array([[0.1, 0, 0, 0]], np.float32)})
     assert alone[0, 0] == expected[0, 0]
-    assert np.isfinite(run(graph, {"x": given})).all(), "ONNX Runtime computes FP16 on the CPU now: test it directly"
+    assert np.isfinite(run_graph(graph, {"x": given})).all(), (
+        "ONNX Runtime computes FP16 on the CPU now: test it directly"
+    )
 
 
 def test_products_are_fp16_and_layer_norm_is_an_island_between_two_casts() -> None:
@@ -119,7 +112,7 @@ def test_products_are_fp16_and_layer_norm_is_an_island_between_two_casts() -> No
     assert kinds["scale"] == kinds["shift"] == onnx.TensorProto.FLOAT
     deviations = ROW - ROW.mean()
     normed = deviations / np.sqrt((deviations**2).mean() + 1e-5)
-    np.testing.assert_allclose(run(emulated(graph), {"x": ROW}), 2 * normed, rtol=2**-10)
+    np.testing.assert_allclose(run_graph(emulated(graph), {"x": ROW}), 2 * normed, rtol=2**-10)
 
 
 def test_a_l2_norm_stays_in_fp32_with_its_squares_and_what_is_divided_by_it() -> None:
@@ -138,7 +131,7 @@ def test_a_l2_norm_stays_in_fp32_with_its_squares_and_what_is_divided_by_it() ->
     assert casts(graph) == [("input", "fp16"), ("MatMul", "fp32")]
     assert report.fp16_nodes == 1
     unit = ROW / np.linalg.norm(ROW)  # squares of up to 16 million overflow FP16
-    np.testing.assert_allclose(run(emulated(graph), {"x": ROW}), np.hstack([unit, unit]), rtol=2e-7)
+    np.testing.assert_allclose(run_graph(emulated(graph), {"x": ROW}), np.hstack([unit, unit]), rtol=2e-7)
 
 
 def test_moves_of_numbers_follow_what_surrounds_them() -> None:
@@ -188,7 +181,7 @@ def test_pixels_are_normalised_in_fp32_and_rounded_once() -> None:
     assert casts(graph) == [("input", "fp32"), ("Add", "fp16"), ("MatMul", "fp32")]
     given = np.array([[0, 1, 128, 255]], np.uint8)
     expected = (given.astype(np.float32) * scale + shift).astype(np.float16)
-    np.testing.assert_array_equal(run(emulated(graph), {"x": given}), expected.astype(np.float32))
+    np.testing.assert_array_equal(run_graph(emulated(graph), {"x": given}), expected.astype(np.float32))
 
 
 def test_a_mask_of_the_floor_stays_finite_and_masks() -> None:
@@ -213,10 +206,10 @@ def test_a_mask_of_the_floor_stays_finite_and_masks() -> None:
     assert report.largest_activation is not None
     assert 29_990 < report.largest_activation[1] < 30_010
     for mask in ([1, 1, 0, 0], [0, 0, 0, 0]):
-        result = run(emulated(graph), {"x": ROW, "mask": np.array([mask], np.int32)})
+        result = run_graph(emulated(graph), {"x": ROW, "mask": np.array([mask], np.int32)})
         assert np.isfinite(result).all()
         assert result.sum() == pytest.approx(1, abs=2**-9)
-    kept = run(emulated(graph), {"x": ROW, "mask": np.array([[1, 1, 0, 0]], np.int32)})
+    kept = run_graph(emulated(graph), {"x": ROW, "mask": np.array([[1, 1, 0, 0]], np.int32)})
     np.testing.assert_allclose(kept[0], [1 / (1 + np.e), np.e / (1 + np.e), 0, 0], atol=2**-11)
 
 
@@ -287,12 +280,12 @@ def test_measured_islands_protect_what_comes_near_the_limit_and_nothing_else() -
     ]
     graph = model(nodes, {"w": eye(), "up": eye(scale=20_000), "down": np.array([1e-4], np.float32)})
     plain, _ = convert_model(graph, RULES)
-    assert not np.isfinite(run(emulated(plain), {"x": ROW})).all()
+    assert not np.isfinite(run_graph(emulated(plain), {"x": ROW})).all()
     protected, report = convert_model(graph, MEASURED, [{"x": ROW}])
     assert report.islands == {"MatMul n_large": "large reaches 8e+04", "Mul n_small": "large reaches 8e+04"}
     assert report.largest_activation == ("large", 80_000.0)
     assert [name for name, kind in precisions(protected).items() if kind == "fp16"] == ["n_before", "n_y"]
-    np.testing.assert_allclose(run(emulated(protected), {"x": ROW}), 2 * ROW, rtol=2**-10)
+    np.testing.assert_allclose(run_graph(emulated(protected), {"x": ROW}), 2 * ROW, rtol=2**-10)
 
 
 def test_measuring_takes_the_largest_over_all_batches_and_sees_stored_tensors() -> None:
@@ -319,7 +312,7 @@ def test_squares_below_fp16s_least_number_survive_in_the_tail() -> None:
     stored = {"w": eye(scale=1e-4), "two": np.float32(2), "last": np.array([1]), "tiny": np.float32(1e-12)}
     graph, _ = convert_model(model(nodes, stored), RULES)
     expected = ROW / np.sqrt((ROW**2).mean())
-    np.testing.assert_allclose(run(emulated(graph), {"x": ROW}), expected, rtol=1e-3)
+    np.testing.assert_allclose(run_graph(emulated(graph), {"x": ROW}), expected, rtol=1e-3)
 
 
 def test_a_value_needed_in_both_precisions_is_stored_in_both_and_flushed_numbers_are_counted() -> None:
@@ -339,7 +332,7 @@ def test_constant_nodes_are_stored_and_unknown_operators_stay_in_fp32() -> None:
     assert precisions(graph) == {"n_a": "fp16", "n_b": "fp32", "n_y": "fp16"}
     halves = ROW.astype(np.float32)
     expected = halves * np.tanh(np.log1p(np.exp(halves)))
-    np.testing.assert_allclose(run(emulated(graph), {"x": ROW}), expected, rtol=2**-9)
+    np.testing.assert_allclose(run_graph(emulated(graph), {"x": ROW}), expected, rtol=2**-9)
 
 
 def test_a_graph_output_that_other_nodes_read_keeps_its_name_and_type() -> None:

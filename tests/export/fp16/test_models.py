@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx_graphs import run_graph
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_model
 from tbps_infer.export.fp16.emulation import emulated
-from tbps_infer.model_facts import Branch, ModelFacts
+from tbps_infer.model_facts import Branch
+from tbps_infer.runners.fake import fake_facts
 from tbps_infer.runners.protocol import Feeds
 
 onnx = pytest.importorskip("onnx")
@@ -37,16 +39,6 @@ CAPTIONS = [
 ]
 
 
-def run(graph: Any, feeds: Feeds) -> NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, dict(feeds))
-    array: NDArray[np.float32] = result
-    return array
-
-
 def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     a, b = left.astype(np.float64), right.astype(np.float64)
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
@@ -56,9 +48,9 @@ def check(fp32: Any, feeds: Feeds, options: MixedPrecisionOptions, norm: float) 
     """Convert, compare with FP32 twice, check norms; returns the converted graph."""
     converted, report = convert_model(fp32, options, [feeds])
     onnx.checker.check_model(converted, full_check=True)
-    wanted = run(fp32, feeds)
+    wanted = run_graph(fp32, feeds)
     for graph in (converted, emulated(converted)):
-        found = run(graph, feeds)
+        found = run_graph(graph, feeds)
         assert np.isfinite(found).all()
         assert least_cosine(found, wanted) >= COSINE
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), norm, rtol=1e-6)
@@ -129,10 +121,9 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Feeds]:
     folder = Path(spec.origin).parent / "model"
     from tbps_infer.export.graphs import export_graph
     from tbps_infer.layout import Segment, VectorLayout
-    from tbps_infer.preprocessing import Preprocessing
     from tbps_infer.text import Tokenizer, pad_ids
 
-    facts = ModelFacts("bert", {}, Preprocessing(), "none", 100, 0, VectorLayout((Segment("global", 384),)), "minilm")
+    facts = fake_facts(layout=VectorLayout((Segment("global", 384),)))
     path = tmp_path_factory.mktemp("minilm") / "text.onnx"
     export_graph(_sentence_encoder(folder), "text", facts, path)
     tokenizer = Tokenizer(folder / "tokenizer.json", caption_rule="none", max_length=100, pad_id=0)
@@ -169,8 +160,8 @@ def _sentence_encoder(folder: Path) -> Any:
 def test_pretrained_bert_weights_keep_their_embeddings(minilm: tuple[Any, Feeds]) -> None:
     fp32, feeds = minilm
     check(fp32, feeds, MixedPrecisionOptions(), 1.0)
-    similarities = run(fp32, feeds) @ run(fp32, feeds).T
-    halves = run(emulated(convert_model(fp32, MixedPrecisionOptions())[0]), feeds)
+    similarities = run_graph(fp32, feeds) @ run_graph(fp32, feeds).T
+    halves = run_graph(emulated(convert_model(fp32, MixedPrecisionOptions())[0]), feeds)
     np.testing.assert_allclose(halves @ halves.T, similarities, atol=1e-3)
     # Captions that mean something else lie apart: these are weights that know language, not noise.
     assert similarities[~np.eye(len(CAPTIONS), dtype=bool)].max() < 0.8

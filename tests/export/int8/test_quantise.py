@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx_graphs import run_graph
 
 from tbps_infer.errors import VerificationError
 from tbps_infer.export.graph_view import GraphView
@@ -29,18 +30,6 @@ from tbps_infer.runners.protocol import Feeds
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-
-
-def run(graph: Any, feeds: Feeds, *, plain: bool = False) -> NDArray[np.float32]:
-    """Run a graph as ONNX Runtime fuses it, or node by node as it is written."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    if plain:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result: NDArray[np.float32] = session.run(None, dict(feeds))[0]
-    return result
 
 
 def feeds_of(branch: Branch, count: int = 4) -> Feeds:
@@ -143,11 +132,11 @@ def test_a_residual_block_is_what_numpy_says() -> None:
     total = rounded(conv(r1, 2), "c2") + r1
     wanted = np.maximum(rounded(total, "r2"), 0)
     step = amax["r2"] / 127
-    found = run(graph, {"x": x}, plain=True)
+    found = run_graph(graph, {"x": x}, plain=True)
     # A sum that lies between two steps to the last bit may go either way: one step, and seldom.
     assert np.abs(found - wanted).max() < 1.01 * step
     assert np.mean(np.abs(found - wanted) > 1e-5) < 0.02
-    fused = run(graph, {"x": x})
+    fused = run_graph(graph, {"x": x})
     assert np.abs(fused - wanted).max() < 2.01 * step, "ONNX Runtime rounds the bias as well"
 
 
@@ -204,7 +193,7 @@ def test_the_signed_graph_gives_the_same_numbers_without_zero_points(graph: Any,
     assert all(made[node.input[0]] in ("Add", "Conv") for node in relus), "a layer's ReLU is part of its kernel"
     assert bool(relus) is (branch == "image")
     feeds = feeds_of(branch)
-    np.testing.assert_allclose(run(signed, feeds, plain=True), run(graph, feeds, plain=True), atol=1e-6)
+    np.testing.assert_allclose(run_graph(signed, feeds, plain=True), run_graph(graph, feeds, plain=True), atol=1e-6)
 
 
 def test_a_shifted_zero_point_has_no_signed_form(graph: Any) -> None:
@@ -223,9 +212,9 @@ def test_whole_branches_stay_near_fp32(view: GraphView, branch: Branch, method: 
     feeds = feeds_of(branch, 8)
     graph, _ = quantised(view, feeds, method)
     onnx.checker.check_model(graph, full_check=True)
-    wanted = run(view.model, feeds).astype(np.float64)
+    wanted = run_graph(view.model, feeds).astype(np.float64)
     for plain in (False, True):
-        found = run(graph, feeds, plain=plain)
+        found = run_graph(graph, feeds, plain=plain)
         cosines = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
         assert cosines.min() > 0.99
 
@@ -249,13 +238,13 @@ def test_the_table_of_words_is_int8_and_only_its_rows_are_dequantised(tiny_bundl
     for tensor in by_hand.graph.initializer:
         if tensor.name == name:
             tensor.CopyFrom(onnx.numpy_helper.from_array(whole.astype(np.float32) * scale, name))
-    np.testing.assert_allclose(run(graph, feeds_of("text")), run(by_hand, feeds_of("text")), atol=2e-6)
+    np.testing.assert_allclose(run_graph(graph, feeds_of("text")), run_graph(by_hand, feeds_of("text")), atol=2e-6)
 
 
 def test_layers_that_are_left_out_are_as_they_were(view: GraphView, branch: Branch) -> None:
     graph = quantise_graph(view, set(), set(), {})
     assert [node.op_type for node in graph.graph.node] == [node.op_type for node in view.nodes]
-    np.testing.assert_allclose(run(graph, feeds_of(branch)), run(view.model, feeds_of(branch)), atol=1e-6)
+    np.testing.assert_allclose(run_graph(graph, feeds_of(branch)), run_graph(view.model, feeds_of(branch)), atol=1e-6)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -343,7 +332,7 @@ def test_exact_products_give_the_same_embeddings(graph: Any, branch: Branch) -> 
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = feeds_of(branch)
-    np.testing.assert_allclose(session.run(None, dict(feeds))[0], run(graph, feeds), atol=1e-5)
+    np.testing.assert_allclose(session.run(None, dict(feeds))[0], run_graph(graph, feeds), atol=1e-5)
 
 
 def test_tensorrt_for_rtx_builds_the_signed_graph(graph: Any, branch: Branch) -> None:

@@ -20,8 +20,7 @@ from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import top_k
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 
 CPU = Device("cpu")
 DIM = 24
@@ -30,7 +29,7 @@ DIM = 24
 @pytest.fixture
 def small_gallery(tmp_path: Path) -> Path:
     layout = VectorLayout((Segment("global", DIM - 4), Segment("coarse", 4, 0.5)))
-    model = ModelFacts("part", {}, Preprocessing(), "none", 64, 0, layout, "f" * 64)
+    model = fake_facts(layout=layout)
     values = stored(30, "float32").values * np.float32(np.sqrt(1.5))
     with GalleryWriter.open(tmp_path / "gallery", model) as writer:
         for chosen in (range(30), range(3, 30, 7)):  # some again: their rows lie behind those of later records

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_vectors import embeddings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,21 +18,12 @@ from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, Hit, Reject, SearchOptions
 from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout(
     (Segment("global", 6), Segment("coarse", 6), Segment("fine.0", 2, 0.5), Segment("fine.1", 3, 0.5))
 )
-MODEL = ModelFacts("part", {}, Preprocessing(), "none", 64, 0, LAYOUT, "f" * 64)
-
-
-def embeddings(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
-    values = rng.normal(size=(count, LAYOUT.dim))
-    for segment in LAYOUT.segments:
-        piece = values[:, LAYOUT.slices[segment.name]]
-        piece *= np.sqrt(segment.weight) / np.linalg.norm(piece, axis=1, keepdims=True)
-    return values.astype(np.float32)
+MODEL = fake_facts(layout=LAYOUT)
 
 
 def entry(number: int) -> Entry:
@@ -56,7 +48,7 @@ def test_search_is_brute_force(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, seed: int, dtype: DtypeName
 ) -> None:
     rng = np.random.default_rng(seed)
-    pool = embeddings(rng, data.draw(st.integers(1, 12)))  # few vectors for many pictures: ties
+    pool = embeddings(LAYOUT, data.draw(st.integers(1, 12)), rng)  # few vectors for many pictures: ties
     path = tmp_path_factory.mktemp("search") / "gallery"
     with GalleryWriter.open(path, MODEL, dtype=dtype) as writer:
         for _ in range(data.draw(st.integers(0, 4))):
@@ -68,7 +60,7 @@ def test_search_is_brute_force(
                 pool[rng.integers(0, len(pool), len(numbers))],
                 rejects=[Reject(entry(number).path, "gone") for number in gone],
             )
-    queries = np.concatenate((pool[:2], embeddings(rng, 2)))
+    queries = np.concatenate((pool[:2], embeddings(LAYOUT, 2, rng)))
     k = data.draw(st.integers(1, 30))
     cameras = data.draw(st.sets(st.integers(0, 2), max_size=2))
     limit = data.draw(st.none() | st.integers(0, 25))
@@ -101,7 +93,7 @@ def check_details(gallery: Gallery, query: NDArray[np.float32], found: list[Hit]
 @pytest.fixture
 def gallery_path(tmp_path: Path) -> Path:
     with GalleryWriter.open(tmp_path, MODEL) as writer:
-        writer.commit([entry(number) for number in range(50)], embeddings(np.random.default_rng(0), 50))
+        writer.commit([entry(number) for number in range(50)], embeddings(LAYOUT, 50, 0))
     return tmp_path
 
 
@@ -115,8 +107,8 @@ def test_identities_are_grouped_and_low_scores_left_out(
     people = [None if number == 0 else int(number) for number in rng.integers(0, identities + 1, 40)]
     with GalleryWriter.open(path, MODEL) as writer:
         entries = [Entry(Path(f"/{n}"), FileStamp(1, 2, "x"), {"id": person}) for n, person in enumerate(people)]
-        writer.commit(entries, embeddings(rng, 40))
-    queries = embeddings(rng, 3)
+        writer.commit(entries, embeddings(LAYOUT, 40, rng))
+    queries = embeddings(LAYOUT, 3, rng)
     with Gallery.open(path) as gallery:
         all_hits = gallery.search(queries, 40)
         smallest = float(np.quantile([hit.score for hit in all_hits[0]], quantile))
@@ -133,7 +125,7 @@ def test_identities_are_grouped_and_low_scores_left_out(
 
 def test_an_empty_gallery_gives_no_hits(tmp_path: Path) -> None:
     GalleryWriter.open(tmp_path, MODEL).close()
-    queries = embeddings(np.random.default_rng(0), 3)
+    queries = embeddings(LAYOUT, 3, 0)
     with Gallery.open(tmp_path) as gallery:
         assert gallery.count == 0
         assert gallery.search(queries, k=5) == [[], [], []]
@@ -142,7 +134,7 @@ def test_an_empty_gallery_gives_no_hits(tmp_path: Path) -> None:
 
 
 def test_queries_that_make_no_sense_are_refused(gallery_path: Path) -> None:
-    queries = embeddings(np.random.default_rng(1), 3)
+    queries = embeddings(LAYOUT, 3, 1)
     with Gallery.open(gallery_path) as gallery:
         for bad in (np.nan, np.inf):
             spoilt = queries.copy()
@@ -159,7 +151,7 @@ def test_queries_that_make_no_sense_are_refused(gallery_path: Path) -> None:
 
 
 def test_thousands_of_queries_are_answered_in_turns(gallery_path: Path) -> None:
-    queries = embeddings(np.random.default_rng(2), 2500)
+    queries = embeddings(LAYOUT, 2500, 2)
     with Gallery.open(gallery_path) as gallery:
         hits = gallery.search(queries, k=2)
         assert len(hits) == 2500
@@ -170,7 +162,7 @@ def test_thousands_of_queries_are_answered_in_turns(gallery_path: Path) -> None:
 
 
 def test_one_gallery_serves_many_threads(gallery_path: Path) -> None:
-    queries = embeddings(np.random.default_rng(3), 4)
+    queries = embeddings(LAYOUT, 4, 3)
     results: list[list[list[Hit]]] = []
     with Gallery.open(gallery_path) as gallery:
         want = gallery.search(queries, k=7, where=Filter(where="id > 9"))
@@ -205,4 +197,4 @@ def test_a_closed_gallery_says_so(gallery_path: Path) -> None:
     gallery.close()
     gallery.close()
     with pytest.raises(GalleryError, match="closed"):
-        gallery.search(embeddings(np.random.default_rng(0), 1))
+        gallery.search(embeddings(LAYOUT, 1, 0))
