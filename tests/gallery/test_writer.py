@@ -26,7 +26,7 @@ from tbps_infer.runners.fake import fake_facts
 LAYOUT = VectorLayout((Segment("global", 8), Segment("fine.0", 3, 0.5), Segment("fine.1", 5, 0.5)))
 
 
-MODEL = replace(fake_facts(layout=LAYOUT), config={"k": 2})
+MODEL = replace(fake_facts(layout=LAYOUT, fingerprint="f" * 64), config={"k": 2})
 
 
 def entries(names: Sequence[str], **metadata: str | int | float | None) -> list[Entry]:
@@ -156,13 +156,13 @@ def test_a_commit_that_fails_half_way_leaves_the_gallery_as_it_was(tmp_path: Pat
 def test_another_model_or_type_is_refused(tmp_path: Path) -> None:
     GalleryWriter.open(tmp_path, MODEL, bundle_path=Path("/the/bundle")).close()
     with pytest.raises(ModelMismatchError, match=r"model ffffffffffff \(/the/bundle\), and this is the model eeee"):
-        GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="another"))
+        GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="e" * 64))
     with pytest.raises(GalleryError, match="stores float16, and float32 was asked for"):
         GalleryWriter.open(tmp_path, MODEL, dtype="float32")
     with Gallery.open(tmp_path) as gallery:
         gallery.require_model(MODEL)
         with pytest.raises(ModelMismatchError):
-            gallery.require_model(replace(MODEL, fingerprint="another"))
+            gallery.require_model(replace(MODEL, fingerprint="e" * 64))
     GalleryWriter.open(tmp_path, MODEL, bundle_path=Path("/moved/bundle")).close()
     with Gallery.open(tmp_path) as gallery:
         assert gallery.bundle_path == Path("/moved/bundle")
@@ -225,7 +225,7 @@ def test_a_creation_that_was_stopped_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "gallery.json").rename(tmp_path / "gallery.json.tmp")
     with pytest.raises(GalleryError, match=r"not a gallery: it has no gallery\.json"):
         Gallery.open(tmp_path)
-    with GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="another")) as writer:
+    with GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="e" * 64)) as writer:
         writer.commit(entries(["a"]), embeddings(LAYOUT, 1))
     assert not (tmp_path / "vectors.f32").exists()
     assert len(contents(tmp_path)) == 1

@@ -42,7 +42,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, providers: list[str], session: obje
     vars(module).update(
         __version__="1.32.0",
         get_available_providers=lambda: providers,
-        SessionOptions=SimpleNamespace,
+        SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=session,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
@@ -58,8 +58,9 @@ def test_without_onnxruntime(graph: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.hint == 'Install it: pip install "tbps-infer[gpu]".'
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has the provider")
-def test_cuda_with_the_cpu_package(graph: Path) -> None:
+def test_cuda_with_the_cpu_package(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels(monkeypatch, "onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider; it has .*CPUExecutionProvider") as caught:
         OnnxRuntimeRunner(graph, CUDA)
     assert 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "tbps-infer[gpu]"' in caught.value.hint

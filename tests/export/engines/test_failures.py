@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from no_driver import without_driver
 
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.runners.protocol import TensorSpec
@@ -213,7 +214,6 @@ def test_an_interruption_that_reaches_the_logger_is_not_lost(
     library: Library, graph: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of all callbacks the logger is called most, and TensorRT prints and forgets what is raised in it."""
-    plan = bytes(build_plan(library, graph, SPEC, SM86))
     before = signal.getsignal(signal.SIGINT)
     sent: list[str] = []
 
@@ -226,12 +226,11 @@ def test_an_interruption_that_reaches_the_logger_is_not_lost(
     with pytest.raises(KeyboardInterrupt):
         build_plan(library, graph, SPEC, SM86)
     assert len(sent) == 1, "nothing was logged, so nothing was tried"
-    if not Path("/dev/nvidia0").exists():  # there it loads, with nothing to say
-        runtime = library.create_runtime()
-        sent.clear()
-        with pytest.raises(KeyboardInterrupt):
-            library.deserialize(runtime, plan, "image.plan")
-        assert len(sent) == 1
+    runtime = library.create_runtime()
+    sent.clear()
+    with pytest.raises(KeyboardInterrupt):
+        library.deserialize(runtime, b"garbage " * 100, "image.plan")
+    assert len(sent) == 1
     assert signal.getsignal(signal.SIGINT) is before
     assert "Exception caught" not in capfd.readouterr().err
 
@@ -248,10 +247,8 @@ def test_plans_that_do_not_load_answer_none(library: Library, graph: Path) -> No
 def test_without_a_driver_a_good_plan_does_not_load_either_and_the_reason_is_given(
     library: Library, graph: Path
 ) -> None:
-    if Path("/dev/nvidia0").exists():
-        pytest.skip("there is a GPU here")
     plan = build_plan(library, graph, SPEC, SM86)
-    with pytest.raises(BackendError, match=r"could not load the engine image\.plan: .*CUDA driver"):
+    with without_driver(), pytest.raises(BackendError, match=r"could not load the engine image\.plan: .*CUDA driver"):
         library.deserialize(library.create_runtime(), plan, "image.plan")
 
 
