@@ -133,7 +133,7 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     settings.intra_op_num_threads = threads or usable_cores()
     settings.inter_op_num_threads = 1  # one operator at a time: these graphs are chains
     settings.log_severity_level = _ERRORS_ONLY
-    if products_saturate():
+    if device.kind == "cpu" and products_saturate():
         settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
     return ort, _open_session(ort, graph, settings, device)
 

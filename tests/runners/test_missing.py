@@ -42,7 +42,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, providers: list[str], session: obje
     vars(module).update(
         __version__="1.32.0",
         get_available_providers=lambda: providers,
-        SessionOptions=onnxruntime.SessionOptions,
+        SessionOptions=SimpleNamespace,
         InferenceSession=session,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", module)

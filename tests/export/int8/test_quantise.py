@@ -327,12 +327,13 @@ def test_which_processors_saturate(tmp_path: Path, machine: str, flags: str | No
 
 def test_exact_products_give_the_same_embeddings(graph: Any, branch: Branch) -> None:
     """What a processor without VNNI is given: the weights turned to uint8 as the graph is loaded."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = feeds_of(branch)
-    np.testing.assert_allclose(session.run(None, dict(feeds))[0], run_graph(graph, feeds), atol=1e-5)
+    found = run_graph(graph, feeds, exact=True)
+    written = run_graph(graph, feeds, plain=True)  # in FP32, by the graph's own DequantizeLinear nodes
+    cosines = (found * written).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(written, axis=1)
+    assert cosines.min() > 0.999
+    if not products_saturate():
+        np.testing.assert_allclose(found, run_graph(graph, feeds, exact=False), atol=1e-5)
 
 
 def test_tensorrt_for_rtx_builds_the_signed_graph(graph: Any, branch: Branch) -> None:
