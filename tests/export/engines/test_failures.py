@@ -256,6 +256,7 @@ def test_recorders_and_parsers_are_freed_in_an_order_that_does_not_crash(graph: 
     """A parser on a network with a recorder, and two parsers on one network, end the process with a segfault."""
     program = (
         "import gc, sys, runpy; from pathlib import Path\n"
+        f"sys.path[:] = {sys.path!r}\n"
         f"names = runpy.run_path({str(Path(__file__))!r})\n"
         "library = names['open_library']('tensorrt-rtx')\n"
         "for _ in range(3):\n"
