@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fake_clock import FakeClock
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from text_files import write_files
 
 from tbps_infer.benchmarks.energy import find_rails, measure_energy
 from tbps_infer.benchmarks.environment import Environment, record_environment
@@ -24,14 +26,6 @@ from tbps_infer.benchmarks.results import Results, collect_results
 from tbps_infer.benchmarks.samples import SampleFile, read_samples
 from tbps_infer.benchmarks.studies.performance import limit_table
 from tbps_infer.errors import BenchmarkError
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
 
 # Operations
 
@@ -143,7 +137,7 @@ def test_a_board_is_read_from_its_files(tmp_path: Path) -> None:
     def tool(command: Sequence[str]) -> str:
         return "NV Power Mode: 15W\n0\n" if command[0] == "nvpmodel" else ""
 
-    found = record_environment(write(tmp_path, ORIN), tool, packages=("numpy", "no-such-package"))
+    found = record_environment(write_files(tmp_path, ORIN), tool, packages=("numpy", "no-such-package"))
     stable, conditions = found.stable, found.conditions
     assert stable["board"] == "NVIDIA Jetson Orin Nano"
     assert stable["cpu_flags"] == ["asimddp", "i8mm"]
@@ -171,13 +165,13 @@ def test_gpus_as_nvidia_smi_words_them(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_what_lasts(tmp_path: Path) -> None:
-    root = write(tmp_path, ORIN)
+    root = write_files(tmp_path, ORIN)
     first = record_environment(root, lambda _command: "")
-    write(root, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1510400\n"})
+    write_files(root, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1510400\n"})
     second = record_environment(root, lambda _command: "")
     assert second.conditions["cpu_mhz"] == 1510.4
     assert (first.fingerprint, second.differences(first)) == (second.fingerprint, [])
-    write(root, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n"})
+    write_files(root, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n"})
     third = record_environment(root, lambda _command: "")
     assert third.fingerprint != first.fingerprint
     assert third.differences(first) == ["governor: 'schedutil', now 'performance'"]
@@ -196,24 +190,11 @@ def channel(number: int, name: str, millivolts: int, milliamperes: int) -> dict[
     }
 
 
-class Ticking:
-    """A clock that only the arm moves."""
-
-    def __init__(self) -> None:
-        self.time = 5.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-
-
 def test_the_boards_own_rail_is_not_added_to_those_it_feeds(tmp_path: Path) -> None:
     files = (
         channel(1, "VDD_IN", 5000, 1200) | channel(2, "VDD_CPU_GPU_CV", 5000, 400) | channel(3, "VDD_SOC", 5000, 300)
     )
-    root = write(tmp_path, files | {f"{SENSOR}/in7_label": "Sum of shunt voltages\n"})
+    root = write_files(tmp_path, files | {f"{SENSOR}/in7_label": "Sum of shunt voltages\n"})
     rails = find_rails(root)
     assert {rail.name: round(rail.watts(), 6) for rail in rails} == {"VDD_IN": 6.0}
 
@@ -222,7 +203,7 @@ def test_rails_that_feed_apart_add_up(tmp_path: Path) -> None:
     files = channel(1, "VDD_GPU_SOC", 19000, 100) | channel(2, "VDD_CPU_CV", 19000, 50) | channel(3, "NC", 1, 1)
     old = "sys/bus/i2c/drivers/ina3221x/0-0041/iio:device1"
     files |= {f"{old}/rail_name_0": "SYS5V\n", f"{old}/in_power0_input": "2500\n"}
-    rails = find_rails(write(tmp_path, files))
+    rails = find_rails(write_files(tmp_path, files))
     assert {rail.name: round(rail.watts(), 6) for rail in rails} == {
         "VDD_GPU_SOC": 1.9,
         "VDD_CPU_CV": 0.95,
@@ -232,8 +213,8 @@ def test_rails_that_feed_apart_add_up(tmp_path: Path) -> None:
 
 def test_energy_is_power_over_time(tmp_path: Path) -> None:
     """8 runs of 4 items in 0.25 s each at 6 W: 12 J for 32 items."""
-    root = write(tmp_path, channel(1, "VDD_IN", 5000, 1200))
-    clock = Ticking()
+    root = write_files(tmp_path, channel(1, "VDD_IN", 5000, 1200))
+    clock = FakeClock()
     arm = Arm("a", {}, lambda: clock.sleep(0.25), items=4)
     energy = measure_energy(arm, find_rails(root), clock, 2.0)
     assert energy.runs == 8
@@ -244,12 +225,12 @@ def test_energy_is_power_over_time(tmp_path: Path) -> None:
 
 def test_changing_power_is_integrated(tmp_path: Path) -> None:
     """From 6 W before to 12 W after, read twice: the trapezoid's mean is 9 W."""
-    root = write(tmp_path, channel(1, "VDD_IN", 5000, 1200))
-    clock = Ticking()
+    root = write_files(tmp_path, channel(1, "VDD_IN", 5000, 1200))
+    clock = FakeClock()
 
     def work() -> None:
         clock.sleep(1)
-        write(root, channel(1, "VDD_IN", 5000, 2400))
+        write_files(root, channel(1, "VDD_IN", 5000, 2400))
 
     idle = lambda **_kwargs: threading.Thread()  # noqa: E731 - no readings but the first and the last
     energy = measure_energy(Arm("a", {}, work), find_rails(root), clock, 0.5, watch=idle)
@@ -268,11 +249,11 @@ def test_no_sensors(tmp_path: Path) -> None:
 def test_the_peak_of_a_process_is_its_own(tmp_path: Path) -> None:
     from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 
-    status = write(tmp_path, {"proc/self/status": "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n"})
+    status = write_files(tmp_path, {"proc/self/status": "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n"})
     assert peak_resident_bytes(status) == 2 << 20
     assert peak_resident_bytes(status, "VmRSS") == 1 << 20
     with pytest.raises(BenchmarkError, match="does not tell"):
-        peak_resident_bytes(write(tmp_path, {"proc/self/status": "Name:\tx\n"}))
+        peak_resident_bytes(write_files(tmp_path, {"proc/self/status": "Name:\tx\n"}))
 
 
 def test_a_child_does_not_inherit_the_peak_of_its_parent() -> None:
@@ -397,7 +378,7 @@ def test_the_performance_page_is_written_from_raw_files(results: Results, tmp_pa
 def test_the_search_driver_measures_by_the_core() -> None:
     from tbps_infer.benchmarks.studies.search import interleaved
 
-    clock = Ticking()
+    clock = FakeClock()
     samples = interleaved({"slow": lambda: clock.sleep(0.3), "fast": lambda: clock.sleep(0.1)}, 4, clock)
     assert {name: [round(sample.ms) for sample in taken] for name, taken in samples.items()} == {
         "slow": [300] * 4,
