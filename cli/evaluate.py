@@ -90,8 +90,7 @@ def _draw(sheet: Path, cases: Sequence[Case], people: Split, layout: VectorLayou
         )
         return Strip(people.captions[case.caption], hits, None if case.right.any() else missed)
 
-    for _ in write_sheet(sheet, cases, strip_of, layout, _PICTURES):
-        pass
+    write_sheet(sheet, map(strip_of, cases), layout, _PICTURES)
     return [page_path(sheet, page + 1) for page in range(-(-len(cases) // STRIPS_PER_PAGE))]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
     from tbps_infer.runners.options import RunOptions
+
+    Result = tuple[Query, Sequence[Hit]]
 
 __all__ = ["find", "search"]
 
@@ -111,19 +114,22 @@ def search(
                 asked = iter([one_person(texts, images, exclude, image_weight)])
             else:
                 asked = read_queries(texts, queries, images, exclude)
-            results: Iterator[tuple[Query, Sequence[Hit]]]
+            results: Iterator[Result]
             groups = (groups_as_they_come if "-" in queries else groups_of)(asked, _QUERIES_AT_ONCE)
             results = find(encoder, opened, groups, top_k, where, options)
-            if html is not None:
-                from tbps_infer.render.html import write_page
+            with ExitStack() as written:
+                if html is not None:
+                    from tbps_infer.render.html import new_page
 
-                results = write_page(html, results, opened.model.layout)
-            if sheet is not None:
-                results = _onto_sheet(sheet, results, opened, encoder, where, top_k)
-            write_results(results, form, opened.model.layout, explain=explain)
-    for written in (html, sheet):
-        if written is not None:
-            say(f"Wrote {written}")
+                    results = _each_to(written.enter_context(new_page(html, opened.model.layout)), results)
+                if sheet is not None:
+                    results = _each_to(
+                        written.enter_context(_new_sheet(sheet, opened, encoder, where, top_k)), results
+                    )
+                write_results(results, form, opened.model.layout, explain=explain)
+    for file in (html, sheet):
+        if file is not None:
+            say(f"Wrote {file}")
 
 
 def _typed(option: str) -> bool:
@@ -131,28 +137,33 @@ def _typed(option: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def _onto_sheet(
-    file: Path,
-    results: Iterator[tuple[Query, Sequence[Hit]]],
-    gallery: Gallery,
-    encoder: Encoder,
-    where: Filter,
-    k: int,
-) -> Iterator[tuple[Query, Sequence[Hit]]]:
+def _each_to(add: Callable[[Query, Sequence[Hit]], None], results: Iterator[Result]) -> Iterator[Result]:
+    """The results as they come, each added to a file on its way."""
+    for query, hits in results:
+        add(query, hits)
+        yield query, hits
+
+
+@contextmanager
+def _new_sheet(
+    file: Path, gallery: Gallery, encoder: Encoder, where: Filter, k: int
+) -> Iterator[Callable[[Query, Sequence[Hit]], None]]:
+    """Yield a function that adds a query and its hits to a sheet, and the right record where no hit is one."""
     from tbps_infer.queries import encode_queries
-    from tbps_infer.render.sheet import write_sheet
+    from tbps_infer.render.sheet import new_sheet
     from tbps_infer.render.strip import Strip, shown
     from tbps_infer.render.truth import best_right
 
-    def strip_of(result: tuple[Query, Sequence[Hit]]) -> Strip:
-        query, hits = result
-        tiles = tuple(shown(hit, rank, query.person) for rank, hit in enumerate(hits, start=1))
-        truth = None
-        if query.person is not None and not any(tile.verdict == "right" for tile in tiles):
-            truth = best_right(gallery, encode_queries(encoder, [query.parts]), query.person, where)
-        return Strip(query.label, tiles, truth, query.image)
+    with new_sheet(file, gallery.model.layout, k) as add_strip:
 
-    return write_sheet(file, results, strip_of, gallery.model.layout, k)
+        def add(query: Query, hits: Sequence[Hit]) -> None:
+            tiles = tuple(shown(hit, rank, query.person) for rank, hit in enumerate(hits, start=1))
+            truth = None
+            if query.person is not None and not any(tile.verdict == "right" for tile in tiles):
+                truth = best_right(gallery, encode_queries(encoder, [query.parts]), query.person, where)
+            add_strip(Strip(query.label, tiles, truth, query.image))
+
+        yield add
 
 
 def find(
@@ -162,7 +173,7 @@ def find(
     k: int,
     where: Filter | None = None,
     options: SearchOptions | None = None,
-) -> Iterator[tuple[Query, Sequence[Hit]]]:
+) -> Iterator[Result]:
     """Search for groups of queries, one after the other: in bounded memory, in the queries' order."""
     from tbps_infer.queries import encode_queries
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.layout import VectorLayout
@@ -17,7 +17,7 @@ from tbps_infer.render.marks import Verdict, verdict
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
 
-__all__ = ["THUMBNAIL", "Labelled", "write_page"]
+__all__ = ["THUMBNAIL", "Labelled", "new_page", "write_page"]
 
 THUMBNAIL = (288, 96)
 """Height and width of a thumbnail in pixels, 1:3 as person crops are."""
@@ -41,52 +41,52 @@ class Labelled(Protocol):
         """The ``id`` in the metadata of the right hits, to mark hits right or wrong; None where it is not known."""
 
 
-Q = TypeVar("Q", bound=Labelled)
+Result = tuple[Labelled, Sequence["Hit"]]
+"""A query with its hits, best first."""
 
 
-def write_page(
-    file: Path, results: Iterable[tuple[Q, Sequence[Hit]]], layout: VectorLayout
-) -> Iterator[tuple[Q, Sequence[Hit]]]:
-    """Write results into a page while handing them on, one query in memory at a time.
+def write_page(file: Path, results: Iterable[Result], layout: VectorLayout) -> None:
+    """Write results into a page, one query in memory at a time; parameters and errors are those of `new_page`."""
+    with new_page(file, layout) as add:
+        for query, hits in results:
+            add(query, hits)
 
-    The page is complete when the iteration ends; it is written under a temporary name and renamed then.
+
+@contextlib.contextmanager
+def new_page(file: Path, layout: VectorLayout) -> Iterator[Callable[[Labelled, Sequence[Hit]], None]]:
+    """Yield a function that adds a query and its hits to a page, which is in its place when the block ends.
+
+    The page is written under a temporary name and renamed at the end; an error in the block leaves nothing behind.
 
     Args:
         file: The page.
-        results: Queries with their hits, best first.
         layout: The model's; every segment gets a bar, its length the share of what the segment can give.
-
-    Yields:
-        The results, as they came.
 
     Raises:
         UsageError: The page cannot be written.
     """
     temporary = file.with_name(f".{file.name}.part")
     try:
-        with _said(file):
+        with _named(file):
             page = temporary.open("w", encoding="utf-8", errors="backslashreplace")
         with page:
             _put(page, file, _HEAD)
-            for result in results:
-                query, hits = result
-                _put(page, file, _section(query, hits, layout))
-                yield result
+            yield lambda query, hits: _put(page, file, _section(query, hits, layout))
             _put(page, file, "</main></body></html>\n")
-        with _said(file):
+        with _named(file):
             temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _put(page: TextIO, file: Path, text: str) -> None:
-    with _said(file):
+    with _named(file):
         page.write(text)
         page.flush()
 
 
 @contextlib.contextmanager
-def _said(file: Path) -> Iterator[None]:
+def _named(file: Path) -> Iterator[None]:
     """What the disk refuses, as an error of ours; an error of the search that feeds the page is not its business."""
     try:
         yield
