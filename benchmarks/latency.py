@@ -15,7 +15,7 @@ from typing import Any, cast
 from tbps_infer.benchmarks.backends import WAYS, Choice, Models, TimedRun, Way, list_choices, open_choice
 from tbps_infer.benchmarks.environment import Environment, record_environment
 from tbps_infer.benchmarks.latency_notes import note_costs, note_energy, note_memory
-from tbps_infer.benchmarks.limits import limit_arms
+from tbps_infer.benchmarks.machine_limits import limit_arms
 from tbps_infer.benchmarks.measure import Arm, Clock, Plan, Value, measure
 from tbps_infer.benchmarks.peak_memory import PeakTask
 from tbps_infer.benchmarks.samples import SampleFile, Samples

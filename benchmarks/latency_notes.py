@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tbps_infer.benchmarks.energy import find_rails, measure_energy
@@ -54,5 +55,5 @@ def note_memory(book: SampleFile, tasks: Iterable[PeakTask], say: Callable[[str]
         name = f"{task.branch} {task.choice.label}"
         if name not in known:
             say(f"{name}: peak memory at batch {task.batch} ...")
-            known[name] = measure_peak(task).to_json()
+            known[name] = asdict(measure_peak(task))
             book.add_note("memory", known)

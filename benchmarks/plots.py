@@ -15,6 +15,7 @@ from typing import Any
 
 from tbps_infer.benchmarks.results import Results, Row
 from tbps_infer.errors import BackendError, BenchmarkError
+from tbps_infer.model_facts import PRECISIONS
 
 __all__ = ["AccuracyPoint", "Plot", "draw_plots", "read_accuracy", "require_matplotlib"]
 
@@ -23,7 +24,6 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _BY_PRECISION = {"fp32": ("-", "full"), "fp16": ("--", "none"), "int8": (":", "left")}
 _DPI = 144
-_PRECISIONS = ("fp32", "fp16", "int8")
 _MOST_PANELS = 4
 
 
@@ -183,7 +183,7 @@ def _throughput_plot(results: Results, styles: Mapping[str, Style]) -> Plot:
     figure = _figure(5.6 * len(panels) if len(panels) > 1 else 7.0, 5.0)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     present = [
-        p for p in _PRECISIONS if any(row.configuration["precision"] == p for _, rows in panels for row in rows)
+        p for p in PRECISIONS if any(row.configuration["precision"] == p for _, rows in panels for row in rows)
     ]
     for axis, (branch, rows) in zip(axes, panels, strict=True):
         length = max(row.number("length") for row in rows)

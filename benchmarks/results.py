@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tbps_infer.benchmarks.backends import WAYS, Choice
 from tbps_infer.benchmarks.measure import Value, WarmUp
 from tbps_infer.benchmarks.samples import Samples
 from tbps_infer.benchmarks.summary import Ratio, Summary, paired_ratio, summarise
+from tbps_infer.model_facts import PRECISIONS
 
 __all__ = ["MODEL_WORK", "Results", "Row", "collect_results"]
 
 MODEL_WORK = ("image", "text", "sentence to top 10", "caption mix")
 """What is compared between backends, in the order of tables."""
-
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,11 @@ class Row:
         return {
             "arm": self.arm,
             "configuration": dict(self.configuration),
-            **self.summary.to_json(),
+            **asdict(self.summary),
             "warm": None if self.warm_up is None else self.warm_up.stable,
             "warm_up_runs": None if self.warm_up is None else self.warm_up.runs,
             "baseline": self.baseline or None,
-            "times_as_fast": None if self.ratio is None else self.ratio.to_json(),
+            "times_as_fast": None if self.ratio is None else asdict(self.ratio),
         }
 
 
@@ -152,7 +151,7 @@ def _order(row: Row) -> tuple[Any, ...]:
     values = row.configuration
     what = MODEL_WORK.index(row.what) if row.what in MODEL_WORK else len(MODEL_WORK)
     backend = WAYS.index(values["backend"]) if values.get("backend") in WAYS else 0
-    precision = _PRECISIONS.index(str(values["precision"])) if values.get("precision") in _PRECISIONS else 0
+    precision = PRECISIONS.index(str(values["precision"])) if values.get("precision") in PRECISIONS else 0
     device = str(values.get("device"))
     return (
         what,

@@ -62,10 +62,6 @@ class TorchArm(TorchRunner):
         """Version, way, device, precision and threads."""
         return self._text
 
-    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Run the branch once. Raises FeedError when the arrays do not fit, or the arm is closed."""
-        return self.run_timed(feeds)[0]
-
     def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Run the branch once and tell the milliseconds of copies and compute; on the CPU, none."""
         tensors = self._host_tensors(feeds)
@@ -104,10 +100,5 @@ def _refuse(device: Device, precision: Precision, compiled: bool) -> None:
         raise BackendError("PyTorch runs the checkpoint's own weights, which are not INT8.", "Choose fp32.")
     if precision == "fp16" and device.kind == "cpu":
         raise BackendError("PyTorch's FP16 is slower than FP32 on a CPU, and not offered here.", "Choose fp32.")
-    if device.kind == "cuda" and (not torch.cuda.is_available() or device.index >= torch.cuda.device_count()):
-        raise BackendError(
-            f"PyTorch {torch.__version__} does not find {device}.",
-            "Install a PyTorch build for CUDA, or leave it out.",
-        )
     if compiled and device.kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise BackendError("torch.compile needs a C++ compiler, and there is none.", "Install g++.")

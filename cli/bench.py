@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from tbps_infer.cli.build import Lengths
 from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, table_options
 from tbps_infer.cli.shared.options import EXISTING, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from tbps_infer.benchmarks.results import Results
 
 __all__ = ["bench"]
 
@@ -108,14 +112,15 @@ def latency(
     \b
     tbps bench latency bundle --reference checkpoint --html latency.html
     """
+    from tbps_infer.benchmarks.document import markdown_text
     from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
+    from tbps_infer.benchmarks.latency_report import latency_csv, latency_document
     from tbps_infer.benchmarks.measure import Plan, SystemClock, WarmUpRule
     from tbps_infer.benchmarks.plots import require_matplotlib
     from tbps_infer.benchmarks.results import collect_results
-    from tbps_infer.cli.shared.bench_output import ReportFiles, write_report
+    from tbps_infer.cli.shared.bench_output import write_report
 
-    files = ReportFiles(json_file, csv_file, markdown_file, plots, html_file, accuracy)
-    if files.draws:
+    if plots is not None or html_file is not None:
         require_matplotlib()  # said before the measuring, not after it
     rule = WarmUpRule(most_seconds=warm_up_seconds)
     plan = Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule)
@@ -136,4 +141,24 @@ def latency(
     command = ["tbps", *sys.argv[1:]]
     with progress_bar("Sampling", "samples") as progress:
         held = run_latency(bundle, reference, raw, options, command, SystemClock(), say, progress)
-    write_report(collect_results(held), files)
+    results = collect_results(held)
+    document = latency_document(results)
+    texts = {csv_file: lambda: latency_csv(results), markdown_file: lambda: markdown_text(document)}
+    write_report(document, results.to_json(), json_file, texts)
+    if plots is not None or html_file is not None:
+        _draw(results, plots, html_file, accuracy)
+
+
+def _draw(results: Results, folder: Path | None, page: Path | None, accuracy: Path | None) -> None:
+    from tbps_infer.benchmarks.latency_report import latency_page
+    from tbps_infer.benchmarks.plots import draw_plots, read_accuracy
+    from tbps_infer.cli.shared.bench_output import write_file
+
+    plots = draw_plots(results, None if accuracy is None else read_accuracy(accuracy))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for plot in plots:
+            (folder / f"{plot.name}.png").write_bytes(plot.png)
+        say(f"{folder}: {', '.join(f'{plot.name}.png' for plot in plots)}")
+    if page is not None:
+        write_file(page, latency_page(results, plots))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from tbps_infer.cli.shared.options import EXISTING, batch_size_option, verbosity
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
-    from tbps_infer.benchmarks.accuracy import AccuracyResults
     from tbps_infer.bundle import Bundle
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.verification.references import Reference
@@ -64,9 +62,10 @@ def accuracy(
     tbps bench accuracy bundle --data CUHK-PEDES --reference checkpoint --html accuracy.html
     """
     from tbps_infer.benchmarks.accuracy import list_engines, measure_accuracy
-    from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page
+    from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_document, accuracy_page
+    from tbps_infer.benchmarks.document import markdown_text
     from tbps_infer.bundle import Bundle
-    from tbps_infer.cli.shared.bench_output import write_file
+    from tbps_infer.cli.shared.bench_output import write_report
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.verification.evaluation_set import labelled_set
 
@@ -86,19 +85,13 @@ def accuracy(
             on_step=lambda step: say(f"{step} ..."),
             on_progress=progress,
         )
-    if json_file == _STDOUT:
-        click.echo(_json(results))
-    else:
-        _print(results)
+    document = accuracy_document(results)
     texts: dict[Path | None, Callable[[], str]] = {
-        json_file: lambda: _json(results) + "\n",
         csv_file: lambda: accuracy_csv(results),
-        markdown_file: lambda: accuracy_markdown(results),
+        markdown_file: lambda: markdown_text(document),
         html_file: lambda: accuracy_page(results, people.caption_picture),
     }
-    for path, text in texts.items():
-        if path is not None and path != _STDOUT:
-            write_file(path, text())
+    write_report(document, results.to_json(), json_file, texts)
 
 
 def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threads: int | None) -> Reference:
@@ -109,22 +102,3 @@ def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threa
     from tbps_infer.families.table import load_source
 
     return checkpoint_reference(bundle, load_source(None, checkpoint, load), threads)
-
-
-def _json(results: AccuracyResults) -> str:
-    return json.dumps(results.to_json(), indent=2, ensure_ascii=False)
-
-
-def _print(results: AccuracyResults) -> None:
-    from tbps_infer.benchmarks.accuracy_report import accuracy_tables, not_run_lines, summary_lines
-    from tbps_infer.cli.shared.bench_output import print_table
-
-    for line in summary_lines(results):
-        click.echo(line)
-    for table in accuracy_tables(results):
-        click.echo(f"\n{table.title}")
-        print_table(table)
-    if results.not_run:
-        click.echo("\nNot run")
-        for line in not_run_lines(results):
-            click.echo(f"  {line}")

@@ -37,6 +37,7 @@ from tbps_infer.benchmarks.measure import (
     Sample,
     SystemClock,
     measure,
+    without_parts,
 )
 from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 from tbps_infer.benchmarks.stages import write_gallery
@@ -60,16 +61,9 @@ def interleaved(
     arms: Mapping[str, Callable[[], object]], rounds: int, clock: Clock | None = None
 ) -> dict[str, list[Sample]]:
     """Samples of every arm in every round, once it is warm; see `tbps_infer.benchmarks.measure`."""
-
-    def only(run: Callable[[], object]) -> Callable[[], None]:
-        def work() -> None:
-            run()
-
-        return work
-
     recorder = MemoryRecorder()
     plan = Plan(samples=rounds, least_samples=rounds)
-    measure([Arm(name, {}, only(run)) for name, run in arms.items()], recorder, plan, clock or SystemClock())
+    measure([Arm(name, {}, without_parts(run)) for name, run in arms.items()], recorder, plan, clock or SystemClock())
     return {name: list(recorder.samples_of(name)) for name in arms}
 
 

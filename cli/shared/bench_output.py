@@ -4,72 +4,47 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
-    from tbps_infer.benchmarks.report import TextTable
-    from tbps_infer.benchmarks.results import Results
+    from tbps_infer.benchmarks.document import Document, TextTable
 
-__all__ = ["ReportFiles", "print_table", "write_file", "write_report"]
+__all__ = ["write_file", "write_report"]
 
 _WIDE = 1000
 _STDOUT = Path("-")
 
 
-@dataclass(frozen=True)
-class ReportFiles:
-    """What is written besides the table on standard output; None is not."""
+def write_report(
+    document: Document,
+    values: Mapping[str, Any],
+    json_file: Path | None,
+    others: Mapping[Path | None, Callable[[], str]],
+) -> None:
+    """Print a report, or its JSON where that goes to standard output, and write the files asked for.
 
-    json: Path | None
-    csv: Path | None
-    markdown: Path | None
-    plots: Path | None
-    html: Path | None
-    accuracy: Path | None
-
-    @property
-    def draws(self) -> bool:
-        """Whether matplotlib is needed."""
-        return self.plots is not None or self.html is not None
-
-
-def write_report(results: Results, files: ReportFiles) -> None:
-    """Print the tables, or JSON where that goes to standard output, and write the files asked for."""
-    from tbps_infer.benchmarks.report import csv_text, markdown_text
-
-    if files.json == _STDOUT:
-        click.echo(json.dumps(results.to_json(), indent=2, ensure_ascii=False))
+    Args:
+        document: The report.
+        values: The same as JSON values.
+        json_file: Where these go; None for nowhere.
+        others: By file, what makes its text; None is no file.
+    """
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    if json_file == _STDOUT:
+        click.echo(text)
     else:
-        _print_tables(results)
-    if files.json is not None and files.json != _STDOUT:
-        write_file(files.json, json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n")
-    if files.csv is not None:
-        write_file(files.csv, csv_text(results))
-    if files.markdown is not None:
-        write_file(files.markdown, markdown_text(results))
-    if files.draws:
-        _draw(results, files)
-
-
-def _draw(results: Results, files: ReportFiles) -> None:
-    from tbps_infer.benchmarks.page import report_page
-    from tbps_infer.benchmarks.plots import draw_plots, read_accuracy
-
-    accuracy = None if files.accuracy is None else read_accuracy(files.accuracy)
-    plots = draw_plots(results, accuracy)
-    if files.plots is not None:
-        files.plots.mkdir(parents=True, exist_ok=True)
-        for plot in plots:
-            (files.plots / f"{plot.name}.png").write_bytes(plot.png)
-        say(f"{files.plots}: {', '.join(f'{plot.name}.png' for plot in plots)}")
-    if files.html is not None:
-        write_file(files.html, report_page(results, plots))
+        _print(document)
+        if json_file is not None:
+            write_file(json_file, text + "\n")
+    for file, make in others.items():
+        if file is not None:
+            write_file(file, make())
 
 
 def write_file(path: Path, text: str) -> None:
@@ -79,22 +54,19 @@ def write_file(path: Path, text: str) -> None:
     say(f"Wrote {path}.")
 
 
-def _print_tables(results: Results) -> None:
-    from tbps_infer.benchmarks.report import absent_lines, environment_lines, tables
-
-    for line in environment_lines(results):
-        click.echo(line)
-    for table in tables(results):
+def _print(document: Document) -> None:
+    for fact in document.facts:
+        click.echo(fact)
+    for table in document.tables:
         click.echo(f"\n{table.title}")
-        print_table(table)
-    absent = absent_lines(results)
-    if absent:
-        click.echo("\nNot measured")
-        for line in absent:
+        _print_table(table)
+    if document.missing:
+        click.echo(f"\n{document.missing_title}")
+        for line in document.missing:
             click.echo(f"  {line}")
 
 
-def print_table(table: TextTable) -> None:
+def _print_table(table: TextTable) -> None:
     """A table on standard output, as wide as it takes where that is no terminal."""
     from rich.console import Console
     from rich.table import Table

@@ -17,7 +17,7 @@ from tbps_infer.render.marks import Verdict, verdict
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
 
-__all__ = ["THUMBNAIL", "Labelled", "new_page", "write_page"]
+__all__ = ["THUMBNAIL", "Labelled", "image_html", "new_page", "write_page"]
 
 THUMBNAIL = (288, 96)
 """Height and width of a thumbnail in pixels, 1:3 as person crops are."""
@@ -97,7 +97,11 @@ def _named(file: Path) -> Iterator[None]:
 def _section(query: Labelled, hits: Sequence[Hit], layout: VectorLayout) -> str:
     cards = "".join(_card(rank, hit, layout, query.person) for rank, hit in enumerate(hits, start=1))
     empty = "" if hits else '<p class="empty">No picture passes the filter.</p>'
-    example = "" if query.image is None else f'<figure class="query">{_picture(query.image)}</figure>'
+    example = (
+        ""
+        if query.image is None
+        else f'<figure class="query">{image_html(query.image, THUMBNAIL, _gone(query.image))}</figure>'
+    )
     return f"<section><h2>{escape(query.label)}</h2>{example}{empty}<ol>{cards}</ol></section>\n"
 
 
@@ -110,7 +114,7 @@ def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
     bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
     sign = "" if wanted is None else f'<span class="mark" aria-label="{mark}">{_SIGNS[mark]}</span>'
     return (
-        f'<li class="{mark}" title="{title}"><figure>{_picture(hit.path)}{sign}'
+        f'<li class="{mark}" title="{title}"><figure>{image_html(hit.path, THUMBNAIL, _gone(hit.path))}{sign}'
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
         f'<dl>{bars}</dl><p class="name">{escape(hit.path.name)}</p></li>'
     )
@@ -124,21 +128,31 @@ def _bar(name: str, share: float, weight: float) -> str:
     )
 
 
-def _picture(path: Path) -> str:
-    """The thumbnail as a data URI; a frame with the reason where the picture is gone."""
+def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
+    """A picture as an ``img`` with its thumbnail inside.
+
+    Args:
+        path: The picture.
+        size: Height and width on the page; the thumbnail is twice as large, for sharp screens and print.
+        missing: The HTML where the picture cannot be read.
+    """
     from tbps_infer.images import load_rgb
 
     try:
         image = load_rgb(path)
     except (ImageError, OSError):
-        reason = "picture cannot be read" if path.exists() else "picture not there any more"
-        return f'<div class="gone">{reason}</div>'
-    height, width = THUMBNAIL
-    image.thumbnail((2 * width, 2 * height))  # twice the size on the page, for sharp screens and print
+        return missing
+    height, width = size
+    image.thumbnail((2 * width, 2 * height))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{escape(path.name)}">'
+
+
+def _gone(path: Path) -> str:
+    reason = "picture cannot be read" if path.exists() else "picture not there any more"
+    return f'<div class="gone">{reason}</div>'
 
 
 _HEAD = """<!doctype html>

@@ -15,7 +15,8 @@ from places import SHIPPED
 from planted_faults import perturb_weights, seal
 
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy, NotRun, list_engines
-from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page, accuracy_tables
+from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_document, accuracy_page
+from tbps_infer.benchmarks.document import markdown_text
 from tbps_infer.benchmarks.environment import Environment
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.encoder import Encoder
@@ -134,7 +135,7 @@ def results(tmp_path: Path) -> AccuracyResults:
 
 
 def test_tables_csv_markdown_and_page_of_known_results(results: AccuracyResults) -> None:
-    metrics, differences, cosines, rankings = accuracy_tables(results)
+    metrics, differences, cosines, rankings = accuracy_document(results).tables
     assert metrics.rows[1][:4] == ("onnxruntime", "cpu", "int8", "49.00")
     assert differences.rows[0] == ("onnxruntime", "cpu", "int8", "R@1", "50.00", "49.00", "-1.00", "-2.00 to +0.50")
     assert [row[3:] for row in cosines.rows] == [
@@ -145,7 +146,7 @@ def test_tables_csv_markdown_and_page_of_known_results(results: AccuracyResults)
     rows = list(csv.DictReader(accuracy_csv(results).splitlines()))
     assert (rows[0]["R@1 difference"], rows[1]["R@1 difference"], rows[1]["mINP high"]) == ("", "-1", "0.5")
     assert float(rows[1]["image cosine min"]) == pytest.approx(0.6)
-    assert "x cpu fp16, y cpu fp16: no kernels." in accuracy_markdown(results)
+    assert "x cpu fp16, y cpu fp16: no kernels." in markdown_text(accuracy_document(results))
     page = accuracy_page(results, np.array([0]))
     assert "a &lt;b&gt;bold&lt;/b&gt; man" in page
     assert page.count('<span class="gone">') == 2

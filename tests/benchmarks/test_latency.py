@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from command_line import run, succeed
 
-from tbps_infer.benchmarks import limits
+from tbps_infer.benchmarks import machine_limits
 from tbps_infer.benchmarks.backends import Choice, Models, list_choices, open_choice
 from tbps_infer.benchmarks.environment import Environment
 from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
@@ -50,8 +50,8 @@ def quietly(_sentence: str) -> None:
 def small_limits() -> Iterator[None]:
     """The machine's limits are measured on less, which takes less time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "MATMUL_SIZE", 64)
-        patch.setattr(limits, "COPY_BYTES", 1 << 16)
+        patch.setattr(machine_limits, "MATMUL_SIZE", 64)
+        patch.setattr(machine_limits, "COPY_BYTES", 1 << 16)
         yield
 
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from text_files import write_files
 
+from tbps_infer.benchmarks.document import markdown_text
 from tbps_infer.benchmarks.energy import find_rails, measure_energy
 from tbps_infer.benchmarks.environment import Environment, record_environment
 from tbps_infer.benchmarks.flops import graph_cost
+from tbps_infer.benchmarks.latency_report import latency_csv, latency_document
 from tbps_infer.benchmarks.measure import Arm, Sample, Value
-from tbps_infer.benchmarks.report import csv_text, markdown_text, tables
 from tbps_infer.benchmarks.results import Results, collect_results
 from tbps_infer.benchmarks.samples import SampleFile, read_samples
 from tbps_infer.benchmarks.studies.performance import limit_table
@@ -321,7 +322,7 @@ def test_json_and_csv_agree(results: Results) -> None:
     assert [row["p50_ms"] for row in values] == [100, 50, 20]
     assert [row["per_second"] for row in values] == pytest.approx([10, 20, 50])
     assert [(row["times_as_fast"] or {}).get("median") for row in values] == [None, 2.0, 5.0]
-    table = list(csv.DictReader(io.StringIO(csv_text(results))))
+    table = list(csv.DictReader(io.StringIO(latency_csv(results))))
     assert [(row["backend"], row["precision"], row["p50_ms"], row["times_as_fast"]) for row in table[:3]] == [
         ("torch", "fp32", "100", ""),
         ("onnxruntime", "fp32", "50", "2"),
@@ -331,14 +332,14 @@ def test_json_and_csv_agree(results: Results) -> None:
 
 
 def test_markdown_says_what_was_not_measured(results: Results) -> None:
-    text = markdown_text(results)
+    text = markdown_text(latency_document(results))
     assert "| onnxruntime | cpu | int8 | 1 | 20.00 |" in text
     assert "- torch cpu fp16, torch cpu int8: no FP16 here" in text
     assert "- Command: `tbps bench`" in text
 
 
 def test_peers_are_compared_with_their_baseline(results: Results) -> None:
-    (table,) = (table for table in tables(results) if table.title == "Crops to embeddings")
+    (table,) = (table for table in latency_document(results).tables if table.title == "Crops to embeddings")
     assert table.head[6] == "× a plain loop"
     assert [(row[0], row[5], row[6]) for row in table.rows] == [
         ("a plain loop", "66.67", "1"),

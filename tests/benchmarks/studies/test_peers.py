@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tbps_infer.benchmarks import limits
+from tbps_infer.benchmarks import machine_limits
 from tbps_infer.benchmarks.results import collect_results
 from tbps_infer.benchmarks.samples import read_samples
 from tbps_infer.benchmarks.studies.peers import run as peers
@@ -66,8 +66,8 @@ def test_a_run_compares_what_is_installed_and_names_what_is_not(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(limits, "MATMUL_SIZE", 64)
-    monkeypatch.setattr(limits, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(machine_limits, "MATMUL_SIZE", 64)
+    monkeypatch.setattr(machine_limits, "COPY_BYTES", 1 << 16)
     monkeypatch.setitem(__import__("sys").modules, "optimum.onnxruntime", None)
     raw = tmp_path / "peers.jsonl"
     sizes = "--threads 1 --samples 2 --arm-seconds 0 --warm-up-seconds 0 --pictures 2 --captions 4 --rows 60"

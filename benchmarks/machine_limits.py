@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tbps_infer.benchmarks.measure import Arm, Value
+from tbps_infer.benchmarks.measure import Arm, Value, without_parts
 from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError
 
@@ -96,32 +96,17 @@ def _cuda_arms(device: Device) -> Iterator[Arm]:
 def _matmul_arm(
     library: str, precision: str, device: Device, threads: int, size: int, run: Callable[[], object]
 ) -> Arm:
-    configuration: dict[str, Value] = {
-        "what": "limit",
-        "kind": "matmul",
-        "device": str(device),
-        "precision": precision,
-        "library": library,
-        "threads": threads,
-        "work": 2 * size**3,
-        "unit": "flop",
-    }
-    return Arm(f"limit matmul {device} {precision}", configuration, lambda: _nothing(run()))
+    facts: dict[str, Value] = {"kind": "matmul", "precision": precision, "work": 2 * size**3, "unit": "flop"}
+    return _arm(f"matmul {device} {precision}", facts, library, device, threads, run)
 
 
 def _copy_arm(library: str, kind: str, device: Device, threads: int, work: int, run: Callable[[], object]) -> Arm:
-    configuration: dict[str, Value] = {
-        "what": "limit",
-        "kind": kind,
-        "device": str(device),
-        "precision": None,
-        "library": library,
-        "threads": threads,
-        "work": work,
-        "unit": "byte",
-    }
-    return Arm(f"limit {kind} {device}", configuration, lambda: _nothing(run()))
+    facts: dict[str, Value] = {"kind": kind, "precision": None, "work": work, "unit": "byte"}
+    return _arm(f"{kind} {device}", facts, library, device, threads, run)
 
 
-def _nothing(_result: object) -> None:
-    """An arm returns parts or None, and these products are neither."""
+def _arm(
+    name: str, facts: Mapping[str, Value], library: str, device: Device, threads: int, run: Callable[[], object]
+) -> Arm:
+    configuration = {"what": "limit", "device": str(device), "library": library, "threads": threads, **facts}
+    return Arm(f"limit {name}", configuration, without_parts(run))

@@ -1,27 +1,18 @@
-"""Results as text: rows of strings for any table, CSV, Markdown, and sentences on what was measured on what."""
+"""A latency run's report: a document of tables, a CSV with everything, and a page with plots."""
 
 from __future__ import annotations
 
-import csv
-import io
+import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from html import escape
 
+from tbps_infer.benchmarks.document import Document, TextTable, csv_text, lines_by_reason, page_text
+from tbps_infer.benchmarks.plots import Plot
 from tbps_infer.benchmarks.results import MODEL_WORK, Results, Row
 
-__all__ = [
-    "TITLES",
-    "TextTable",
-    "absent_lines",
-    "csv_text",
-    "environment_lines",
-    "markdown_table",
-    "markdown_text",
-    "tables",
-]
+__all__ = ["latency_csv", "latency_document", "latency_page"]
 
-TITLES: Mapping[str, str] = {
+_TITLES: Mapping[str, str] = {
     "image": "Image branch",
     "text": "Text branch, captions of one length",
     "sentence to top 10": "A sentence to its top 10: tokenise, text branch, search",
@@ -35,25 +26,34 @@ TITLES: Mapping[str, str] = {
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table of strings.
-
-    Attributes:
-        title: What it is of.
-        head: A name per column.
-        rows: Cells.
-        left: How many first columns are words and not numbers.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
+_NOTE = (
+    "Percentiles are interpolated linearly between samples; high ones lie close to the slowest "
+    "sample where there are few. Ratios are medians over the rounds in which both arms ran, with bootstrap intervals."
+)
 
 
-def tables(results: Results) -> Iterator[TextTable]:
-    """The tables of a report, empty ones left out."""
+def latency_document(results: Results) -> Document:
+    """Everything a reader needs; empty tables are left out."""
+    missing = lines_by_reason((label, str(reason)) for label, reason in results.note("absent").items())
+    missing += map(str, results.note("limits not measured").values())
+    facts = (*results.samples.environment.describe(), *_run_facts(results))
+    return Document("Latency on this machine", facts, tuple(_tables(results)), "Not measured", missing, _NOTE)
+
+
+def latency_page(results: Results, plots: Sequence[Plot]) -> str:
+    """The document as one HTML page, plots before the tables."""
+    return page_text(latency_document(results), "tbps bench latency", figures=map(_figure, plots))
+
+
+def _figure(plot: Plot) -> str:
+    data = base64.b64encode(plot.png).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(plot.title)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(plot.title)}</figcaption></figure>"
+    )
+
+
+def _tables(results: Results) -> Iterator[TextTable]:
     for what in MODEL_WORK:
         rows = results.of(what)
         if rows:
@@ -66,105 +66,51 @@ def tables(results: Results) -> Iterator[TextTable]:
     if stages:
         head = ("stage", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "items/s", "samples")
         cells = ((row.what, *_times(row), _number(row.summary.per_second), str(row.summary.count)) for row in stages)
-        yield TextTable(TITLES["stages"], head, tuple(cells))
+        yield TextTable(_TITLES["stages"], head, tuple(cells))
     limits = results.of("limit")
     if limits:
         yield TextTable(
-            TITLES["limit"], ("what", "by", "fastest ms", "rate"), tuple(map(_limit_cells, limits)), left=2
+            _TITLES["limit"], ("what", "by", "fastest ms", "rate"), tuple(map(_limit_cells, limits)), left=2
         )
     yield from _memory_table(results)
     yield from _energy_table(results)
 
 
-def csv_text(results: Results) -> str:
+def latency_csv(results: Results) -> str:
     """A row per arm, every configuration's value and every number in a column of its own."""
     keys = list(dict.fromkeys(key for row in results.rows for key in row.configuration))
     numbers = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "least_ms", "per_second")
     parts = list(dict.fromkeys(name for row in results.rows for name in row.summary.parts_ms))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     spread = ("p25_ms", "p75_ms", "baseline", "times_as_fast", "times_as_fast_low", "times_as_fast_high", "warm")
-    writer.writerow(["arm", *keys, "samples", "items", *numbers, *parts, *spread])
-    for row in results.rows:
+
+    def cells(row: Row) -> Iterator[object]:
         summary, ratio = row.summary, row.ratio
-        writer.writerow(
-            [
-                row.arm,
-                *(_plain(row.configuration.get(key)) for key in keys),
-                summary.count,
-                summary.items,
-                *(f"{getattr(summary, name):.6g}" for name in numbers),
-                *(f"{summary.parts_ms[name]:.6g}" if name in summary.parts_ms else "" for name in parts),
-                *(f"{value:.6g}" for value in summary.quartiles_ms),
-                row.baseline,
-                *(["", "", ""] if ratio is None else [f"{v:.4g}" for v in (ratio.median, *ratio.interval)]),
-                "" if row.warm_up is None else str(row.warm_up.stable).lower(),
-            ]
-        )
-    return stream.getvalue()
+        yield row.arm
+        yield from (_plain(row.configuration.get(key)) for key in keys)
+        yield from (summary.count, summary.items)
+        yield from (f"{getattr(summary, name):.6g}" for name in numbers)
+        yield from (f"{summary.parts_ms[name]:.6g}" if name in summary.parts_ms else "" for name in parts)
+        yield from (f"{value:.6g}" for value in summary.quartiles_ms)
+        yield row.baseline
+        yield from ("", "", "") if ratio is None else (f"{v:.4g}" for v in (ratio.median, *ratio.interval))
+        yield "" if row.warm_up is None else str(row.warm_up.stable).lower()
+
+    head = ("arm", *keys, "samples", "items", *numbers, *parts, *spread)
+    return csv_text([head, *(tuple(cells(row)) for row in results.rows)])
 
 
-def markdown_text(results: Results) -> str:
-    """Where and how, then every table."""
-    lines = [*(f"- {line}" for line in environment_lines(results)), ""]
-    for table in tables(results):
-        lines += [f"### {table.title}", "", *markdown_table(table), ""]
-    absent = absent_lines(results)
-    if absent:
-        lines += ["### Not measured", "", *(f"- {line}" for line in absent), ""]
-    return "\n".join(lines)
-
-
-def markdown_table(table: TextTable) -> list[str]:
-    """Lines of a Markdown table, numbers to the right."""
-    rule = ["---" if place < table.left else "---:" for place in range(len(table.head))]
-    return ["| " + " | ".join(cells) + " |" for cells in (table.head, rule, *table.rows)]
-
-
-def environment_lines(results: Results) -> list[str]:
-    """What was measured on what, by which command."""
+def _run_facts(results: Results) -> Iterator[str]:
     held = results.samples
-    stable: Mapping[str, Any] = held.environment.stable
-    quota = stable.get("quota_cores")
-    cores = f"{stable.get('usable_cores')} usable cores"
-    cores += f" (quota {quota:g})" if quota is not None else ""
-    memory = f"{stable['memory_bytes'] / 2**30:.1f} GiB" if stable.get("memory_bytes") else "unknown memory"
-    flags = " ".join(stable.get("cpu_flags") or ())
-    lines = [
-        f"CPU: {stable.get('cpu') or 'unknown'}, {cores}, {memory}" + (f", {flags}" if flags else ""),
-        f"System: {stable.get('system')}, Python {stable.get('python')}",
-        "Packages: " + ", ".join(f"{name} {version}" for name, version in stable.get("packages", {}).items()),
-    ]
-    if stable.get("board"):
-        lines.append(f"Board: {stable['board']}, power mode {stable.get('power_mode') or 'unknown'}")
-    governor, most = stable.get("governor"), stable.get("most_cpu_mhz")
-    if governor or most:
-        lines.append(f"CPU clock: governor {governor or 'unknown'}, at most {most or 'unknown'} MHz")
-    for gpu in stable.get("gpus", ()):
-        lines.append("GPU: " + ", ".join(f"{name} {value}" for name, value in gpu.items()))
-    threads = stable.get("threads")
-    if threads:
-        lines.append("Threads: " + ", ".join(f"{name}={value}" for name, value in threads.items()))
     loads = [run["conditions"]["load"][0] for run in held.runs if run["conditions"].get("load")]
     if loads:
-        lines.append(f"Load when started: {', '.join(f'{load:g}' for load in loads)}")
-    lines += [f"Command: `{run['command']}`" for run in held.runs[-1:]]
+        yield f"Load when started: {', '.join(f'{load:g}' for load in loads)}"
+    yield from (f"Command: `{run['command']}`" for run in held.runs[-1:])
     unstable = [arm for arm, warm in held.warm_ups.items() if not warm.stable]
     if unstable:
-        lines.append(
+        yield (
             f"{len(unstable)} of {len(held.warm_ups)} arms were still changing by more than the tolerance when their "
             "warm-up was cut off (marked ~)"
         )
-    return lines
-
-
-def absent_lines(results: Results) -> list[str]:
-    """What could not be had here, and why: one line per reason."""
-    reasons: dict[str, list[str]] = {}
-    for label, reason in results.note("absent").items():
-        reasons.setdefault(str(reason), []).append(label)
-    lines = [f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()]
-    return lines + [str(reason) for reason in results.note("limits not measured").values()]
 
 
 def _model_table(what: str, rows: Sequence[Row]) -> TextTable:
@@ -178,7 +124,7 @@ def _model_table(what: str, rows: Sequence[Row]) -> TextTable:
     head += ["host→device", "compute", "device→host"] if stages else []
     head += ["items/s", f"× {_baseline(rows)}", "95 % interval", "samples"]
     return TextTable(
-        TITLES[what], tuple(head), tuple(_model_cells(row, sizes, stages, _has_graphs(rows)) for row in rows), left
+        _TITLES[what], tuple(head), tuple(_model_cells(row, sizes, stages, _has_graphs(rows)) for row in rows), left
     )
 
 
@@ -254,7 +200,7 @@ def _memory_table(results: Results) -> Iterator[TextTable]:
             device = "" if peak["device_bytes"] is None else f"{peak['device_bytes'] / _MIB:.0f}"
             cells.append((name, size, f"{peak['host_bytes'] / _MIB:.0f}", f"{peak['idle_bytes'] / _MIB:.0f}", device))
         head = ("what", "batch", "host peak MiB", "before opening MiB", "device MiB")
-        yield TextTable(TITLES["memory"], head, tuple(cells))
+        yield TextTable(_TITLES["memory"], head, tuple(cells))
 
 
 def _energy_table(results: Results) -> Iterator[TextTable]:
@@ -264,7 +210,7 @@ def _energy_table(results: Results) -> Iterator[TextTable]:
         rows = (
             (n, f"{e['joules_per_item']:.4g}", f"{e['watts']:.2f}", " + ".join(e["rails"])) for n, e in notes.items()
         )
-        yield TextTable(TITLES["energy"], head, tuple(rows))
+        yield TextTable(_TITLES["energy"], head, tuple(rows))
 
 
 def _number(value: float) -> str:
