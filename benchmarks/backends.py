@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from tbps_infer.bundle import Bundle
 from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
-from tbps_infer.model_facts import Branch, Precision
+from tbps_infer.model_facts import PRECISIONS, Branch, Precision
 from tbps_infer.runners import BackendName, Runner, RunOptions, open_model, open_runner
 from tbps_infer.runners.protocol import DeviceTimes, Feeds
 
@@ -84,7 +84,7 @@ class Models:
 
 
 def list_choices(
-    devices: Sequence[str], ways: Sequence[Way] = WAYS, precisions: Sequence[Precision] = ("fp32", "fp16", "int8")
+    devices: Sequence[str], ways: Sequence[Way] = WAYS, precisions: Sequence[Precision] = PRECISIONS
 ) -> Iterator[Choice]:
     """Every combination that makes sense; whether it is to be had here shows when it is opened."""
     for name in devices:
@@ -109,7 +109,7 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     """
     device = Device.parse(choice.device)
     if choice.way in ("torch", "torch-compile"):
-        return _open_torch(choice, models, branch, device)
+        return _open_torch(choice, models, branch)
     if choice.way in _ENGINES:
         engines = _open_engines(choice, models.bundle, branch, device)
         return engines, lambda feeds: _parts(engines.run_timed(feeds)[1])
@@ -119,19 +119,13 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     return runner, lambda feeds: _parts(timed(feeds)[1])
 
 
-def _open_torch(choice: Choice, models: Models, branch: Branch, device: Device) -> tuple[Runner, TimedRun]:
+def _open_torch(choice: Choice, models: Models, branch: Branch) -> tuple[Runner, TimedRun]:
     if models.reference is None:
         raise BackendError("No checkpoint was given to run in PyTorch.", "Give it: --reference CHECKPOINT.")
     from tbps_infer.benchmarks.torch_arm import TorchArm
 
-    arm = TorchArm(
-        models.reference,
-        branch,
-        device,
-        choice.precision,
-        compiled=choice.way == "torch-compile",
-        threads=models.threads,
-    )
+    options = RunOptions("torch", choice.device, choice.precision, models.threads)
+    arm = TorchArm(models.reference, branch, options, compiled=choice.way == "torch-compile")
     return arm, lambda feeds: arm.run_timed(feeds)[1]
 
 

@@ -124,7 +124,7 @@ def run_latency(
     threads = options.threads or usable_cores()
     with ExitStack() as stack:
         environment = record_environment()
-        book = stack.enter_context(SampleFile.open(raw, environment, command))
+        file = stack.enter_context(SampleFile.open(raw, environment, command))
         _say_if_busy(environment, threads, say)
         models = Models.open(bundle, reference, threads)
         material = stack.enter_context(open_material(models.bundle, options.gallery, options.rows, options.captions))
@@ -134,17 +134,17 @@ def run_latency(
         if not opened:
             raise BenchmarkError("No backend that was asked for runs here.", _first_reason(session.notes))
         arms = _arms(session, opened, lengths)
-        book.refuse_other_configurations(arms)
-        book.add_note("model", _model_name(models))
+        file.refuse_other_configurations(arms)
+        file.add_note("model", _model_name(models))
         for subject, value in session.notes.items():
-            book.add_note(subject, value)
-        note_costs(book, models.bundle.path, lengths)
+            file.add_note(subject, value)
+        note_costs(file, models.bundle.path, lengths)
         say(f"{len(arms)} arms are warmed up, then sampled in shuffled rounds.")
-        measure(arms, book, options.plan, clock, on_sample)
-        note_energy(book, arms, clock, options.plan.arm_seconds, say)
+        measure(arms, file, options.plan, clock, on_sample)
+        note_energy(file, arms, clock, options.plan.arm_seconds, say)
         if options.memory:
-            note_memory(book, _peak_tasks(session, opened, lengths[-1], bundle, reference), say)
-        return book.held
+            note_memory(file, _peak_tasks(session, opened, lengths[-1], bundle, reference), say)
+        return file.held
 
 
 def _model_name(models: Models) -> str:

@@ -14,12 +14,12 @@ __all__ = ["latency_csv", "latency_document", "latency_page"]
 
 _TITLES: Mapping[str, str] = {
     "image": "Image branch",
-    "text": "Text branch, captions of one length",
+    "text": "Text branch, captions of equal length",
     "sentence to top 10": "A sentence to its top 10: tokenise, text branch, search",
-    "caption mix": "A mix of captions of their own lengths, through length buckets",
+    "caption mix": "Captions of mixed lengths, in length buckets",
     "stages": "Stages around the model, one item each",
     "limit": "The machine's limits",
-    "memory": "Peak memory, each in a process of its own",
+    "memory": "Peak memory, each arm in its own process",
     "energy": "Energy",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,33 +28,23 @@ class TorchArm(TorchRunner):
     Args:
         model: The loaded checkpoint; several arms may share it on one device.
         branch: ``image`` or ``text``.
-        device: Where it computes.
-        precision: ``fp32``; ``fp16`` by autocast, on CUDA alone.
+        options: Device, threads on the CPU, and the precision: ``fp32``, or on CUDA ``fp16`` by autocast.
         compiled: By ``torch.compile`` for shapes that may change, so that each batch size is not compiled anew.
-        threads: On the CPU, for the whole process.
 
     Raises:
-        BackendError: The device, precision or compiler is not to be had.
+        BackendError: The device, precision or compiler is not available.
     """
 
-    def __init__(
-        self,
-        model: SourceModel,
-        branch: Branch,
-        device: Device,
-        precision: Precision,
-        *,
-        compiled: bool,
-        threads: int,
-    ) -> None:
-        _refuse(device, precision, compiled)
-        on_cpu = threads if device.kind == "cpu" else None
-        super().__init__(model, branch, RunOptions("torch", str(device), threads=on_cpu))
-        self._half = precision == "fp16"
+    def __init__(self, model: SourceModel, branch: Branch, options: RunOptions, *, compiled: bool) -> None:
+        device = Device.parse(options.device)
+        _refuse(device, options.precision, compiled)
+        threads = options.threads if device.kind == "cpu" else None
+        super().__init__(model, branch, replace(options, precision="fp32", threads=threads))
+        self._half = options.precision == "fp16"
         if compiled:
             self._module = torch.compile(self._module, dynamic=True)
         self._text = (
-            f"torch {torch.__version__} {'compiled' if compiled else 'eager'} on {device}, {precision}, "
+            f"torch {torch.__version__} {'compiled' if compiled else 'eager'} on {device}, {options.precision}, "
             f"{torch.get_num_threads()} threads"
         )
 
@@ -64,15 +55,15 @@ class TorchArm(TorchRunner):
 
     def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Run the branch once and tell the milliseconds of copies and compute; on the CPU, none."""
+        if self._device.type == "cpu":
+            return self.run(feeds), {}
         tensors = self._host_tensors(feeds)
+        marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
         with torch.inference_mode(), self._arithmetic():
-            if self._device.type == "cpu":
-                return {self._outputs[0].name: self._module(*tensors).float().numpy()}, {}
-            marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
             marks[0].record()
-            there = [tensor.to(self._device) for tensor in tensors]
+            on_device = [tensor.to(self._device) for tensor in tensors]
             marks[1].record()
-            result = self._module(*there).float()
+            result = self._module(*on_device).float()
             marks[2].record()
             embedding = result.cpu().numpy()
             marks[3].record()

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -256,29 +256,11 @@ def memory(arguments: argparse.Namespace) -> None:
     path = folder / "gallery"
     try:
         _write_gallery(path, lambda start, stop: unit_vectors(stop - start, dim, start + 2), (rows, dim), 1.0)
-        pid = os.fork()  # a process of its own, whose peak is the search's
-        if pid == 0:
-            _search_once(path, dim)
-            os._exit(0)
-        os.waitpid(pid, 0)
+        command = [sys.executable, "-m", "tbps_infer.benchmarks.studies.search", "search"]
+        # A process of its own, whose peak is the search's.
+        subprocess.run([*command, "--folder", str(path), "--dim", str(dim)], check=True)
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _search_once(path: Path, dim: int) -> None:
-    os.execv(
-        sys.executable,
-        [
-            sys.executable,
-            "-m",
-            "tbps_infer.benchmarks.studies.search",
-            "search",
-            "--folder",
-            str(path),
-            "--dim",
-            str(dim),
-        ],
-    )
 
 
 def search(arguments: argparse.Namespace) -> None:

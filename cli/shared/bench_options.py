@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
+from tbps_infer.model_facts import PRECISIONS
+
 __all__ = ["FILE", "Asked", "asked_options", "table_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def asked_options(backends: tuple[str, ...]) -> Callable[[Command], Command]:
 
         @click.option("--backend", "ways", type=click.Choice(backends), multiple=True, help=every)
         @click.option("--device", "devices", multiple=True, help=where)
-        @click.option("--precision", "precisions", type=click.Choice(_PRECISIONS), multiple=True, help=every)
+        @click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help=every)
         @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
         @functools.wraps(command)
         def wrapped(
@@ -56,7 +56,7 @@ def asked_options(backends: tuple[str, ...]) -> Callable[[Command], Command]:
             threads: int | None,
             **kwargs: Any,
         ) -> Any:
-            asked = Asked(ways or backends, devices or _present_devices(), precisions or _PRECISIONS, threads)
+            asked = Asked(ways or backends, devices or _present_devices(), precisions or PRECISIONS, threads)
             return command(*args, asked=asked, **kwargs)
 
         return wrapped  # type: ignore[return-value]

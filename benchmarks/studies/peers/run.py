@@ -247,18 +247,18 @@ def _measure(given: argparse.Namespace) -> int:
     plan = Plan(given.samples, min(given.least_samples, given.samples), given.arm_seconds, warm_up=rule)
     with ExitStack() as stack:
         environment = record_environment(packages=(*PACKAGES, *_PEERS))
-        book = stack.enter_context(SampleFile.open(given.raw, environment, command))
+        file = stack.enter_context(SampleFile.open(given.raw, environment, command))
         models = Models.open(given.bundle, given.checkpoint, given.threads)
         material = stack.enter_context(open_material(models.bundle, None, given.rows, given.captions))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         run = _Run(models, given.checkpoint, material, given.pictures, scratch, stack)
         arms = list(peer_arms(run))
-        book.refuse_other_configurations(arms)
-        book.add_note("absent", run.absent)
-        book.add_note("parity", run.parity)
+        file.refuse_other_configurations(arms)
+        file.add_note("absent", run.absent)
+        file.add_note("parity", run.parity)
         print(f"{len(arms)} arms", file=sys.stderr)
-        measure(arms, book, plan, SystemClock(), _progress if sys.stderr.isatty() else None)
-        print(markdown_text(latency_document(collect_results(book.held))))
+        measure(arms, file, plan, SystemClock(), _progress if sys.stderr.isatty() else None)
+        print(markdown_text(latency_document(collect_results(file.held))))
     return 0
 
 
