@@ -235,7 +235,7 @@ def test_whoever_writes_a_line_has_an_answer_before_the_next(gallery: Path) -> N
 def test_an_error_in_standard_input_comes_after_the_answers_before_it(gallery: Path) -> None:
     done = run("search", gallery, "--queries", "-", "--format", "jsonl", stdin="a man\n{\n")
     assert (done.exit_code, len(done.stdout.splitlines())) == (2, 1)
-    assert "-: line 2 is not valid JSON" in done.stderr
+    assert "-, line 2: this is not valid JSON" in done.stderr
 
 
 def test_html_beside_the_results(gallery: Path, tmp_path: Path) -> None:
