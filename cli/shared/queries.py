@@ -1,4 +1,4 @@
-"""Where the queries of a search come from: arguments, files, standard input, pictures."""
+"""The queries of a search: from arguments, files, standard input and pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbps_infer.errors import UsageError
 from tbps_infer.lists import ListReader, Row, list_format
 from tbps_infer.queries import PersonQuery
 
-__all__ = ["Query", "groups_as_they_come", "groups_of", "one_person", "read_queries"]
+__all__ = ["Query", "combined_query", "groups_as_read", "groups_of", "read_queries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Query:
         id: Its name in the results.
         text: The sentence; None for a picture.
         image: The picture; None for a sentence.
-        person: The ``id`` in the metadata of the right hits, where it is known: hits are marked right or wrong.
+        person: The ``id`` of the person in the metadata, where it is known: hits are then marked right or wrong.
         composed: What is embedded, where that is more than the sentence or the picture.
     """
 
@@ -47,12 +47,14 @@ class Query:
 
     @property
     def label(self) -> str:
-        """What a person reads above the hits."""
+        """The heading above the hits."""
         return self.text if self.text is not None else str(self.image)
 
 
-def one_person(texts: Sequence[str], images: Sequence[Path], exclude: Sequence[str], image_weight: float) -> Query:
-    """One query of all sentences and pictures."""
+def combined_query(
+    texts: Sequence[str], images: Sequence[Path], exclude: Sequence[str], image_weight: float
+) -> Query:
+    """One query that combines all sentences and pictures."""
     parts = PersonQuery(tuple(texts), tuple(images), tuple(exclude), image_weight)
     label = " + ".join((*texts, *map(str, images), *(f"not {text}" for text in exclude)))
     return Query("1", label, composed=parts)
@@ -64,14 +66,14 @@ def groups_of(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
         yield group
 
 
-def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
-    """Groups of what has been read by the time that a group is asked for: nobody who types or pipes is kept waiting.
+def groups_as_read(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
+    """Groups of the queries that have been read so far, so that whoever types or pipes them does not wait.
 
-    An error in reading comes after the queries before it.
+    An error in reading is raised after the queries before it.
     """
     read: queue.Queue[Query | BaseException | None] = queue.Queue(maxsize=most)
 
-    def fill() -> None:
+    def read_all() -> None:
         try:
             for query in queries:
                 read.put(query)
@@ -80,7 +82,7 @@ def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Qu
         else:
             read.put(None)
 
-    threading.Thread(target=fill, daemon=True).start()
+    threading.Thread(target=read_all, daemon=True).start()
     while True:
         item, group = read.get(), []
         while isinstance(item, Query):
