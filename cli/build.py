@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.shared.engine_builds import build_and_report
 from tbps_infer.cli.shared.gate_options import verify_data_option
 from tbps_infer.cli.shared.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
 from tbps_infer.cli.shared.parameter_types import Numbers, Size
+from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.verification.evaluation_set import EvaluationSet
 
-__all__ = ["ENGINE_BACKENDS", "build"]
+__all__ = ["ENGINE_BACKENDS", "build", "build_and_report"]
 
 ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
@@ -100,3 +100,23 @@ def build(
         gate_on=gate_on,
     )
     build_and_report(bundle, options)
+
+
+def build_and_report(bundle: Path, options: Any) -> None:
+    """Build with a progress bar and print the result; ``options`` are `EngineOptions`."""
+    from tbps_infer.export.engines.build import build_engines
+
+    with progress_bar("Building", "steps") as bar:
+        built = build_engines(
+            bundle, options, say, lambda plan, phase, done, steps: bar(done, steps, f"{plan}: {phase}")
+        )
+    facts = built.folder.facts
+    size = sum(plan.bytes for plan in facts.plans) / 1e6
+    if facts.self_check["executed"]:
+        golden = min(facts.self_check["golden_cosine"].values())
+        state = f"checked on {facts.self_check['gpu']}, golden cosine {golden:.7f} at least"
+    else:
+        state = f"not executed: {facts.self_check['reason'].rstrip('.')}"
+    if not built.built:
+        state = f"up to date, {state}"
+    click.echo(f"{built.folder.path}: {len(facts.plans)} engines, {size:.1f} MB, {facts.precision}, {state}")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.build import ENGINE_BACKENDS
-from tbps_infer.cli.shared.engine_builds import build_and_report
+from tbps_infer.cli.build import ENGINE_BACKENDS, build_and_report
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.gate_options import verify_data_option
 from tbps_infer.cli.shared.options import (

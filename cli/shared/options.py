@@ -102,8 +102,10 @@ def query_options(command: Command) -> Command:
 def verbosity_options(command: Command) -> Command:
     """``-v`` and ``-q``: how much is logged to standard error."""
 
-    @click.option("-v", "--verbose", count=True, show_default=False, help="Log progress; -vv also logs details.")
-    @click.option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
+    @click.option(
+        "-v", "--verbose", count=True, show_default=False, help="Log more to standard error; -vv logs everything."
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="Print nothing but results and errors.")
     @functools.wraps(command)
     def wrapped(*args: Any, verbose: int, quiet: bool, **kwargs: Any) -> Any:
         level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ def quiet() -> bool:
 def say(message: str) -> None:
     """Print a line on standard error, unless ``-q`` was given."""
     if not quiet():
-        click.echo(message, err=True)
+        # Not click.echo, which goes past rich's redirection and would write into a bar that is shown.
+        sys.stderr.write(f"{message}\n")
 
 
 @contextmanager

@@ -54,9 +54,16 @@ def test_help_has_an_example_that_can_be_pasted(name: str) -> None:
         assert f"  tbps {name} " in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["data", "synth", "-h"], ["data", "info", "-h"]])
-def test_nested_help_has_one_too(arguments: list[str]) -> None:
-    assert f"  tbps {arguments[0]} {arguments[1]} " in run(*arguments).stdout
+NESTED = {
+    "data": ("synth", "info"),
+    "bench": ("latency", "accuracy"),
+    "gallery": ("index", "rm", "compact", "merge", "verify", "export"),
+}
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in NESTED.items() for name in names])
+def test_nested_help_has_one_too(group: str, name: str) -> None:
+    assert f"  tbps {group} {name} " in run(group, name, "-h").stdout
 
 
 def test_the_groups_help_lists_every_command_and_imports_none() -> None:
