@@ -3,52 +3,71 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tbps_infer.cli.shared.progress import say
+from tbps_infer.cli.shared.tables import bare_table, rich_output
 
 if TYPE_CHECKING:
     from tbps_infer.benchmarks.document import Document, TextTable
 
-__all__ = ["write_file", "write_report"]
+__all__ = ["Report", "ReportFiles", "write_report"]
 
-_WIDE = 1000
 _STDOUT = Path("-")
 
 
-def write_report(
-    document: Document,
-    values: Mapping[str, Any],
-    json_file: Path | None,
-    others: Mapping[Path | None, Callable[[], str]],
-) -> None:
-    """Print a report, or its JSON where that goes to standard output, and write the files asked for.
+@dataclass(frozen=True)
+class ReportFiles:
+    """Files to write besides the tables on standard output; None for those that are not asked for."""
 
-    Args:
-        document: The report.
-        values: The same as JSON values.
-        json_file: Where these go; None for nowhere.
-        others: By file, what makes its text; None is no file.
+    json: Path | None
+    csv: Path | None
+    markdown: Path | None
+    html: Path | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Results in all forms.
+
+    Attributes:
+        document: What is printed, and written as Markdown.
+        json: The results as JSON values.
+        csv: Makes the CSV text.
+        html: Makes the page.
     """
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    if json_file == _STDOUT:
+
+    document: Document
+    json: Any
+    csv: Callable[[], str]
+    html: Callable[[], str]
+
+
+def write_report(report: Report, files: ReportFiles) -> None:
+    """Print the tables, or JSON where that goes to standard output, and write the files asked for."""
+    from tbps_infer.benchmarks.document import markdown_text
+
+    text = json.dumps(report.json, indent=2, ensure_ascii=False)
+    if files.json == _STDOUT:
         click.echo(text)
     else:
-        _print(document)
-        if json_file is not None:
-            write_file(json_file, text + "\n")
-    for file, make in others.items():
-        if file is not None:
-            write_file(file, make())
+        _print(report.document)
+    markdown = partial(markdown_text, report.document)
+    forms = ((files.csv, report.csv), (files.markdown, markdown), (files.html, report.html))
+    if files.json is not None and files.json != _STDOUT:
+        _write_file(files.json, text + "\n")
+    for path, make in forms:
+        if path is not None:
+            _write_file(path, make())
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a text, making its folder, and say so."""
+def _write_file(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     say(f"Wrote {path}.")
@@ -67,20 +86,12 @@ def _print(document: Document) -> None:
 
 
 def _print_table(table: TextTable) -> None:
-    """A table on standard output, as wide as it takes where that is no terminal."""
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    on_terminal = sys.stdout.isatty()
-    console = Console(width=None if on_terminal else _WIDE)
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid = bare_table()
     for place, name in enumerate(table.head):
         grid.add_column(name, justify="left" if place < table.left else "right")
     for row in table.rows:
         grid.add_row(*map(Text, row))
-    with console.capture() as captured:
+    with rich_output() as console:
         console.print(grid)
-    text = captured.get()
-    # rich fills lines up with spaces; in a file or a pipe they are in the way.
-    click.echo(text if on_terminal else "\n".join(line.rstrip() for line in text.split("\n")), nl=False)

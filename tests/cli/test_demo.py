@@ -19,4 +19,4 @@ def test_the_demo_finds_its_people(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "out" / "search.html").read_text().count("data:image/jpeg") == 25
     again = run("demo", "-o", "out")
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr

@@ -14,7 +14,7 @@ import pytest
 from command_line import run, succeed
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.cli.build import Lengths, Size
+from tbps_infer.cli.shared.parameter_types import Numbers, Size
 from tbps_infer.errors import BackendError
 from tbps_infer.export.engines import build
 from tbps_infer.runners import RunOptions, open_runner
@@ -197,7 +197,7 @@ def test_exporting_in_fp16_adds_graphs_that_only_a_gpu_is_given(tiny_checkpoint:
 
 
 def test_sizes_and_lengths_are_read() -> None:
-    size, lengths = Size(), Lengths()
+    size, lengths = Size(), Numbers()
     values = [size.convert(text, None, None) for text in ("2GiB", "1.5g", "512 MiB", "512MB", "7k", "1000", "10B")]
     assert values == [2 << 30, 3 << 29, 512 << 20, 512 << 20, 7 << 10, 1000, 10]
     assert lengths.convert("32,48", None, None) == lengths.convert((32, 48), None, None) == (32, 48)
