@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -13,33 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy
-from tbps_infer.benchmarks.page import html_items, html_page, html_table
-from tbps_infer.benchmarks.report import TextTable, markdown_table
+from tbps_infer.benchmarks.document import Document, TextTable, csv_text, lines_by_reason, page_text
 from tbps_infer.model_facts import BRANCHES
+from tbps_infer.render.html import image_html
 from tbps_infer.verification.agreement import BranchAgreement, WorstItem
 from tbps_infer.verification.bootstrap import DRAWS
 from tbps_infer.verification.differences import MetricDifference
 
-__all__ = [
-    "accuracy_csv",
-    "accuracy_markdown",
-    "accuracy_page",
-    "accuracy_tables",
-    "not_run_lines",
-    "summary_lines",
-]
+__all__ = ["accuracy_csv", "accuracy_document", "accuracy_page"]
 
 THUMBNAIL = (192, 64)
 """Height and width of a thumbnail in pixels."""
 
-_JPEG_QUALITY = 82
+_GONE = '<span class="gone">gone</span>'
 _HEAD = ("backend", "device", "precision")
 
 _NOTE = (
-    "Captions are the queries, all pictures the gallery, the caption's own among them; ties count as lost. "
+    "Captions are the queries; the gallery is all pictures, the caption's own included; ties count as misses. "
     f"Intervals: 95 %, percentiles of a paired bootstrap over captions ({DRAWS} draws). Overlap: the share of "
-    "the first ten pictures that reference and engine have in common, mean over captions. Kendall's tau-b: of the "
-    "scores of the pictures that are among the first ten of either, mean over captions."
+    "the top ten pictures that reference and engine have in common, averaged over captions. Kendall's tau-b: of the "
+    "scores of the pictures in the top ten of either, averaged over captions."
 )
 
 _STYLE = """
@@ -56,23 +46,19 @@ h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; }
 """
 
 
-def summary_lines(results: AccuracyResults) -> list[str]:
-    """What was compared, on what, where, by which command."""
-    stable = results.environment.stable
-    gpus = [str(gpu.get("name", gpu)) for gpu in stable.get("gpus", ())]
-    packages = ", ".join(f"{name} {version}" for name, version in stable.get("packages", {}).items())
-    return [
+def accuracy_document(results: AccuracyResults) -> Document:
+    """Metrics, their differences from the reference, cosines, and rankings."""
+    facts = (
         f"Data: {results.data}",
         f"Reference: {results.reference}",
-        f"Machine: {stable.get('cpu') or 'unknown'}, {stable.get('usable_cores')} usable cores"
-        + "".join(f", {name}" for name in gpus),
-        f"Packages: {packages}",
+        *results.environment.describe(),
         f"Command: `{results.command}`",
-    ]
+    )
+    missing = lines_by_reason((each.label, each.reason) for each in results.not_run)
+    return Document("Accuracy beside the reference", facts, tuple(_tables(results)), "Not run", missing, _NOTE)
 
 
-def accuracy_tables(results: AccuracyResults) -> Iterator[TextTable]:
-    """Metrics, their differences from the reference, cosines, and rankings."""
+def _tables(results: AccuracyResults) -> Iterator[TextTable]:
     names = tuple(results.engines[0].metrics)
     yield TextTable(
         "Text to image, %",
@@ -107,44 +93,22 @@ def accuracy_tables(results: AccuracyResults) -> Iterator[TextTable]:
 def accuracy_csv(results: AccuracyResults) -> str:
     """A row per engine, the reference first."""
     names = tuple(results.engines[0].metrics)
-    parts = ("min", "p1", "mean")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     head = [*_HEAD, "reference", *names]
     head += [f"{name} {what}" for name in names for what in ("difference", "low", "high")]
-    head += [f"{branch} cosine {part}" for branch in BRANCHES for part in parts]
-    writer.writerow([*head, "overlap", "kendall_tau"])
+    head += [f"{branch} cosine {part}" for branch in BRANCHES for part in ("min", "p1", "mean")]
+    head += ["overlap", "kendall_tau"]
+    rows = []
     for engine in results.engines:
-        run = engine.run
+        run, agreement = engine.run, engine.agreement
         row = [run.backend, run.device, run.precision, "no" if engine.differences else "yes"]
-        row += [*(f"{engine.metrics[name]:.6g}" for name in names)]
-        numbers: list[float] = []
-        if engine.agreement is not None:
-            numbers += [value for d in engine.differences for value in (d.difference, d.low, d.high)]
+        row += [f"{engine.metrics[name]:.6g}" for name in names]
+        if agreement is not None:
+            numbers = [value for d in engine.differences for value in (d.difference, d.low, d.high)]
             for branch in _branches(engine):
                 numbers += [branch.whole.minimum, branch.whole.p1, branch.whole.mean]
-            numbers += [engine.agreement.overlap, engine.agreement.kendall_tau]
-        row += [f"{number:.9g}" for number in numbers]
-        writer.writerow([*row, *[""] * (len(head) + 2 - len(row))])
-    return stream.getvalue()
-
-
-def accuracy_markdown(results: AccuracyResults) -> str:
-    """What was compared, and every table."""
-    lines = [*(f"- {line}" for line in summary_lines(results)), ""]
-    for table in accuracy_tables(results):
-        lines += [f"### {table.title}", "", *markdown_table(table), ""]
-    if results.not_run:
-        lines += ["### Not run", "", *(f"- {line}" for line in not_run_lines(results)), ""]
-    return "\n".join([*lines, _NOTE, ""])
-
-
-def not_run_lines(results: AccuracyResults) -> list[str]:
-    """What was not compared, and why, one line per reason."""
-    reasons: dict[str, list[str]] = {}
-    for each in results.not_run:
-        reasons.setdefault(each.reason, []).append(each.label)
-    return [f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()]
+            row += [f"{number:.9g}" for number in (*numbers, agreement.overlap, agreement.kendall_tau)]
+        rows.append([*row, *[""] * (len(head) - len(row))])
+    return csv_text([head, *rows])
 
 
 def accuracy_page(results: AccuracyResults, caption_pictures: NDArray[np.int64]) -> str:
@@ -154,14 +118,8 @@ def accuracy_page(results: AccuracyResults, caption_pictures: NDArray[np.int64])
         results: With the pictures' files still in their places.
         caption_pictures: int64 ``[captions]``: the index of each caption's own picture.
     """
-    parts = ["<h1>Accuracy beside the reference</h1>", html_items(summary_lines(results))]
-    parts += [f"<h2>{escape(table.title)}</h2>{html_table(table)}" for table in accuracy_tables(results)]
-    if results.not_run:
-        parts.append(f"<h2>Not run</h2>{html_items(not_run_lines(results))}")
-    parts.append(f"<p>{escape(_NOTE)}</p>")
-    for engine in results.compared:
-        parts += _worst(engine, results, caption_pictures)
-    return html_page("tbps bench accuracy", parts, _STYLE)
+    worst = (part for engine in results.compared for part in _worst(engine, results, caption_pictures))
+    return page_text(accuracy_document(results), "tbps bench accuracy", appendix=worst, style=_STYLE)
 
 
 def _worst(engine: EngineAccuracy, results: AccuracyResults, caption_pictures: NDArray[np.int64]) -> Iterator[str]:
@@ -178,28 +136,11 @@ def _worst(engine: EngineAccuracy, results: AccuracyResults, caption_pictures: N
 
 
 def _picture_item(item: WorstItem, path: Path) -> str:
-    return f"<li>{_thumbnail(path)}<b>{item.cosine:.6f}</b><small>{escape(path.name)}</small></li>"
+    return f"<li>{image_html(path, THUMBNAIL, _GONE)}<b>{item.cosine:.6f}</b><small>{escape(path.name)}</small></li>"
 
 
 def _caption_item(item: WorstItem, caption: str, path: Path) -> str:
-    return f"<li>{_thumbnail(path)}<div><b>{item.cosine:.6f}</b>{escape(caption)}</div></li>"
-
-
-def _thumbnail(path: Path) -> str:
-    """A picture as a data URI, twice as large as it is shown, for sharp screens."""
-    from tbps_infer.errors import ImageError
-    from tbps_infer.images import load_rgb
-
-    try:
-        image = load_rgb(path)
-    except (ImageError, OSError):
-        return '<span class="gone">gone</span>'
-    height, width = THUMBNAIL
-    image.thumbnail((2 * width, 2 * height))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=_JPEG_QUALITY)
-    encoded = base64.b64encode(data.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{encoded}" alt="{escape(path.name)}">'
+    return f"<li>{image_html(path, THUMBNAIL, _GONE)}<div><b>{item.cosine:.6f}</b>{escape(caption)}</div></li>"
 
 
 def _cells(engine: EngineAccuracy) -> tuple[str, str, str]:

@@ -109,7 +109,7 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     """
     device = Device.parse(choice.device)
     if choice.way in ("torch", "torch-compile"):
-        return _open_torch(choice, models, branch, device)
+        return _open_torch(choice, models, branch)
     if choice.way in FLAVOURS:
         engines = _open_engines(choice, models.bundle, branch, device)
         return engines, lambda feeds: _parts(engines.run_timed(feeds)[1])
@@ -119,19 +119,13 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     return runner, lambda feeds: _parts(timed(feeds)[1])
 
 
-def _open_torch(choice: Choice, models: Models, branch: Branch, device: Device) -> tuple[Runner, TimedRun]:
+def _open_torch(choice: Choice, models: Models, branch: Branch) -> tuple[Runner, TimedRun]:
     if models.reference is None:
         raise BackendError("No checkpoint was given to run in PyTorch.", "Give it: --reference CHECKPOINT.")
     from tbps_infer.benchmarks.torch_arm import TorchArm
 
-    arm = TorchArm(
-        models.reference,
-        branch,
-        device,
-        choice.precision,
-        compiled=choice.way == "torch-compile",
-        threads=models.threads,
-    )
+    options = RunOptions("torch", choice.device, choice.precision, models.threads)
+    arm = TorchArm(models.reference, branch, options, compiled=choice.way == "torch-compile")
     return arm, lambda feeds: arm.run_timed(feeds)[1]
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -73,6 +73,25 @@ class Environment:
         before, now = _flat(earlier.stable), _flat(self.stable)
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+
+    def describe(self) -> Iterator[str]:
+        """The stable facts that a reader of figures needs, a sentence each."""
+        facts = self.stable
+        quota, flags = facts.get("quota_cores"), " ".join(facts.get("cpu_flags") or ())
+        cores = f"{facts.get('usable_cores')} usable cores" + (f" (quota {quota:g})" if quota is not None else "")
+        memory = f"{facts['memory_bytes'] / 2**30:.1f} GiB" if facts.get("memory_bytes") else "unknown memory"
+        yield f"CPU: {facts.get('cpu') or 'unknown'}, {cores}, {memory}" + (f", {flags}" if flags else "")
+        yield f"System: {facts.get('system')}, Python {facts.get('python')}"
+        yield "Packages: " + ", ".join(f"{name} {version}" for name, version in facts.get("packages", {}).items())
+        if facts.get("board"):
+            yield f"Board: {facts['board']}, power mode {facts.get('power_mode') or 'unknown'}"
+        governor, most = facts.get("governor"), facts.get("most_cpu_mhz")
+        if governor or most:
+            yield f"CPU clock: governor {governor or 'unknown'}, at most {most or 'unknown'} MHz"
+        for gpu in facts.get("gpus", ()):
+            yield "GPU: " + ", ".join(f"{name} {value}" for name, value in gpu.items())
+        if facts.get("threads"):
+            yield "Threads: " + ", ".join(f"{name}={value}" for name, value in facts["threads"].items())
 
 
 def run_tool(command: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, cast
 from tbps_infer.benchmarks.backends import WAYS, Choice, Models, TimedRun, Way, list_choices, open_choice
 from tbps_infer.benchmarks.environment import Environment, record_environment
 from tbps_infer.benchmarks.latency_notes import note_costs, note_energy, note_memory
-from tbps_infer.benchmarks.limits import limit_arms
+from tbps_infer.benchmarks.machine_limits import limit_arms
 from tbps_infer.benchmarks.measure import Arm, Clock, Plan, Value, measure
 from tbps_infer.benchmarks.peak_memory import PeakTask
 from tbps_infer.benchmarks.samples import SampleFile, Samples
@@ -120,7 +120,7 @@ def run_latency(
     threads = options.threads or usable_cores()
     with ExitStack() as stack:
         environment = record_environment()
-        book = stack.enter_context(SampleFile.open(raw, environment, command))
+        file = stack.enter_context(SampleFile.open(raw, environment, command))
         _say_if_busy(environment, threads, say)
         models = Models.open(bundle, reference, threads)
         material = stack.enter_context(open_material(models.bundle, options.gallery, options.rows, options.captions))
@@ -130,17 +130,17 @@ def run_latency(
         if not opened:
             raise BenchmarkError("No backend that was asked for runs here.", _first_reason(session.notes))
         arms = _arms(session, opened, lengths)
-        book.refuse_other_configurations(arms)
-        book.add_note("model", _model_name(models))
+        file.refuse_other_configurations(arms)
+        file.add_note("model", _model_name(models))
         for subject, value in session.notes.items():
-            book.add_note(subject, value)
-        note_costs(book, models.bundle.path, lengths)
+            file.add_note(subject, value)
+        note_costs(file, models.bundle.path, lengths)
         say(f"{len(arms)} arms are warmed up, then sampled in shuffled rounds.")
-        measure(arms, book, options.plan, clock, on_sample)
-        note_energy(book, arms, clock, options.plan.arm_seconds, say)
+        measure(arms, file, options.plan, clock, on_sample)
+        note_energy(file, arms, clock, options.plan.arm_seconds, say)
         if options.memory:
-            note_memory(book, _peak_tasks(session, opened, lengths[-1], bundle, reference), say)
-        return book.held
+            note_memory(file, _peak_tasks(session, opened, lengths[-1], bundle, reference), say)
+        return file.held
 
 
 def _model_name(models: Models) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tbps_infer.benchmarks.energy import find_rails, measure_energy
@@ -14,9 +15,9 @@ from tbps_infer.model_facts import BRANCHES
 __all__ = ["note_costs", "note_energy", "note_memory"]
 
 
-def note_costs(book: SampleFile, bundle: Path, lengths: Sequence[int]) -> None:
+def note_costs(file: SampleFile, bundle: Path, lengths: Sequence[int]) -> None:
     """Operations per item and bytes of weights, where onnx is installed to read them."""
-    if "costs" in book.held.notes:
+    if "costs" in file.held.notes:
         return
     try:
         import onnx  # noqa: F401
@@ -30,30 +31,30 @@ def note_costs(book: SampleFile, bundle: Path, lengths: Sequence[int]) -> None:
             cost = graph_cost(bundle / f"{branch}.onnx", {"batch": 1, "length": length or 1})
             name = branch if length is None else f"{branch} {length}"
             costs[name] = {"flops": cost.flops, "weight_bytes": cost.weight_bytes}
-    book.add_note("costs", costs)
+    file.add_note("costs", costs)
 
 
 def note_energy(
-    book: SampleFile, arms: Sequence[Arm], clock: Clock, seconds: float, say: Callable[[str], None]
+    file: SampleFile, arms: Sequence[Arm], clock: Clock, seconds: float, say: Callable[[str], None]
 ) -> None:
     """Joules per item of each model arm, on boards that measure their own power."""
     rails = find_rails()
     if not rails:
         return
-    known = dict(book.held.notes.get("energy", {}))
+    known = dict(file.held.notes.get("energy", {}))
     for arm in arms:
         if arm.name not in known and arm.configuration.get("what") in BRANCHES:
             say(f"{arm.name}: energy ...")
             known[arm.name] = measure_energy(arm, rails, clock, seconds).to_json()
-            book.add_note("energy", known)
+            file.add_note("energy", known)
 
 
-def note_memory(book: SampleFile, tasks: Iterable[PeakTask], say: Callable[[str], None]) -> None:
+def note_memory(file: SampleFile, tasks: Iterable[PeakTask], say: Callable[[str], None]) -> None:
     """Peaks of processes that open one branch and run one batch."""
-    known = dict(book.held.notes.get("memory", {}))
+    known = dict(file.held.notes.get("memory", {}))
     for task in tasks:
         name = f"{task.branch} {task.choice.label}"
         if name not in known:
             say(f"{name}: peak memory at batch {task.batch} ...")
-            known[name] = measure_peak(task).to_json()
-            book.add_note("memory", known)
+            known[name] = asdict(measure_peak(task))
+            file.add_note("memory", known)

@@ -27,6 +27,7 @@ __all__ = [
     "WarmUpRule",
     "measure",
     "warm_up",
+    "without_parts",
 ]
 
 Value = str | int | float | bool | None
@@ -78,6 +79,15 @@ class Arm:
     configuration: Mapping[str, Value]
     run: Callable[[], Mapping[str, float] | None]
     items: int = 1
+
+
+def without_parts(work: Callable[[], object]) -> Callable[[], None]:
+    """Work whose result is not the milliseconds of parts that an arm may return."""
+
+    def run() -> None:
+        work()
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,10 +55,6 @@ class Peak:
     batch: int
     length: int | None
 
-    def to_json(self) -> dict[str, Any]:
-        """The peak as plain JSON values."""
-        return asdict(self)
-
 
 def measure_peak(task: PeakTask) -> Peak:
     """Run a task in a process of its own. Raises BenchmarkError with its last words when it fails."""
@@ -120,4 +116,4 @@ def _task(values: Mapping[str, Any]) -> PeakTask:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run(_task(json.loads(sys.argv[1]))).to_json()))
+    print(json.dumps(asdict(_run(_task(json.loads(sys.argv[1]))))))

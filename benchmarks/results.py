@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tbps_infer.benchmarks.backends import WAYS, Choice
@@ -63,11 +63,11 @@ class Row:
         return {
             "arm": self.arm,
             "configuration": dict(self.configuration),
-            **self.summary.to_json(),
+            **asdict(self.summary),
             "warm": None if self.warm_up is None else self.warm_up.stable,
             "warm_up_runs": None if self.warm_up is None else self.warm_up.runs,
             "baseline": self.baseline or None,
-            "times_as_fast": None if self.ratio is None else self.ratio.to_json(),
+            "times_as_fast": None if self.ratio is None else asdict(self.ratio),
         }
 
 

@@ -108,7 +108,7 @@ class SampleFile:
                 )
             _cut_unfinished_line(path)
         held = held or Samples(path, environment)
-        book = cls(held, path.open("a", encoding="utf-8"))
+        file = cls(held, path.open("a", encoding="utf-8"))
         line = {
             "kind": "run",
             "schema": SCHEMA,
@@ -117,9 +117,9 @@ class SampleFile:
             "conditions": dict(environment.conditions),
             "command": shlex.join(command),
         }
-        book._write(line)
+        file._write(line)
         held.runs.append(line)
-        return book
+        return file
 
     def __enter__(self) -> SampleFile:
         return self

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.benchmarks.measure import Arm, Value
+from tbps_infer.benchmarks.measure import Arm, Value, without_parts
 from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import UsageError
@@ -150,10 +150,7 @@ def stage_arms(material: Material, fingerprint: str) -> list[Arm]:
     }
 
     def arm(what: str, run: Callable[[], object], **configuration: Value) -> Arm:
-        def work() -> None:
-            run()
-
-        return Arm(what, {"what": what, **shared, **configuration}, work)
+        return Arm(what, {"what": what, **shared, **configuration}, without_parts(run))
 
     return [
         arm("decode", lambda: load_rgb(next(jpegs)), width=first.width, height=first.height, format="JPEG"),
@@ -168,17 +165,10 @@ def encode_arms(
 ) -> list[Arm]:
     """A sentence to its top 10, and a mix of captions through length buckets, over one backend's runners."""
     encoder = Encoder(material.facts, material.tokenizer, lambda: runners["image"], lambda: runners["text"])
-    sentence, captions = material.sentence, material.captions
-
-    def search() -> None:
-        material.gallery.search(encoder.encode_texts([sentence]), TOP_K)
-
-    def embed() -> None:
-        encoder.encode_texts(captions)
-
+    sentence, captions, gallery = material.sentence, material.captions, material.gallery
     tokens: dict[str, Value] = {"tokens": len(material.tokenizer.encode([sentence])[0])}
-    gallery: dict[str, Value] = {"rows": material.gallery.count, "dtype": str(material.gallery.dtype)}
-    whole = {"what": "sentence to top 10", **configuration, **tokens, **gallery}
+    searched: dict[str, Value] = {"rows": gallery.count, "dtype": str(gallery.dtype)}
+    whole = {"what": "sentence to top 10", **configuration, **tokens, **searched}
     mix = {
         "what": "caption mix",
         **configuration,
@@ -186,6 +176,8 @@ def encode_arms(
         "tokens": _mean([len(row) for row in material.tokenizer.encode(captions)]),
         "batch": encoder.batch_size,
     }
+    search = without_parts(lambda: gallery.search(encoder.encode_texts([sentence]), TOP_K))
+    embed = without_parts(lambda: encoder.encode_texts(captions))
     return [
         Arm(f"sentence to top 10 {label}", whole, search),
         Arm(f"caption mix {label}", mix, embed, len(captions)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,6 @@ class Summary:
     per_second: float
     parts_ms: Mapping[str, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """The summary as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Ratio:
@@ -67,10 +63,6 @@ class Ratio:
     interval: tuple[float, float]
     quartiles: tuple[float, float]
     rounds: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The ratio as plain JSON values."""
-        return asdict(self)
 
 
 def summarise(samples: Sequence[Sample]) -> Summary:

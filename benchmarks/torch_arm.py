@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,33 +28,23 @@ class TorchArm(TorchRunner):
     Args:
         model: The loaded checkpoint; several arms may share it on one device.
         branch: ``image`` or ``text``.
-        device: Where it computes.
-        precision: ``fp32``; ``fp16`` by autocast, on CUDA alone.
+        options: Device, threads on the CPU, and the precision: ``fp32``, or on CUDA ``fp16`` by autocast.
         compiled: By ``torch.compile`` for shapes that may change, so that each batch size is not compiled anew.
-        threads: On the CPU, for the whole process.
 
     Raises:
-        BackendError: The device, precision or compiler is not to be had.
+        BackendError: The device, precision or compiler is not available.
     """
 
-    def __init__(
-        self,
-        model: SourceModel,
-        branch: Branch,
-        device: Device,
-        precision: Precision,
-        *,
-        compiled: bool,
-        threads: int,
-    ) -> None:
-        _refuse(device, precision, compiled)
-        on_cpu = threads if device.kind == "cpu" else None
-        super().__init__(model, branch, RunOptions("torch", str(device), threads=on_cpu))
-        self._half = precision == "fp16"
+    def __init__(self, model: SourceModel, branch: Branch, options: RunOptions, *, compiled: bool) -> None:
+        device = Device.parse(options.device)
+        _refuse(device, options.precision, compiled)
+        threads = options.threads if device.kind == "cpu" else None
+        super().__init__(model, branch, replace(options, precision="fp32", threads=threads))
+        self._half = options.precision == "fp16"
         if compiled:
             self._module = torch.compile(self._module, dynamic=True)
         self._text = (
-            f"torch {torch.__version__} {'compiled' if compiled else 'eager'} on {device}, {precision}, "
+            f"torch {torch.__version__} {'compiled' if compiled else 'eager'} on {device}, {options.precision}, "
             f"{torch.get_num_threads()} threads"
         )
 
@@ -62,21 +53,17 @@ class TorchArm(TorchRunner):
         """Version, way, device, precision and threads."""
         return self._text
 
-    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Run the branch once. Raises FeedError when the arrays do not fit, or the arm is closed."""
-        return self.run_timed(feeds)[0]
-
     def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Run the branch once and tell the milliseconds of copies and compute; on the CPU, none."""
+        if self._device.type == "cpu":
+            return self.run(feeds), {}
         tensors = self._host_tensors(feeds)
+        marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
         with torch.inference_mode(), self._arithmetic():
-            if self._device.type == "cpu":
-                return {self.outputs[0].name: self._module(*tensors).float().numpy()}, {}
-            marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
             marks[0].record()
-            there = [tensor.to(self._device) for tensor in tensors]
+            on_device = [tensor.to(self._device) for tensor in tensors]
             marks[1].record()
-            result = self._module(*there).float()
+            result = self._module(*on_device).float()
             marks[2].record()
             embedding = result.cpu().numpy()
             marks[3].record()
@@ -104,10 +91,5 @@ def _refuse(device: Device, precision: Precision, compiled: bool) -> None:
         raise BackendError("PyTorch runs the checkpoint's own weights, which are not INT8.", "Choose fp32.")
     if precision == "fp16" and device.kind == "cpu":
         raise BackendError("PyTorch's FP16 is slower than FP32 on a CPU, and not offered here.", "Choose fp32.")
-    if device.kind == "cuda" and (not torch.cuda.is_available() or device.index >= torch.cuda.device_count()):
-        raise BackendError(
-            f"PyTorch {torch.__version__} does not find {device}.",
-            "Install a PyTorch build for CUDA, or leave it out.",
-        )
     if compiled and device.kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise BackendError("torch.compile needs a C++ compiler, and there is none.", "Install g++.")

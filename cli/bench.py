@@ -3,85 +3,76 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from importlib.util import find_spec
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.build import Lengths
-from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, table_options
-from tbps_infer.cli.shared.options import EXISTING, verbosity_options
+from tbps_infer.atomic import write_bytes
+from tbps_infer.cli.bench_accuracy import accuracy
+from tbps_infer.cli.shared.bench_options import FILE, Selection, report_options, selection_options
+from tbps_infer.cli.shared.bench_output import Report, ReportFiles, write_report
+from tbps_infer.cli.shared.options import EXISTING, reference_option, seed_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import Numbers
 from tbps_infer.cli.shared.progress import progress_bar, say
+from tbps_infer.errors import UsageError
 from tbps_infer.tensorrt.flavours import FLAVOURS
+
+if TYPE_CHECKING:
+    from tbps_infer.benchmarks.plots import Plot
 
 __all__ = ["bench"]
 
-_WAYS = ("torch", "torch-compile", "onnxruntime", *FLAVOURS)
-_ELSEWHERE = {"accuracy": "tbps_infer.cli.bench_accuracy"}
-"""Commands of their own modules, imported when they are asked for."""
+_BACKENDS = ("torch", "torch-compile", "onnxruntime", *FLAVOURS)
 
 
-class BenchGroup(click.Group):
-    """A group some of whose commands are imported when they are run."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names."""
-        return sorted({*super().list_commands(ctx), *(n for n, module in _ELSEWHERE.items() if find_spec(module))})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None when there is none of that name."""
-        module = _ELSEWHERE.get(cmd_name)
-        if module is not None and find_spec(module):
-            command: click.Command = getattr(import_module(module), cmd_name)
-            return command
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=BenchGroup)
+@click.group()
 def bench() -> None:
-    """Measure a bundle on this machine.
+    """Measure the speed and accuracy of a bundle on this machine.
 
     \b
     tbps bench latency bundle --reference checkpoint --html latency.html
+    tbps bench accuracy bundle --data CUHK-PEDES --html accuracy.html
     """
+
+
+bench.add_command(accuracy)
 
 
 @bench.command()
 @click.argument("bundle", type=EXISTING)
+@reference_option
+@click.option("--raw", type=FILE, default=Path("latency.jsonl"), help="File of raw samples; a run continues from it.")
+@selection_options(_BACKENDS)
+@click.option("--batches", type=Numbers(), default="1,2,4,8,16,32", help="Batch sizes.")
+@click.option("--text-lengths", type=Numbers(), default=(), show_default="16,32,64…", help="Tokens per caption.")
+@click.option("--samples", type=click.IntRange(2), default=30, help="Maximum samples per configuration.")
+@click.option("--least-samples", type=click.IntRange(2), default=5, help="Minimum samples per configuration.")
 @click.option(
-    "--reference", type=EXISTING, help="The checkpoint it was exported from: adds PyTorch, eager and compiled."
-)
-@click.option("--raw", type=FILE, default=Path("latency.jsonl"), help="Raw samples; a run continues from its file.")
-@asked_options(_WAYS)
-@click.option(
-    "--batches", type=Lengths(), default=(1, 2, 4, 8, 16, 32), show_default="1,2,4,8,16,32", help="Items per run."
+    "--arm-seconds",
+    type=click.FloatRange(0),
+    default=5.0,
+    help="Time limit per configuration, after --least-samples.",
 )
 @click.option(
-    "--text-lengths", type=Lengths(), default=(), help="Tokens per caption.  [default: 16,32,64… to the greatest]"
+    "--warm-up-seconds", type=click.FloatRange(0), default=10.0, help="Maximum warm-up time per configuration."
 )
-@click.option("--samples", type=click.IntRange(2), default=30, help="Of each arm at most.")
-@click.option("--least-samples", type=click.IntRange(2), default=5, help="Of each arm, however slow.")
-@click.option(
-    "--arm-seconds", type=click.FloatRange(0), default=5.0, help="Enough of a slow arm, after its least samples."
-)
-@click.option("--warm-up-seconds", type=click.FloatRange(0), default=10.0, help="Give up waiting for stable times.")
-@click.option("--seed", type=int, default=0, help="Of the order within rounds.")
-@click.option("--gallery", type=EXISTING, help="Searched end to end.  [default: one of random unit vectors]")
-@click.option("--rows", type=click.IntRange(1), default=10_000, help="Of the gallery that is made.")
-@click.option("--captions", type=click.IntRange(1), default=64, help="In the mix of captions of their own lengths.")
-@click.option("--stages/--no-stages", default=True, help="Decode, resize, tokenise, search, and end to end.")
-@click.option("--memory/--no-memory", default=True, help="Peak memory, in processes of their own.")
-@click.option("--accuracy", type=FILE, help="What tbps bench accuracy --json wrote, for the plot.")
-@table_options(everything="the summary", row="arm")
-@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Write PNG plots into this folder.")
-@click.option("--html", "html_file", type=FILE, help="Write one self-contained page with tables and plots.")
+@seed_option()
+@click.option("--gallery", type=EXISTING, help="Gallery to search.", show_default="random unit vectors")
+@click.option("--rows", type=click.IntRange(1), default=10_000, help="Size of the random gallery.")
+@click.option("--captions", type=click.IntRange(1), default=64, help="Captions in the mix of caption lengths.")
+@click.option("--stages/--no-stages", default=True, help="Also time the stages around the model.")
+@click.option("--memory/--no-memory", default=True, help="Also measure peak memory, in separate processes.")
+@click.option("--accuracy", "accuracy_file", type=FILE, help="JSON file of tbps bench accuracy, for the plots.")
+@report_options
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Write the plots as PNG files.")
 @verbosity_options
 def latency(
     bundle: Path,
     reference: Path | None,
     raw: Path,
-    asked: Asked,
+    selection: Selection,
     batches: tuple[int, ...],
     text_lengths: tuple[int, ...],
     samples: int,
@@ -94,47 +85,62 @@ def latency(
     captions: int,
     stages: bool,
     memory: bool,
-    accuracy: Path | None,
-    json_file: Path | None,
-    csv_file: Path | None,
-    markdown_file: Path | None,
+    accuracy_file: Path | None,
+    files: ReportFiles,
     plots: Path | None,
-    html_file: Path | None,
 ) -> None:
-    """Time BUNDLE on every backend, precision, batch and text length that this machine has.
+    """Time BUNDLE in every configuration that this machine can run.
 
-    Rounds run every arm once in shuffled order; raw samples are kept, and a run that was interrupted continues from
-    them. What cannot be had here is listed with the reason.
+    A configuration is a backend, device, precision, batch size and text length. Every round runs each configuration
+    once, in random order. Raw samples are kept, and an interrupted run continues from them. Configurations that
+    cannot run are listed with the reason. With --reference, PyTorch is measured too.
 
     \b
     tbps bench latency bundle --reference checkpoint --html latency.html
     """
     from tbps_infer.benchmarks.latency import LatencyOptions, run_latency
+    from tbps_infer.benchmarks.latency_report import latency_csv, latency_document, latency_page
     from tbps_infer.benchmarks.measure import Plan, SystemClock, WarmUpRule
-    from tbps_infer.benchmarks.plots import require_matplotlib
+    from tbps_infer.benchmarks.plots import draw_plots, read_accuracy, require_matplotlib
     from tbps_infer.benchmarks.results import collect_results
-    from tbps_infer.cli.shared.bench_output import ReportFiles, write_report
 
-    files = ReportFiles(json_file, csv_file, markdown_file, plots, html_file, accuracy)
-    if files.draws:
-        require_matplotlib()  # said before the measuring, not after it
+    if plots is not None or files.html is not None:
+        require_matplotlib()  # before the minutes that measuring takes
     rule = WarmUpRule(most_seconds=warm_up_seconds)
-    plan = Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule)
     options = LatencyOptions(
-        devices=asked.devices,
-        ways=asked.backends,
-        precisions=asked.precisions,
+        devices=selection.devices,
+        ways=selection.backends,
+        precisions=selection.precisions,
         batches=tuple(sorted(set(batches))),
         lengths=text_lengths,
-        threads=asked.threads,
+        threads=selection.threads,
         gallery=gallery,
         rows=rows,
         captions=captions,
         stages=stages,
         memory=memory,
-        plan=plan,
+        plan=Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule),
     )
     command = ["tbps", *sys.argv[1:]]
     with progress_bar("Sampling", "samples") as progress:
-        held = run_latency(bundle, reference, raw, options, command, SystemClock(), say, progress)
-    write_report(collect_results(held), files)
+        results = collect_results(run_latency(bundle, reference, raw, options, command, SystemClock(), say, progress))
+
+    @cache
+    def drawn() -> list[Plot]:
+        return draw_plots(results, None if accuracy_file is None else read_accuracy(accuracy_file))
+
+    written = Report(
+        document=latency_document(results),
+        json=results.to_json(),
+        csv=partial(latency_csv, results),
+        html=lambda: latency_page(results, drawn()),
+    )
+    write_report(written, files)
+    if plots is not None:
+        _write_plots(plots, drawn())
+
+
+def _write_plots(folder: Path, plots: list[Plot]) -> None:
+    for plot in plots:
+        write_bytes(folder / f"{plot.name}.png", plot.png, UsageError, parents=True)
+    say(f"{folder}: {', '.join(f'{plot.name}.png' for plot in plots)}")

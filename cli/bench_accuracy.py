@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.bench_options import FILE, Asked, asked_options, table_options
+from tbps_infer.cli.shared.bench_options import Selection, report_options, selection_options
+from tbps_infer.cli.shared.bench_output import Report, ReportFiles, write_report
 from tbps_infer.cli.shared.family_options import family_options
-from tbps_infer.cli.shared.options import EXISTING, batch_size_option, verbosity_options
+from tbps_infer.cli.shared.options import (
+    EXISTING,
+    batch_size_option,
+    dataset_options,
+    reference_option,
+    verbosity_options,
+)
 from tbps_infer.cli.shared.progress import progress_bar, say
 from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
-    from tbps_infer.benchmarks.accuracy import AccuracyResults
     from tbps_infer.bundle import Bundle
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.verification.references import Reference
 
 __all__ = ["accuracy"]
 
-_STDOUT = Path("-")
-
 
 @click.command()
 @click.argument("bundle", type=EXISTING)
-@click.option("--data", type=EXISTING, required=True, help="The data set.")
-@click.option("--split", default="test", help="Which split of it.")
-@click.option("--kind", help="The annotation format, when its file has another name.")
-@click.option(
-    "--reference", type=EXISTING, help="The checkpoint it was exported from.  [default: the bundle's FP32 graphs]"
-)
-@asked_options(("onnxruntime", *FLAVOURS))
-@table_options(everything="everything", row="engine")
-@click.option("--html", "html_file", type=FILE, help="Write one self-contained page, the worst items pictured.")
-@batch_size_option(32)
+@click.option("--data", type=EXISTING, metavar="DATASET", required=True, help="Data set to measure on.")
+@dataset_options
+@reference_option
+@selection_options(("onnxruntime", *FLAVOURS))
+@report_options
+@batch_size_option
 @family_options
 @verbosity_options
 def accuracy(
@@ -47,58 +46,48 @@ def accuracy(
     split: str,
     kind: str | None,
     reference: Path | None,
-    asked: Asked,
-    json_file: Path | None,
-    csv_file: Path | None,
-    markdown_file: Path | None,
-    html_file: Path | None,
+    selection: Selection,
+    files: ReportFiles,
     batch_size: int,
     load: LoadOptions,
 ) -> None:
-    """Measure how much accuracy each engine of BUNDLE costs, on the captions and pictures of a data set.
+    """Measure the accuracy of every engine of BUNDLE on a data set.
 
-    Metrics, their differences from the reference with intervals, cosines by branch and part, and rankings. What
-    cannot be had on this machine is listed with the reason.
+    Reports retrieval metrics, their differences from the reference with confidence intervals, cosines by branch and
+    part, and ranking agreement. The reference is the checkpoint, or without --reference the bundle's FP32 graphs.
+    Combinations that this machine cannot run are listed with the reason.
 
     \b
     tbps bench accuracy bundle --data CUHK-PEDES --reference checkpoint --html accuracy.html
     """
     from tbps_infer.benchmarks.accuracy import list_engines, measure_accuracy
-    from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_markdown, accuracy_page
+    from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_document, accuracy_page
     from tbps_infer.bundle import Bundle
-    from tbps_infer.cli.shared.bench_output import write_file
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.verification.evaluation_set import labelled_set
 
     opened = Bundle.open(bundle)
     people = read_dataset(data, split, kind=kind)
-    against = _reference(opened, reference, load, asked.threads)
-    runs = list(list_engines(asked.backends, asked.devices, asked.precisions, asked.threads))
-    command = " ".join(["tbps", *sys.argv[1:]])
+    against = _reference(opened, reference, load, selection.threads)
+    runs = list(list_engines(selection.backends, selection.devices, selection.precisions, selection.threads))
     with progress_bar("Embedding", "items") as progress:
         results = measure_accuracy(
             opened,
             against,
             runs,
             labelled_set(people),
-            command,
+            " ".join(["tbps", *sys.argv[1:]]),
             batch_size=batch_size,
             on_step=lambda step: say(f"{step} ..."),
             on_progress=progress,
         )
-    if json_file == _STDOUT:
-        click.echo(_json(results))
-    else:
-        _print(results)
-    texts: dict[Path | None, Callable[[], str]] = {
-        json_file: lambda: _json(results) + "\n",
-        csv_file: lambda: accuracy_csv(results),
-        markdown_file: lambda: accuracy_markdown(results),
-        html_file: lambda: accuracy_page(results, people.caption_picture),
-    }
-    for path, text in texts.items():
-        if path is not None and path != _STDOUT:
-            write_file(path, text())
+    written = Report(
+        document=accuracy_document(results),
+        json=results.to_json(),
+        csv=partial(accuracy_csv, results),
+        html=partial(accuracy_page, results, people.caption_picture),
+    )
+    write_report(written, files)
 
 
 def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threads: int | None) -> Reference:
@@ -109,22 +98,3 @@ def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threa
     from tbps_infer.families.table import load_source
 
     return checkpoint_reference(bundle, load_source(None, checkpoint, load), threads)
-
-
-def _json(results: AccuracyResults) -> str:
-    return json.dumps(results.to_json(), indent=2, ensure_ascii=False)
-
-
-def _print(results: AccuracyResults) -> None:
-    from tbps_infer.benchmarks.accuracy_report import accuracy_tables, not_run_lines, summary_lines
-    from tbps_infer.cli.shared.bench_output import print_table
-
-    for line in summary_lines(results):
-        click.echo(line)
-    for table in accuracy_tables(results):
-        click.echo(f"\n{table.title}")
-        print_table(table)
-    if results.not_run:
-        click.echo("\nNot run")
-        for line in not_run_lines(results):
-            click.echo(f"  {line}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +9,8 @@ import click
 
 from tbps_infer.cli.shared.gate_options import verify_data_option
 from tbps_infer.cli.shared.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
-from tbps_infer.cli.shared.progress import quiet, say
+from tbps_infer.cli.shared.parameter_types import Numbers, Size
+from tbps_infer.cli.shared.progress import progress_bar, say
 from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
@@ -20,65 +18,36 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "build_and_report"]
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """``2GiB``, ``512M`` or a number of bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes; units are of 1024."""
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a size such as 2GiB or 512MiB.", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-class Lengths(click.ParamType):  # type: ignore[type-arg]
-    """``32,48,64,100``."""
-
-    name = "n,n,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Token counts."""
-        if isinstance(value, tuple):
-            return value
-        if not re.fullmatch(r"\d+(,\d+)*", str(value)):
-            self.fail(f"{value!r} is not a list of lengths such as 32,48,64,100.", param, ctx)
-        return tuple(int(number) for number in str(value).split(","))
-
 
 @click.command()
 @click.argument("bundle", type=EXISTING)
-@click.option("--backend", type=click.Choice(tuple(FLAVOURS)), default="tensorrt", help="Which TensorRT builds.")
-@click.option("--device", default="cuda", help="The GPU to build and check on: cuda or cuda:N.")
+@click.option("--backend", type=click.Choice(tuple(FLAVOURS)), default="tensorrt", help="TensorRT edition.")
+@click.option("--device", default="cuda", help="GPU to build and check on: cuda or cuda:N.")
 @click.option(
-    "--target", metavar="SM", help="tensorrt-rtx only: the GPU to build for, as sm86.  [default: sm80 and later]"
+    "--target",
+    metavar="SM",
+    help="tensorrt-rtx only: GPU architecture to build for, such as sm86.",
+    show_default="sm80 and later",
 )
-@click.option("--min-batch", type=click.IntRange(1), default=1, help="Least items per run.")
-@click.option("--opt-batch", type=click.IntRange(1), default=8, help="Items per run that kernels are chosen for.")
-@click.option("--max-batch", type=click.IntRange(1), default=32, help="Most items per run; memory grows with it.")
+@click.option("--min-batch", type=click.IntRange(1), default=1, help="Minimum batch size.")
+@click.option("--opt-batch", type=click.IntRange(1), default=8, help="Batch size to optimise for.")
+@click.option("--max-batch", type=click.IntRange(1), default=32, help="Maximum batch size; memory grows with it.")
 @click.option(
-    "--text-lengths",
-    type=Lengths(),
-    default=(),
-    show_default="32,48,64 and the model's greatest",
-    help="Tokens per caption, one engine each.",
+    "--text-lengths", type=Numbers(), default=(), show_default="32,48,64 and the maximum", help="Tokens per caption."
 )
-@click.option("--workspace", type=Size(), help="Scratch memory of kernels, as 2GiB.  [default: half of what is free]")
+@click.option("--workspace", type=Size(), help="Scratch memory, such as 2GiB.", show_default="half of what is free")
 @click.option(
     "--optimization-level",
     type=click.IntRange(0, 5),
-    help="tensorrt only: how long it looks for fast kernels.  [default: 3]",
+    help="tensorrt only: effort spent on finding fast kernels.",
+    show_default="3",
 )
 @click.option(
     "--timing-cache",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="tensorrt only: a file that keeps kernels' times from build to build.",
+    help="tensorrt only: file that keeps kernel timings between builds.",
 )
-@click.option("--rebuild", is_flag=True, help="Build engines that are there and up to date again.")
+@click.option("--rebuild", is_flag=True, help="Build again even if the engines are up to date.")
 @verify_data_option
 @mixed_precision_options
 @precision_options
@@ -100,13 +69,14 @@ def build(
     mixed: Any,
     precision: Any,
 ) -> None:
-    """Build the TensorRT engines of BUNDLE on this machine, prove their precision, and check them on its GPU.
+    """Build the TensorRT engines of BUNDLE on this machine.
 
-    What is built is told kernel by kernel; engines that differ from the reference are not installed.
+    The precision of every kernel is checked and printed. Engines whose output differs from the reference are not
+    installed. INT8 needs a bundle that was exported with --precision int8.
 
     \b
     tbps build bundle --fp16
-    tbps build bundle --precision int8     # wants a bundle exported with --precision int8
+    tbps build bundle --backend tensorrt-rtx --fp16 --target sm86
     """
     from tbps_infer.devices import Device
     from tbps_infer.errors import UsageError
@@ -115,7 +85,7 @@ def build(
 
     chosen = Device.parse(device)
     if chosen.kind == "cpu":
-        raise UsageError("Engines do not run on the CPU.", "Give the GPU: --device cuda, or cuda:1 for the second.")
+        raise UsageError("Engines do not run on the CPU.", "Name a GPU: --device cuda, or cuda:1 for the second one.")
     options = EngineOptions(
         backend=backend,
         precision=precision,
@@ -132,11 +102,13 @@ def build(
 
 
 def build_and_report(bundle: Path, options: Any) -> None:
-    """Build with a bar, and say what came of it; ``options`` are `EngineOptions`."""
+    """Build with a progress bar and print the result; ``options`` are `EngineOptions`."""
     from tbps_infer.export.engines.build import build_engines
 
-    with _phases() as (say_above, on_progress):
-        built = build_engines(bundle, options, say_above, on_progress)
+    with progress_bar("Building", "steps") as bar:
+        built = build_engines(
+            bundle, options, say, lambda plan, phase, done, steps: bar(done, steps, f"{plan}: {phase}")
+        )
     facts = built.folder.facts
     size = sum(plan.bytes for plan in facts.plans) / 1e6
     if facts.self_check["executed"]:
@@ -147,26 +119,3 @@ def build_and_report(bundle: Path, options: Any) -> None:
     if not built.built:
         state = f"up to date, {state}"
     click.echo(f"{built.folder.path}: {len(facts.plans)} engines, {size:.1f} MB, {facts.precision}, {state}")
-
-
-@contextmanager
-def _phases() -> Iterator[tuple[Callable[[str], None], Callable[[str, str, int, int], None]]]:
-    """Two functions: one that prints a sentence, one that moves the bar of the builder's current phase.
-
-    The bar is there on a terminal alone, and gone at the end.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal or quiet():
-        yield say, lambda _plan, _phase, _done, _steps: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def move(plan: str, phase: str, done: int, steps: int) -> None:
-            bar.update(task, description=f"{plan}: {phase}", completed=done, total=steps or None)
-
-        yield lambda sentence: console.print(sentence, highlight=False, markup=False), move

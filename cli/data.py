@@ -1,4 +1,4 @@
-"""`tbps data`: draw synthetic pedestrians, and tell what a data set holds."""
+"""`tbps data`: generate synthetic pedestrians, and inspect data sets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, kind_option, output_option, seed_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar
 
 __all__ = ["data"]
@@ -14,7 +14,7 @@ __all__ = ["data"]
 
 @click.group()
 def data() -> None:
-    """Draw or inspect data sets.
+    """Generate and inspect data sets.
 
     \b
     tbps data synth -o synthetic --only test
@@ -23,17 +23,17 @@ def data() -> None:
 
 
 @data.command()
-@output_option("The data set's folder.")
-@click.option("--train", type=click.IntRange(0), default=2000, help="Identities of the training split.")
-@click.option("--val", type=click.IntRange(0), default=100, help="Identities of the validation split.")
-@click.option("--test", type=click.IntRange(0), default=200, help="Identities of the test split.")
+@output_option("Data set folder to create.")
+@click.option("--train", type=click.IntRange(0), default=2000, help="Identities in the training split.")
+@click.option("--val", type=click.IntRange(0), default=100, help="Identities in the validation split.")
+@click.option("--test", type=click.IntRange(0), default=200, help="Identities in the test split.")
 @click.option("--pictures", type=click.IntRange(1), default=4, help="Pictures per identity.")
 @click.option("--captions", type=click.IntRange(1), default=2, help="Captions per picture.")
-@click.option("--height", type=int, default=256, help="Height of a picture in pixels; its width is about a third.")
-@click.option("--seed", type=int, default=0, help="Of everything that is drawn; the same seed gives the same bytes.")
-@click.option("--workers", type=click.IntRange(1), help="Processes that draw.  [default: one per core]")
+@click.option("--height", type=int, default=256, help="Picture height in pixels; the width is about a third.")
+@seed_option()
+@click.option("--workers", type=click.IntRange(1), help="Number of processes.", show_default="one per core")
 @click.option(
-    "--only", multiple=True, type=click.Choice(("train", "val", "test")), help="Only this split; again for more."
+    "--only", multiple=True, type=click.Choice(("train", "val", "test")), help="Only this split. Repeatable."
 )
 @verbosity_options
 def synth(
@@ -48,7 +48,9 @@ def synth(
     workers: int | None,
     only: tuple[str, ...],
 ) -> None:
-    """Draw synthetic pedestrians with captions, in the layout of CUHK-PEDES.
+    """Generate synthetic pedestrians with captions.
+
+    The layout is that of CUHK-PEDES. The same options always give the same files.
 
     \b
     tbps data synth -o people --train 2000 --seed 0
@@ -70,10 +72,10 @@ def synth(
 
 @data.command("info")
 @click.argument("dataset", type=EXISTING)
-@click.option("--kind", help="Its format, as RSTPReid, where its file's name does not tell.")
+@kind_option
 @verbosity_options
 def dataset_info(dataset: Path, kind: str | None) -> None:
-    """Count the identities, pictures and captions of DATASET, split by split.
+    """Count the identities, pictures and captions of DATASET.
 
     \b
     tbps data info CUHK-PEDES

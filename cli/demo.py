@@ -1,4 +1,4 @@
-"""`tbps demo`: the whole chain on synthetic people, as the commands that a user would type."""
+"""`tbps demo`: the whole pipeline on synthetic people, as the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from tbps_infer.atomic import new_file
-from tbps_infer.cli.shared.options import verbosity_options
+from tbps_infer.cli.shared.options import seed_option, verbosity_options
 from tbps_infer.errors import UsageError
 
 __all__ = ["demo"]
@@ -20,12 +20,14 @@ _DESCRIPTIONS = 5
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo-output"), help="A new folder.")
-@click.option("--people", type=click.IntRange(5), default=60, help="How many to draw, three pictures each.")
-@click.option("--seed", type=int, default=7, help="Of the people.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo-output", help="Folder to create.")
+@click.option("--people", type=click.IntRange(5), default=60, help="Number of people, with three pictures each.")
+@seed_option(7)
 @verbosity_options
 def demo(output: Path, people: int, seed: int) -> None:
-    """Draw people, export the shipped checkpoint, embed the pictures, and search for five of them.
+    """Run the whole pipeline on synthetic people.
+
+    Draws people, exports the shipped checkpoint, embeds the pictures, and searches for five of the people.
 
     \b
     tbps demo -o demo-output
@@ -34,7 +36,7 @@ def demo(output: Path, people: int, seed: int) -> None:
 
     if output.exists():
         raise UsageError(
-            f"{output} is there already.", f"Remove it, or choose another folder: tbps demo -o {output}-2."
+            f"{output} already exists.", f"Remove it, or choose another folder: tbps demo -o {output}-2."
         )
     started = time.monotonic()
     folder = output / "people"

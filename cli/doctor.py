@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, json_option, verbosity_options
+
+if TYPE_CHECKING:
+    from tbps_infer.doctor import Finding
 
 __all__ = ["doctor"]
 
@@ -16,20 +20,20 @@ _MARKS = {"ok": ("ok", "green"), "absent": ("-", "yellow"), "problem": ("PROBLEM
 
 @click.command()
 @click.argument("bundle", type=EXISTING, required=False)
-@click.option("--device", default="cuda", help="The GPU to look at: cuda or cuda:N.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--device", default="cuda", help="GPU to check: cuda or cuda:N.")
+@json_option
 @verbosity_options
 def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
-    """Tell what this machine has to run models with, and try BUNDLE on it.
+    """Check what this machine can run, and test BUNDLE on it.
 
-    A bundle's golden vectors are replayed through its tokenizer, resizing, graphs and engines. Exits 1 on a
-    problem; what is marked - is not there, and is no problem.
+    The golden vectors of a bundle are run through its tokenizer, preprocessing, graphs and engines. Exits with status
+    1 if there is a problem. A line marked - names something that is not installed, which is not a problem.
 
     \b
     tbps doctor bundle
     """
     from tbps_infer.devices import Device
-    from tbps_infer.doctor import Finding, examine_bundle, examine_machine
+    from tbps_infer.doctor import examine_bundle, examine_machine
 
     index = Device.parse(device).index
     findings: list[Finding] = []
@@ -50,9 +54,8 @@ def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
     return int(problems > 0)
 
 
-def _print(finding: object) -> None:
-    status, subject, detail, action = (getattr(finding, name) for name in ("status", "subject", "detail", "action"))
-    mark, color = _MARKS[status]
-    click.echo(f"{click.style(mark.ljust(7), fg=color)}  {subject}: {detail}")
-    if action and status != "ok":
-        click.echo(f"{'':7}    -> {action}")
+def _print(finding: Finding) -> None:
+    mark, color = _MARKS[finding.status]
+    click.echo(f"{click.style(mark.ljust(7), fg=color)}  {finding.subject}: {finding.detail}")
+    if finding.action and finding.status != "ok":
+        click.echo(f"{'':7}    -> {finding.action}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, batch_size_option, output_option, run_options, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, encoder_options, output_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -22,20 +22,23 @@ _REJECTS_SHOWN = 10
 @click.command()
 @click.argument("bundle", type=EXISTING)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@output_option("The gallery's folder; one that is there is continued.")
-@batch_size_option(32)
+@output_option("Gallery folder to create or continue.")
 @click.option(
     "--dtype",
     type=click.Choice(("float16", "float32", "int8")),
-    help="How a new gallery stores numbers.  [default: float16]",
+    help="Number format of a new gallery.",
+    show_default="float16",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Threads that read and decode.  [default: one per core, at most 8]"
+    "--workers",
+    type=click.IntRange(1),
+    help="Threads that read and decode pictures.",
+    show_default="one per core, at most 8",
 )
-@click.option("--no-recursive", is_flag=True, help="Leave out the folders inside a folder.")
-@click.option("--rehash", is_flag=True, help="Read every file again, even with the size and time it had.")
-@click.option("--strict", is_flag=True, help="Exit 1 when a picture is rejected.")
-@run_options
+@click.option("--no-recursive", is_flag=True, help="Do not search subfolders.")
+@click.option("--rehash", is_flag=True, help="Read every file again, even if its size and time are unchanged.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if a picture is rejected.")
+@encoder_options
 @verbosity_options
 def embed(
     bundle: Path,
@@ -49,10 +52,11 @@ def embed(
     strict: bool,
     run: RunOptions,
 ) -> int:
-    """Embed the pictures of SOURCE... with BUNDLE into a gallery.
+    """Embed pictures with BUNDLE into a gallery.
 
-    A SOURCE is a folder, a picture, a quoted glob, or a .txt, .csv or .jsonl list with the columns path, id, camera,
-    time and any other. Run again, only new and changed pictures are embedded; interrupted, it carries on.
+    A SOURCE is a folder, a picture, a quoted glob pattern, or a list: a .txt file with a path per line, or a .csv or
+    .jsonl file with the column path and optional columns such as id, camera and time. Run the command again to
+    embed only new and changed pictures, or to continue after an interruption.
 
     \b
     tbps embed bundle pictures/ -o gallery
@@ -77,5 +81,5 @@ def embed(
     for reject in report.rejects[:_REJECTS_SHOWN]:
         say(f"  rejected {reject.path}: {reject.reason}")
     if report.rejected > _REJECTS_SHOWN:
-        say(f"  and {report.rejected - _REJECTS_SHOWN} more; tbps info {output} lists them all")
+        say(f"  and {report.rejected - _REJECTS_SHOWN} more; list all with: tbps info {output}")
     return int(strict and report.rejected > 0)

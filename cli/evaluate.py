@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, dataset_options, encoder_options, json_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -22,19 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 _PICTURES = 8
-"""Of each caption on a sheet."""
+"""Pictures per caption on the sheet."""
 
 
 @click.command("eval")
 @click.argument("model", type=EXISTING)
 @click.argument("dataset", type=EXISTING)
-@click.option("--split", default="test", help="Which split of DATASET.")
-@click.option("--kind", help="Its format, as RSTPReid, where its file's name does not tell.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, tie bounds included.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw some captions' best pictures into a PNG.")
+@dataset_options
+@json_option
+@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw the best pictures of some captions as PNG.")
 @click.option("--cases", type=click.IntRange(1), default=8, help="Captions on the sheet, half of them failures.")
-@batch_size_option(32)
-@run_options
+@encoder_options
 @verbosity_options
 def evaluate(
     model: Path,
@@ -47,9 +45,10 @@ def evaluate(
     batch_size: int,
     run: RunOptions,
 ) -> None:
-    """Measure MODEL (a bundle; a checkpoint with --backend torch) on DATASET by the field's protocol.
+    """Measure Rank-k, mAP and mINP of MODEL on DATASET.
 
-    Every caption is a query, every picture in the gallery, the caption's own included. Ties count as lost.
+    MODEL is a bundle, or a checkpoint with --backend torch. Every caption is a query and every picture is in the
+    gallery, including the caption's own. Ties count as lost.
 
     \b
     tbps eval bundle CUHK-PEDES
@@ -74,7 +73,7 @@ def evaluate(
 
 
 def _draw(sheet: Path, cases: Sequence[Case], people: Split, layout: VectorLayout) -> list[Path]:
-    """Draw cases onto pages; the pages."""
+    """Draw cases onto pages, and return the pages."""
     from tbps_infer.render.sheet import STRIPS_PER_PAGE, page_path, write_sheet
     from tbps_infer.render.strip import Shown, Strip
 
@@ -90,8 +89,7 @@ def _draw(sheet: Path, cases: Sequence[Case], people: Split, layout: VectorLayou
         )
         return Strip(people.captions[case.caption], hits, None if case.right.any() else missed)
 
-    for _ in write_sheet(sheet, cases, strip_of, layout, _PICTURES):
-        pass
+    write_sheet(sheet, map(strip_of, cases), layout, _PICTURES)
     return [page_path(sheet, page + 1) for page in range(-(-len(cases) // STRIPS_PER_PAGE))]
 
 
@@ -109,7 +107,7 @@ def _table(report: EvaluationReport) -> str:
         lines.append(f"{label:15s}{cells}")
         spread = max(won[name] - lost[name] for name in names)
         if spread > 0:
-            lines.append(f"{'':15s}  ties: up to {spread:.2f} points better were they all won")
+            lines.append(f"{'':15s}  ties: up to {spread:.2f} points higher if all are won")
         if metrics.unmatched:
             lines.append(f"{'':15s}  {metrics.unmatched} queries have no match and do not count")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`tbps explain`: what the model looks at, and what it takes for common."""
+"""`tbps explain`: what the model attends to, and how common the parts of a data set are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, output_option, split_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ __all__ = ["explain"]
 @click.argument("model", type=EXISTING)
 @click.argument("image", type=EXISTING, required=False)
 @click.argument("sentence", required=False)
-@click.option("--commonality", type=EXISTING, metavar="DATASET", help="How common each part of its pictures is.")
-@click.option("--split", default="test", help="Which split of --commonality.")
-@output_option("The figure, a PNG.")
+@click.option("--commonality", type=EXISTING, metavar="DATASET", help="Data set to measure the commonality on.")
+@split_option
+@output_option("PNG file to write.")
 @verbosity_options
 def explain(
     model: Path, image: Path | None, sentence: str | None, commonality: Path | None, split: str, output: Path
 ) -> None:
-    """Draw what the decoder of MODEL reads of an IMAGE and a SENTENCE, or how common the parts of a data set are.
+    """Draw the attention of MODEL for an IMAGE and a SENTENCE, or the commonality of a data set's parts.
 
-    MODEL is a checkpoint or a bundle. A bundle wants to be exported --with-attention for IMAGE and SENTENCE.
+    MODEL is a checkpoint, or a bundle. For attention, the bundle must be exported with --with-attention.
 
     \b
     tbps explain checkpoints/best crop.jpg "a woman in a red coat" -o attention.png
@@ -39,7 +39,7 @@ def explain(
 
     if commonality is not None:
         if image is not None:
-            raise click.UsageError("Give an IMAGE and a SENTENCE, or --commonality, not both.")
+            raise click.UsageError("IMAGE and --commonality exclude each other.")
         figure = _commonality(model, commonality, split)
     elif image is None or sentence is None:
         raise click.UsageError("Give an IMAGE and a SENTENCE, or --commonality DATASET.")

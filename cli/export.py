@@ -15,7 +15,6 @@ from tbps_infer.cli.shared.options import (
     int8_limit_options,
     mixed_precision_options,
     output_option,
-    overwrite_option,
     precision_options,
     verbosity_options,
 )
@@ -34,17 +33,18 @@ __all__ = ["export"]
 
 @click.command()
 @click.argument("checkpoint", type=EXISTING)
-@output_option("The bundle's folder.")
+@output_option("Bundle folder to write.")
 @family_options
-@click.option("--opset", type=int, default=18, help="ONNX opset of both graphs, 18 to 22.")
-@click.option("--external-data", is_flag=True, help="Keep the weights in files beside the graphs.")
-@click.option("--with-attention", is_flag=True, help="Add graphs of the decoder's attention (reference model only).")
-@overwrite_option("Replace a bundle that is already there.")
+@click.option("--opset", type=int, default=18, help="ONNX opset, 18 to 22.")
+@click.option("--external-data", is_flag=True, help="Store the weights in separate files beside the graphs.")
+@click.option("--with-attention", is_flag=True, help="Also export the decoder's attention (reference model only).")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option(
     "--data",
     type=EXISTING,
     metavar="DATASET",
-    help="Verify on the test split of this data set instead of on synthetic people.",
+    help="Data set whose test split to verify on.",
+    show_default="synthetic people",
 )
 @click.option("--samples", type=click.IntRange(2), default=32, help="Pictures of --data to verify on.")
 @click.option(
@@ -58,7 +58,7 @@ __all__ = ["export"]
     "--calibration",
     type=EXISTING,
     metavar="DATA",
-    help="INT8 only: a data set's folder (its train and val splits), or a .csv or .jsonl list with path and caption.",
+    help="INT8 only: data set folder (train and val splits), or a CSV or JSONL list with path and caption.",
 )
 @int8_limit_options
 @mixed_precision_options
@@ -81,9 +81,9 @@ def export(
     mixed: Any,
     precision: Any,
 ) -> None:
-    """Turn CHECKPOINT (a folder, or its file of tensors) into a bundle of two verified ONNX graphs.
+    """Export CHECKPOINT, a folder or a file of tensors, to a bundle of two verified ONNX graphs.
 
-    Both graphs are compared with PyTorch on real inputs; on a difference above the limits nothing is written.
+    Both graphs are compared with PyTorch on real inputs. If they differ by more than the limits, nothing is written.
 
     \b
     tbps export checkpoints/best -o bundle
@@ -107,7 +107,7 @@ def export(
         overwrite=overwrite,
         samples=None if data is None else _samples(data, samples),
         gate_on=gate_on,
-        **(_for_engines(precision) if engines else {"precision": precision, "mixed": mixed}),
+        **(_graph_precision(precision) if engines else {"precision": precision, "mixed": mixed}),
         int8=_int8(calibration, int8_limits),
     )
     bundle = export_bundle(checkpoint, output, options, on_step=lambda step: say(f"{step} ..."))
@@ -123,8 +123,8 @@ def export(
         build_and_report(output, engines)
 
 
-def _for_engines(precision: Any) -> dict[str, Any]:
-    """INT8 graphs, or FP32 graphs alone: FP16 ones are for ONNX Runtime on a GPU, and engines do not need them."""
+def _graph_precision(precision: Any) -> dict[str, Any]:
+    """The graphs that engines are built from: INT8 or FP32; FP16 graphs are for ONNX Runtime on a GPU."""
     return {"precision": "int8"} if precision == "int8" else {}
 
 
@@ -133,7 +133,7 @@ def _int8(calibration: Path | None, limits: dict[str, float]) -> Any:
     if calibration is None:
         if limits:
             given = ", ".join(f"--int8-{name.replace('_', '-')}" for name in limits)
-            raise click.UsageError(f"{given} is for --precision int8 --calibration DATA.")
+            raise click.UsageError(f"These options need --precision int8 and --calibration DATA: {given}.")
         return None
     from dataclasses import replace
 

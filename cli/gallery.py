@@ -1,4 +1,4 @@
-"""`tbps gallery`: what is done to whole galleries."""
+"""`tbps gallery`: maintenance of galleries."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def gallery() -> None:
 
     \b
     tbps gallery index gallery
+    tbps gallery verify gallery
     """
 
 
@@ -46,10 +47,12 @@ def index(path: Path, approx: bool) -> None:
 @gallery.command()
 @click.argument("path", type=EXISTING, metavar="GALLERY")
 @filter_options
-@click.option("--dry-run", is_flag=True, help="Only say how many records would go.")
+@click.option("--dry-run", is_flag=True, help="Only print how many records would be removed.")
 @verbosity_options
 def rm(path: Path, where: Filter, dry_run: bool) -> None:
-    """Remove the records of GALLERY that pass a filter.
+    """Remove records from GALLERY.
+
+    At least one filter is required.
 
     \b
     tbps gallery rm gallery --camera cam_a --before 2024-06
@@ -63,14 +66,14 @@ def rm(path: Path, where: Filter, dry_run: bool) -> None:
     gone = remove_records(path, where)
     click.echo(f"{path}: {gone} records removed")
     if gone:
-        say(f"Their rows stay on disk until: tbps gallery compact {path}")
+        say(f"To free their disk space: tbps gallery compact {path}")
 
 
 @gallery.command()
 @click.argument("path", type=EXISTING, metavar="GALLERY")
 @verbosity_options
 def compact(path: Path) -> None:
-    """Give back the disk space of removed and replaced pictures.
+    """Free the disk space of removed and replaced pictures.
 
     \b
     tbps gallery compact gallery
@@ -80,15 +83,15 @@ def compact(path: Path) -> None:
     report = compact_gallery(path)
     click.echo(f"{path}: {report.kept} rows kept, {report.dropped} dropped")
     if any(name.startswith("graph") for name in report.dropped_indexes):
-        say(f"The graph belonged to the old rows. Build it again: tbps gallery index --approx {path}")
+        say(f"The graph belonged to the old rows; rebuild it: tbps gallery index --approx {path}")
 
 
 @gallery.command()
 @click.argument("sources", nargs=-1, required=True, type=EXISTING, metavar="GALLERY...")
-@output_option("The gallery that takes the records; made when it is not there.")
+@output_option("Gallery to add the records to; created if it does not exist.")
 @verbosity_options
 def merge(sources: tuple[Path, ...], output: Path) -> None:
-    """Add the records of each GALLERY to another one.
+    """Add the records of every GALLERY to another gallery.
 
     \b
     tbps gallery merge monday tuesday -o week
@@ -104,7 +107,7 @@ def merge(sources: tuple[Path, ...], output: Path) -> None:
 @click.argument("path", type=EXISTING, metavar="GALLERY")
 @verbosity_options
 def verify(path: Path) -> None:
-    """Read all of GALLERY and compare it with its checksums.
+    """Check all files of GALLERY against their checksums.
 
     \b
     tbps gallery verify gallery
@@ -118,11 +121,11 @@ def verify(path: Path) -> None:
 
 @gallery.command()
 @click.argument("path", type=EXISTING, metavar="GALLERY")
-@output_option("A folder that does not exist.")
+@output_option("Folder to create.")
 @filter_options
 @verbosity_options
 def export(path: Path, output: Path, where: Filter) -> None:
-    """Write GALLERY as vectors.npy and records.parquet.
+    """Export GALLERY to vectors.npy and records.parquet.
 
     \b
     tbps gallery export gallery -o exported

@@ -10,24 +10,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.family_options import family_options
-from tbps_infer.cli.shared.options import EXISTING, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, json_option, verbosity_options
 from tbps_infer.model_facts import BRANCHES
 
 if TYPE_CHECKING:
+    from tbps_infer.families.family import Plan
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.families.table import Found
+    from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["describe", "info"]
 
 
 @click.command()
 @click.argument("path", type=EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--check", is_flag=True, help="Hash every file and compare.")
+@json_option
+@click.option("--check", is_flag=True, help="Also check every file against its checksum.")
 @family_options
 @verbosity_options
 def info(path: Path, as_json: bool, check: bool, load: LoadOptions) -> None:
-    """Tell what PATH (a checkpoint, a bundle or a gallery) is, and how it was made.
+    """Describe PATH: a checkpoint, a bundle or a gallery.
 
     \b
     tbps info bundle --check
@@ -37,10 +39,10 @@ def info(path: Path, as_json: bool, check: bool, load: LoadOptions) -> None:
 
 
 def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -> dict[str, Any]:
-    """The facts of whatever a path is, as JSON values.
+    """The facts of a checkpoint, bundle or gallery, as JSON values.
 
     Raises:
-        TbpsError: It is none of the three, or damaged.
+        TbpsError: The path is none of the three, or damaged.
     """
     from tbps_infer.bundle import is_bundle
     from tbps_infer.gallery import is_gallery
@@ -62,7 +64,7 @@ def _bundle(path: Path, check: bool) -> dict[str, Any]:
     return {
         "kind": "bundle",
         "path": str(path),
-        **_model(bundle.model.to_json(), bundle.model.layout.dim),
+        **_model(bundle.model),
         "opset": bundle.opset,
         "source": dict(bundle.source),
         "created": bundle.created,
@@ -83,7 +85,7 @@ def _bundle(path: Path, check: bool) -> dict[str, Any]:
 
 
 def _verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """What the gate judged, and how it came out."""
+    """What the gate compared, and the result."""
     engine = " ".join(str(entry[name]) for name in ("backend", "device", "precision"))
     what = f"{engine} against {entry['reference']['kind']} on {entry['data']['name']}"
     changes = [
@@ -112,7 +114,7 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
             "indexes": list(index_files(path, gallery.generation)),
             "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
             "bundle": None if gallery.bundle_path is None else str(gallery.bundle_path),
-            **_model(gallery.model.to_json(), gallery.model.layout.dim),
+            **_model(gallery.model),
             "created": gallery.facts.created,
             "made_by": gallery.facts.made_by,
             **checked,
@@ -127,7 +129,6 @@ def _checkpoint(path: Path, load: LoadOptions | None) -> dict[str, Any]:
 
 
 def _published(found: Found) -> dict[str, Any]:
-    height, width = found.plan.preprocessing.image_size
     return {
         "kind": "checkpoint",
         "path": str(found.file.path),
@@ -135,10 +136,7 @@ def _published(found: Found) -> dict[str, Any]:
         "bytes": found.file.path.stat().st_size,
         "coverage": str(found.coverage),
         "dropped": found.coverage.dropped_groups(),
-        "image_size": f"{height}x{width} (height x width), {found.plan.preprocessing.interpolation}",
-        "max_length": found.plan.max_length,
-        "dim": found.plan.layout.dim,
-        "layout": ", ".join(f"{s.name} {s.size}" for s in found.plan.layout.segments),
+        **_shapes(found.plan),
         "settings": found.file.settings.source or "none",
         "sizes": dict(found.plan.config),
     }
@@ -155,40 +153,42 @@ def _part(path: Path) -> dict[str, Any]:
         "parameters": parameters,
         "bytes": checkpoint.path.stat().st_size,
         "sha256": checkpoint.sha256,
-        **_model(checkpoint.facts.to_json(), checkpoint.facts.layout.dim),
+        **_model(checkpoint.facts),
         "training": dict(checkpoint.training),
     }
 
 
-def _model(facts: dict[str, Any], dim: int) -> dict[str, Any]:
-    height, width = facts["preprocessing"]["image_size"]
-    layout = ", ".join(f"{segment['name']} {segment['size']}" for segment in facts["layout"])
+def _model(facts: ModelFacts) -> dict[str, Any]:
+    return {"family": facts.family, "fingerprint": facts.fingerprint, **_shapes(facts)}
+
+
+def _shapes(model: ModelFacts | Plan) -> dict[str, Any]:
+    """What goes into a model and what comes out."""
+    height, width = model.preprocessing.image_size
     return {
-        "family": facts["family"],
-        "fingerprint": facts["fingerprint"],
-        "image_size": f"{height}x{width} (height x width), {facts['preprocessing']['interpolation']}",
-        "max_length": facts["max_length"],
-        "dim": dim,
-        "layout": layout,
+        "image_size": f"{height}x{width} (height x width), {model.preprocessing.interpolation}",
+        "max_length": model.max_length,
+        "dim": model.layout.dim,
+        "layout": ", ".join(f"{segment.name} {segment.size}" for segment in model.layout.segments),
     }
 
 
 def _lines(facts: dict[str, Any]) -> str:
-    """Name and value a line; what is nested is indented below its name."""
+    """A name and a value per line; nested values are indented below their name."""
     lines = []
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         if isinstance(value, dict):
             lines.append(f"{name}:" if value else f"{name.ljust(width)}  none")
-            lines += [f"  {key}: {_short(entry)}" for key, entry in value.items()]
+            lines += [f"  {key}: {_value(entry)}" for key, entry in value.items()]
         else:
-            lines.append(f"{name.ljust(width)}  {_short(value)}")
+            lines.append(f"{name.ljust(width)}  {_value(value)}")
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key} {_value(entry)}" for key, entry in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_short, value)) or "none"
+        return ", ".join(map(_value, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, output_option, seed_option, verbosity_options
 
 if TYPE_CHECKING:
     import tokenizers
@@ -16,19 +16,19 @@ __all__ = ["init"]
 
 
 @click.command()
-@output_option("The checkpoint's folder.")
+@output_option("Checkpoint folder to create.")
 @click.option(
     "--size",
     type=click.Choice(("base", "tiny")),
     default="base",
-    help="base: ResNet-50 and BERT-base; tiny: the size of the shipped checkpoint.",
+    help="base is ResNet-50 with BERT-base; tiny is the size of the shipped checkpoint.",
 )
-@click.option("--vit", is_flag=True, help="ViT-B/16 instead of ResNet-50.")
-@click.option("--image-weights", type=EXISTING, help="ImageNet weights, torchvision's or Hugging Face's format.")
-@click.option("--text-weights", type=EXISTING, help="BERT weights in Hugging Face's format.")
-@click.option("--vocab", type=EXISTING, help="BERT's vocab.txt.")
-@click.option("--dataset", type=EXISTING, help="Without --vocab: learn a vocabulary from this data set's captions.")
-@click.option("--seed", type=int, default=0, help="Of the random weights.")
+@click.option("--vit", is_flag=True, help="Use ViT-B/16 instead of ResNet-50.")
+@click.option("--image-weights", type=EXISTING, help="ImageNet weights in torchvision or Hugging Face format.")
+@click.option("--text-weights", type=EXISTING, help="BERT weights in Hugging Face format.")
+@click.option("--vocab", type=EXISTING, help="BERT vocab.txt.")
+@click.option("--dataset", type=EXISTING, help="Data set to learn a vocabulary from, without --vocab.")
+@seed_option()
 @verbosity_options
 def init(
     output: Path,
@@ -40,10 +40,12 @@ def init(
     dataset: Path | None,
     seed: int,
 ) -> None:
-    """Write a checkpoint of the reference model: pretrained backbones where given, random weights elsewhere.
+    """Create a checkpoint of the reference model to start training from.
+
+    Backbones are pretrained where weights are given. All other weights are random.
 
     \b
-    tbps init -o start --image-weights resnet50.pth --text-weights bert-base-uncased/ --vocab vocab.txt
+    tbps init -o start --image-weights resnet50.pth --text-weights bert/ --vocab vocab.txt
     """
     from dataclasses import replace
 
@@ -53,7 +55,7 @@ def init(
     from tbps_infer.training.start import VOCAB_SIZE
 
     if output.exists():
-        raise UsageError(f"{output} is there already.", "Choose another folder.")
+        raise UsageError(f"{output} already exists.", "Choose another folder.")
     if text_weights is not None and vocab is None:
         raise UsageError("BERT weights need their own vocabulary.", "Name its vocab.txt with --vocab.")
     tokenizer = _tokenizer(vocab, dataset, VOCAB_SIZE)

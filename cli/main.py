@@ -15,46 +15,42 @@ from tbps_infer import __version__
 __all__ = ["cli", "export_main", "main", "search_main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "export": ("tbps_infer.cli.export:export", "Turn a checkpoint into a verified bundle."),
-    "build": ("tbps_infer.cli.build:build", "Build a bundle's TensorRT engines on this machine."),
+    "export": ("tbps_infer.cli.export:export", "Export a checkpoint to a verified bundle."),
+    "build": ("tbps_infer.cli.build:build", "Build the TensorRT engines of a bundle."),
     "embed": ("tbps_infer.cli.embed:embed", "Embed pictures into a gallery."),
-    "search": ("tbps_infer.cli.search:search", "Find people in a gallery by description."),
-    "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery: a page to search with, and a JSON API."),
+    "search": ("tbps_infer.cli.search:search", "Search a gallery for people."),
+    "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery as a web page and a JSON API."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
-    "explain": ("tbps_infer.cli.explain:explain", "Draw what the model looks at."),
-    "info": ("tbps_infer.cli.info:info", "Tell what a checkpoint, a bundle or a gallery is."),
-    "doctor": ("tbps_infer.cli.doctor:doctor", "Tell what this machine can run, and try a bundle on it."),
-    "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP on a data set."),
-    "verify": ("tbps_infer.cli.verify:verify", "Pass or fail a bundle's engine against its reference."),
-    "bench": ("tbps_infer.cli.bench:bench", "Measure a bundle's speed and accuracy on this machine."),
+    "explain": ("tbps_infer.cli.explain:explain", "Draw what a model attends to."),
+    "info": ("tbps_infer.cli.info:info", "Describe a checkpoint, a bundle or a gallery."),
+    "doctor": ("tbps_infer.cli.doctor:doctor", "Check what this machine can run."),
+    "eval": ("tbps_infer.cli.evaluate:evaluate", "Measure Rank-k, mAP and mINP of a model."),
+    "verify": ("tbps_infer.cli.verify:verify", "Compare an engine with its reference."),
+    "bench": ("tbps_infer.cli.bench:bench", "Measure the speed and accuracy of a bundle."),
     "train": ("tbps_infer.cli.train:train", "Train the reference model."),
-    "init": ("tbps_infer.cli.init:init", "Write a checkpoint to start training from."),
-    "data": ("tbps_infer.cli.data:data", "Draw or inspect data sets."),
-    "demo": ("tbps_infer.cli.demo:demo", "Run the whole chain on synthetic people."),
+    "init": ("tbps_infer.cli.init:init", "Create a checkpoint to start training from."),
+    "data": ("tbps_infer.cli.data:data", "Generate and inspect data sets."),
+    "demo": ("tbps_infer.cli.demo:demo", "Run the whole pipeline on synthetic people."),
 }
-"""Where each command lives and what the group's help says of it, so that help imports none of them."""
+"""Every command's place and its line in the group's help, which is printed without importing the commands."""
 
-SETTINGS: dict[str, Any] = {
-    "help_option_names": ["-h", "--help"],
-    "show_default": True,
-    "max_content_width": 100,
-}
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is run or its own help is asked for."""
+    """A group that imports a command only to run it or to print its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """All names, in the order of use."""
+        """All names, in the order of `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import a command; None when there is none of that name."""
+        """Import a command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), name)
-        _name_variables(command, f"TBPS_{cmd_name}")
+        _complete_options(command, f"TBPS_{cmd_name}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -63,15 +59,15 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; done, too, once the reader of its output has gone away.
+        """Run the command; a reader that closes its output early is no error.
 
-        Here and not in `main`: click's own main turns a broken pipe into exit 1 before ours could see it.
+        Here and not in `main`, because click's own main turns a broken pipe into exit status 1.
         """
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read the output has enough of it; Python's own flush at exit must not complain either.
+            # Python flushes standard output again at exit, which must not fail either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return code
@@ -79,7 +75,7 @@ class LazyGroup(click.Group):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
-        """Run, and end the process: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+        """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
         extra["standalone_mode"] = False
         try:
             code = super().main(args, prog_name, **extra)
@@ -96,47 +92,40 @@ class LazyGroup(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _name_variables(command: click.Command, prefix: str) -> None:
-    """Give every option its environment variable, by the name that a user types: ``--top-k`` is ``…_TOP_K``."""
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            typed = next(name for name in parameter.opts if name.startswith("--"))
-            parameter.envvar = f"{prefix}{typed[1:]}".replace("-", "_").upper()
+_METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X"}
+
+
+def _complete_options(command: click.Command, prefix: str) -> None:
+    """Give every option its environment variable, as in ``…_TOP_K`` for ``--top-k``, and numbers a short metavar."""
+    for option in command.params:
+        if isinstance(option, click.Option):
+            long_name = next(name for name in option.opts if name.startswith("--"))
+            option.envvar = f"{prefix}{long_name[1:]}".replace("-", "_").upper()
+            option.metavar = option.metavar or _METAVARS.get(option.type.name)
     if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):  # some are imported only here
-            child = command.get_command(context, name)
-            if child is not None:
-                _name_variables(child, f"{prefix}_{name}")
+        for name, child in command.commands.items():
+            _complete_options(child, f"{prefix}_{name}")
 
 
-EXTRAS: Mapping[str, str] = {
-    "torch": "export",
-    "transformers": "export",
-    "safetensors": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "lightning_fabric": "train",
-    "onnxruntime": "cpu",
-    "fastapi": "serve",
-    "starlette": "serve",
-    "pydantic": "serve",
-    "uvicorn": "serve",
-    "prometheus_client": "serve",
-    "python_multipart": "serve",
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
+    "train": ("lightning_fabric",),
+    "cpu": ("onnxruntime",),
+    "serve": ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "python_multipart"),
 }
-"""Which extra brings a package that only some commands need."""
+"""The packages that only some commands need, by the extra that installs them."""
 
 
 def _report(error: Exception) -> int:
-    """Print what a user can act on; a bug keeps its traceback."""
+    """Print an error that the user can act on; raise any other one with its traceback."""
     from tbps_infer.errors import BackendError, TbpsError, UsageError
 
-    missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
-    if missing in EXTRAS:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
+    if extra is not None:
         error = BackendError(
             f"This command needs the package {missing}, which is not installed.",
-            f'Install it: pip install "tbps-infer[{EXTRAS[missing]}]".',
+            f'Install it: pip install "tbps-infer[{extra}]".',
         )
     if not isinstance(error, TbpsError):
         raise error
@@ -149,12 +138,12 @@ def _report(error: Exception) -> int:
 @click.group(cls=LazyGroup, context_settings=SETTINGS)
 @click.version_option(__version__, "--version", prog_name="tbps", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Text-based person search: find people in a gallery of crops from a sentence.
+    """Search pictures of people by description.
 
-    Every option is also an environment variable: TBPS_<COMMAND>_<OPTION>, as in TBPS_SEARCH_TOP_K=5.
+    Every option can also be set by an environment variable, such as TBPS_SEARCH_TOP_K=5 for tbps search --top-k 5.
 
     \b
-    tbps export CHECKPOINT -o bundle
+    tbps export checkpoint -o bundle
     tbps embed bundle pictures/ -o gallery
     tbps search gallery "a woman in a red coat with a grey backpack"
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.cli.shared.filter_options import filter_options
-from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, encoder_options, query_options, verbosity_options
 from tbps_infer.cli.shared.output import FORMATS, write_results
 from tbps_infer.cli.shared.progress import say
-from tbps_infer.cli.shared.queries import Query, groups_as_they_come, groups_of, one_person, read_queries
+from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
 
 if TYPE_CHECKING:
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
     from tbps_infer.runners.options import RunOptions
 
+    Result = tuple[Query, Sequence[Hit]]
+
 __all__ = ["find", "search"]
 
 log = logging.getLogger(__name__)
 
-_QUERIES_COMPARED = 16
-_QUERIES_AT_ONCE = 256
+_RECALL_QUERIES = 16
+"""Queries of an approximate search that are compared with an exact one."""
+_GROUP_SIZE = 256
 """Queries encoded and searched together: enough to share a pass over the vectors, few enough to stream."""
 
 
@@ -35,34 +39,28 @@ _QUERIES_AT_ONCE = 256
 @click.argument("gallery", type=EXISTING)
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option(
-    "--queries", multiple=True, metavar="FILE", help="Sentences from a txt, CSV or JSONL file (id, text); - is stdin."
+    "--queries",
+    multiple=True,
+    metavar="FILE",
+    help="File of queries: a sentence per line, or CSV or JSONL with a text column; - is standard input. Repeatable.",
 )
-@click.option("--image", "images", multiple=True, type=EXISTING, help="A picture as the query: more like this one.")
-@click.option("-k", "--top-k", type=click.IntRange(1), default=10, help="Hits per query.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How to print hits.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with thumbnails.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw strips of thumbnails into a PNG.")
-@click.option("--explain", is_flag=True, help="Show what each hit's score is made of, as bars.")
+@click.option("--image", "images", multiple=True, type=EXISTING, help="Picture to use as a query. Repeatable.")
+@click.option("-k", "--top-k", type=click.IntRange(1), default=10, help="Number of results per query.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write an HTML page with thumbnails.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Also write the thumbnails as a PNG file.")
+@click.option("--explain", is_flag=True, help="Show what each part of the model adds to a score.")
+@click.option("--not", "exclude", multiple=True, metavar="TEXT", help="What the person does not have. Repeatable.")
+@click.option("--together", is_flag=True, help="Combine all TEXTs and pictures into one query.")
 @click.option(
-    "--not", "exclude", multiple=True, metavar="TEXT", help="What the person does not have; again for more."
+    "--image-weight", type=click.FloatRange(0, 1), default=0.5, help="Weight of the pictures, with --together."
 )
-@click.option("--together", is_flag=True, help="All TEXTs and pictures are of one person: one query.")
-@click.option(
-    "--image-weight",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    help="Share of the pictures beside TEXTs, with --together.",
-)
-@click.option("--per-id", is_flag=True, help="The best hit of each identity.")
-@click.option("--min-score", type=float, help="Leave out hits below this score.")
-@click.option(
-    "--approx", is_flag=True, help="Search the graph that tbps gallery index --approx built; it may miss hits."
-)
-@click.option("--search-device", default="cpu", help="Where vectors are compared: cpu, or cuda:N, which keeps them.")
+@click.option("--per-id", is_flag=True, help="Return only the best result of each identity.")
+@click.option("--min-score", type=float, help="Leave out results with a lower score.")
+@click.option("--approx", is_flag=True, help="Search the graph of tbps gallery index --approx; may miss results.")
 @filter_options
-@click.option("--bundle", type=EXISTING, help="The model.  [default: the one that embedded the gallery]")
-@batch_size_option(32)
-@run_options
+@query_options
+@encoder_options
 @verbosity_options
 def search(
     gallery: Path,
@@ -86,7 +84,7 @@ def search(
     batch_size: int,
     run: RunOptions,
 ) -> None:
-    """Find the people in GALLERY that each TEXT describes.
+    """Search GALLERY for the people that each TEXT describes.
 
     \b
     tbps search gallery "a woman in a red coat with a grey backpack"
@@ -98,8 +96,8 @@ def search(
 
     if not (texts or queries or images):
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
-    if not together and _typed("image_weight"):
-        raise click.UsageError("--image-weight needs --together: apart, a picture has no share.")
+    if not together and _is_given("image_weight"):
+        raise click.UsageError("--image-weight needs --together: a separate picture has no weight.")
     options = SearchOptions("graph" if approx else "auto", min_score, per_id, run.threads, device=search_device)
     with Gallery.open(gallery) as opened:
         model = bundle or opened.require_bundle()
@@ -107,52 +105,60 @@ def search(
             opened.require_model(encoder.facts)
             if together:
                 if queries:
-                    raise click.UsageError("--together takes TEXTs and pictures, not --queries.")
-                asked = iter([one_person(texts, images, exclude, image_weight)])
+                    raise click.UsageError("--together combines TEXTs and pictures, not --queries.")
+                read = iter([combined_query(texts, images, exclude, image_weight)])
             else:
-                asked = read_queries(texts, queries, images, exclude)
-            results: Iterator[tuple[Query, Sequence[Hit]]]
-            groups = (groups_as_they_come if "-" in queries else groups_of)(asked, _QUERIES_AT_ONCE)
+                read = read_queries(texts, queries, images, exclude)
+            results: Iterator[Result]
+            groups = (groups_as_read if "-" in queries else groups_of)(read, _GROUP_SIZE)
             results = find(encoder, opened, groups, top_k, where, options)
-            if html is not None:
-                from tbps_infer.render.html import write_page
+            with ExitStack() as written:
+                if html is not None:
+                    from tbps_infer.render.html import new_page
 
-                results = write_page(html, results, opened.model.layout)
-            if sheet is not None:
-                results = _onto_sheet(sheet, results, opened, encoder, where, top_k)
-            write_results(results, form, opened.model.layout, explain=explain)
-    for written in (html, sheet):
-        if written is not None:
-            say(f"Wrote {written}")
+                    results = _each_to(written.enter_context(new_page(html, opened.model.layout)), results)
+                if sheet is not None:
+                    results = _each_to(
+                        written.enter_context(_new_sheet(sheet, opened, encoder, where, top_k)), results
+                    )
+                write_results(results, form, opened.model.layout, explain=explain)
+    for file in (html, sheet):
+        if file is not None:
+            say(f"Wrote {file}")
 
 
-def _typed(option: str) -> bool:
+def _is_given(option: str) -> bool:
     source = click.get_current_context().get_parameter_source(option)
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def _onto_sheet(
-    file: Path,
-    results: Iterator[tuple[Query, Sequence[Hit]]],
-    gallery: Gallery,
-    encoder: Encoder,
-    where: Filter,
-    k: int,
-) -> Iterator[tuple[Query, Sequence[Hit]]]:
+def _each_to(add: Callable[[Query, Sequence[Hit]], None], results: Iterator[Result]) -> Iterator[Result]:
+    """The results as they come, each added to a file on its way."""
+    for query, hits in results:
+        add(query, hits)
+        yield query, hits
+
+
+@contextmanager
+def _new_sheet(
+    file: Path, gallery: Gallery, encoder: Encoder, where: Filter, k: int
+) -> Iterator[Callable[[Query, Sequence[Hit]], None]]:
+    """Yield a function that adds a query and its hits to a sheet, and the right record where no hit is one."""
     from tbps_infer.queries import encode_queries
-    from tbps_infer.render.sheet import write_sheet
+    from tbps_infer.render.sheet import new_sheet
     from tbps_infer.render.strip import Strip, shown
     from tbps_infer.render.truth import best_right
 
-    def strip_of(result: tuple[Query, Sequence[Hit]]) -> Strip:
-        query, hits = result
-        tiles = tuple(shown(hit, rank, query.person) for rank, hit in enumerate(hits, start=1))
-        truth = None
-        if query.person is not None and not any(tile.verdict == "right" for tile in tiles):
-            truth = best_right(gallery, encode_queries(encoder, [query.parts]), query.person, where)
-        return Strip(query.label, tiles, truth, query.image)
+    with new_sheet(file, gallery.model.layout, k) as add_strip:
 
-    return write_sheet(file, results, strip_of, gallery.model.layout, k)
+        def add(query: Query, hits: Sequence[Hit]) -> None:
+            tiles = tuple(shown(hit, rank, query.person) for rank, hit in enumerate(hits, start=1))
+            truth = None
+            if query.person is not None and not any(tile.verdict == "right" for tile in tiles):
+                truth = best_right(gallery, encode_queries(encoder, [query.parts]), query.person, where)
+            add_strip(Strip(query.label, tiles, truth, query.image))
+
+        yield add
 
 
 def find(
@@ -162,8 +168,8 @@ def find(
     k: int,
     where: Filter | None = None,
     options: SearchOptions | None = None,
-) -> Iterator[tuple[Query, Sequence[Hit]]]:
-    """Search for groups of queries, one after the other: in bounded memory, in the queries' order."""
+) -> Iterator[Result]:
+    """Search for groups of queries, one group after the other; yields the results in the queries' order."""
     from tbps_infer.queries import encode_queries
 
     first = True
@@ -174,19 +180,19 @@ def find(
         if report.share_read is not None:
             log.info("%s of %d records read %.1f %%", report.method, report.searched, 100 * report.share_read)
         if first and report.method == "graph":
-            _say_recall(gallery, vectors[:_QUERIES_COMPARED], k, options, result.hits)
+            _report_recall(gallery, vectors[:_RECALL_QUERIES], k, options, result.hits)
         first = False
         yield from zip(group, result.hits, strict=True)
 
 
-def _say_recall(
+def _report_recall(
     gallery: Gallery,
     vectors: NDArray[np.float32],
     k: int,
     options: SearchOptions | None,
     hits: Sequence[Sequence[Hit]],
 ) -> None:
-    """Compare the first queries with an exact search: an approximate one never knows what it misses."""
+    """Print how many results of an exact search the first queries found."""
     from dataclasses import replace
 
     from tbps_infer.gallery import SearchOptions

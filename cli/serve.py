@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, run_options, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, query_options, run_options, verbosity_options
 from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
@@ -20,15 +20,16 @@ __all__ = ["serve"]
 
 @click.command()
 @click.argument("gallery", type=EXISTING)
-@click.option("--host", default="127.0.0.1", help="The address to bind to; any but a loopback one needs a token.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8321, help="The port; 0 is any that is free.")
-@click.option("--token", help="What clients must show; better as TBPS_SERVE_TOKEN, which no list of processes shows.")
-@click.option("--rate", type=click.FloatRange(0), default=20.0, help="Searches per second and address; 0: no limit.")
-@click.option("--batch", type=click.IntRange(1), default=32, help="Queries of all clients per run of the model.")
-@click.option("--queue", type=click.IntRange(1), default=256, help="Queries that may wait; more are told to retry.")
-@click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for thumbnails, in MiB.")
-@click.option("--search-device", default="cpu", help="Where vectors are compared: cpu, or cuda:N, which keeps them.")
-@click.option("--bundle", type=EXISTING, help="The model.  [default: the one that embedded the gallery]")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; all but loopback addresses need a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Port to listen on; 0 for any free port.")
+@click.option("--token", help="Token that clients must send; safer in TBPS_SERVE_TOKEN.")
+@click.option(
+    "--rate", type=click.FloatRange(0), default=20.0, help="Searches per second and client address; 0 for no limit."
+)
+@click.option("--batch", type=click.IntRange(1), default=32, help="Maximum queries per forward pass.")
+@click.option("--queue", type=click.IntRange(1), default=256, help="Maximum waiting queries; more are told to retry.")
+@click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for cached thumbnails, in MiB.")
+@query_options
 @run_options
 @verbosity_options
 def serve(
@@ -44,7 +45,9 @@ def serve(
     bundle: Path | None,
     run: RunOptions,
 ) -> None:
-    """Serve GALLERY to a browser and to programs, on this machine unless told otherwise.
+    """Serve GALLERY as a web page and a JSON API.
+
+    By default only this machine can connect.
 
     \b
     tbps serve gallery
@@ -79,7 +82,7 @@ def serve(
 
 
 def _attention(model: Path) -> AttentionGraphs | None:
-    """The bundle's attention graphs, where it was exported with them."""
+    """The bundle's attention graphs, if it was exported with them."""
     from tbps_infer.bundle import Bundle, is_bundle
     from tbps_infer.explain.attention import AttentionGraphs, has_attention
 

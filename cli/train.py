@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, output_option, seed_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -22,41 +22,43 @@ _TERMS = ("global", "coarse", "fine")
 
 @click.command()
 @click.argument("dataset", type=EXISTING)
-@output_option("The run's folder; one that is there is continued.")
-@click.option("--init", "initial", type=EXISTING, help="Start from this checkpoint.  [default: random, --size tiny]")
-@click.option("--epochs", type=click.IntRange(1), default=60, help="Passes over the training pairs.")
+@output_option("Run folder to create or continue.")
+@click.option(
+    "--init",
+    "initial",
+    type=EXISTING,
+    metavar="CHECKPOINT",
+    help="Checkpoint to start from.",
+    show_default="tiny, random weights",
+)
+@click.option("--epochs", type=click.IntRange(1), default=60, help="Number of epochs.")
 @click.option("-b", "--batch-size", type=click.IntRange(2), default=64, help="Pairs per step and device.")
 @click.option("--head-lr", type=float, default=1e-3, help="Learning rate of the heads.")
-@click.option("--backbone-lr", type=float, default=1e-4, help="Of backbones, encoders and decoder.")
+@click.option("--backbone-lr", type=float, default=1e-4, help="Learning rate of backbones, encoders and decoder.")
 @click.option("--warmup-epochs", type=float, default=5.0, help="Epochs of linear warm-up.")
-@click.option("--milestones", default="20,40", metavar="N,N,…", help="Epochs at which learning rates drop tenfold.")
-@click.option("--terms", default=",".join(_TERMS), help="Embeddings to train, of global,coarse,fine.")
+@click.option("--milestones", default="20,40", metavar="N,N,…", help="Epochs that divide the learning rates by ten.")
+@click.option("--terms", default=",".join(_TERMS), help="Embeddings to train, separated by commas.")
 @click.option(
     "--commonality",
     type=click.Choice(("id_prob", "entropy", "off")),
     default="id_prob",
-    help="How CMR tells that a part is common.",
+    help="How CMR measures the commonality of a part.",
 )
-@click.option("--pad", type=click.IntRange(0), default=10, help="Pixels of padding before the random crop.")
-@click.option("--seed", type=int, default=0, help="Of everything that is drawn.")
+@click.option("--pad", type=click.IntRange(0), default=10, help="Padding before the random crop, in pixels.")
+@seed_option()
 @click.option(
     "--precision",
     type=click.Choice(("32-true", "16-mixed", "bf16-mixed")),
     default="32-true",
-    help="What to train in.",
+    help="Numeric precision.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(("cpu", "cuda")),
-    default="cpu",
-    help="Refused where it cannot be had, never replaced.",
-)
-@click.option("--devices", type=click.IntRange(1), default=1, help="How many GPUs or processes; DDP above one.")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Device to train on.")
+@click.option("--devices", type=click.IntRange(1), default=1, help="Number of devices; DDP if more than one.")
 @click.option(
     "--validation-identities",
     type=click.IntRange(1),
     default=100,
-    help="Held out of the train split, where there is no val split.",
+    help="Identities held out for validation if the data set has no val split.",
 )
 @verbosity_options
 def train(
@@ -69,12 +71,13 @@ def train(
     terms: str,
     **recipe: Any,
 ) -> None:
-    """Train on DATASET, and keep the epoch that is best on its validation identities.
+    """Train the reference model on DATASET.
 
-    The test split is never looked at. Run again with the same options, an interrupted run carries on.
+    The epoch that is best on the validation identities is kept. The test split is not used. Run the command again
+    with the same options to continue an interrupted run.
 
     \b
-    tbps train people -o run --epochs 20 --milestones 13,18 --backbone-lr 1e-3 --warmup-epochs 1 --pad 3
+    tbps train people -o run --epochs 20 --milestones 13,18 --warmup-epochs 1
     """
     from tbps_infer.errors import UsageError
     from tbps_infer.training.options import TrainOptions
@@ -84,7 +87,7 @@ def train(
     try:
         steps = tuple(int(step) for step in milestones.split(",") if step.strip())
     except ValueError as error:
-        raise UsageError(f"The milestones {milestones!r} are not whole numbers with commas between.") from error
+        raise UsageError(f"The milestones are {milestones!r}, want whole numbers separated by commas.") from error
     chosen: Any = tuple(term.strip() for term in terms.split(","))
     options = TrainOptions(milestones=steps, terms=chosen, **recipe)
     splits = _splits(dataset, options)
@@ -128,7 +131,7 @@ def _fabric(device: str, devices: int, options: TrainOptions) -> Any:
 
     if device == "cuda" and torch.cuda.device_count() < devices:
         raise BackendError(
-            f"{devices} CUDA devices were asked for, and PyTorch sees {torch.cuda.device_count()}.",
+            f"{devices} CUDA devices were asked for, but PyTorch finds {torch.cuda.device_count()}.",
             "Choose --device cpu, or fewer --devices.",
         )
     return Fabric(accelerator=device, devices=devices, precision=options.precision)

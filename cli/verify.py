@@ -10,7 +10,14 @@ import click
 
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.gate_options import result_lines, threshold_options
-from tbps_infer.cli.shared.options import EXISTING, batch_size_option, run_options, verbosity_options
+from tbps_infer.cli.shared.options import (
+    EXISTING,
+    dataset_options,
+    encoder_options,
+    json_option,
+    reference_option,
+    verbosity_options,
+)
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -26,17 +33,13 @@ __all__ = ["verify"]
 @click.command()
 @click.argument("bundle", type=EXISTING)
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-@click.option("--data", type=EXISTING, metavar="DATASET", help="A data set; its identities are the labels.")
-@click.option("--split", default="test", help="Which split of --data.")
-@click.option("--kind", help="The format of --data, as RSTPReid, where its file's name does not tell.")
-@click.option(
-    "--reference", type=EXISTING, metavar="CHECKPOINT", help="The checkpoint that the bundle was exported from."
-)
+@click.option("--data", type=EXISTING, metavar="DATASET", help="Labelled data set to compare on.")
+@dataset_options
+@reference_option
 @threshold_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--record/--no-record", default=True, help="Write the verdict into the bundle.")
-@batch_size_option(32)
-@run_options
+@json_option
+@click.option("--record/--no-record", default=True, help="Record the result in the bundle.")
+@encoder_options
 @family_options
 @verbosity_options
 def verify(
@@ -53,14 +56,14 @@ def verify(
     run: RunOptions,
     load: LoadOptions,
 ) -> None:
-    """Compare an engine of BUNDLE with its reference, and exit 1 when it is not good enough.
+    """Compare an engine of BUNDLE with its reference, and exit with status 1 if it differs too much.
 
-    With --data it fails when R@1 or mAP drops too far. With pictures alone (SOURCE: folders, files, globs, lists) it
-    fails when the top 10 or an embedding changes too much. Without either, the bundle's golden vectors
-    are what is compared.
+    With --data, the drop of R@1 and mAP is limited. With a SOURCE (a folder, picture, glob pattern or list), the
+    changes of the top 10 and of every embedding are limited. Without either, the golden vectors of the bundle are
+    compared.
 
-    The reference is the checkpoint in PyTorch, where one is given; otherwise the bundle's own FP32 graphs, or the
-    golden vectors. The verdict is written into the bundle, and tbps info shows it.
+    The reference is the checkpoint in PyTorch with --reference, otherwise the bundle's FP32 graphs or golden vectors.
+    The result is recorded in the bundle, and tbps info shows it.
 
     \b
     tbps verify bundle --data CUHK-PEDES --reference checkpoint
@@ -98,7 +101,7 @@ def _open(path: Path, run: RunOptions) -> Bundle:
 
     model = open_model(path, run)
     if not isinstance(model, Bundle):
-        raise UsageError(f"{path} is a checkpoint.", "Give a bundle, and the checkpoint as --reference.")
+        raise UsageError(f"{path} is a checkpoint, want a bundle.", "Name the checkpoint with --reference.")
     return model
 
 
@@ -108,7 +111,7 @@ def _data(
     from tbps_infer.verification.evaluation_set import labelled_set, picture_set
 
     if data is not None and sources:
-        raise click.UsageError("--data and pictures contradict each other: give one of them.")
+        raise click.UsageError("--data and SOURCE exclude each other.")
     if sources:
         return picture_set(bundle, sources)
     if data is None:

@@ -1,40 +1,37 @@
 """Sources of pictures: folders, files, globs, and lists with metadata columns.
 
-A list names one picture a line; a relative path is relative to the folder of the list:
+A list names one picture per line; a relative path is relative to the list's folder:
 
-- ``.txt``: a path per line, nothing else; blank lines are skipped.
-- ``.csv``: a header line, then a line per picture, separated by commas, UTF-8.
-- ``.jsonl``: a JSON object per line whose values are text, numbers, true, false or null.
+- ``.txt``: a path per line, nothing else.
+- ``.csv`` and ``.jsonl``: `tbps_infer.lists`; a JSON value is text, a number, true, false or null.
 
-Columns (names are compared without regard to case):
+Columns:
 
 - ``path``: the picture; required.
-- ``id``: who it is. ``camera``: which camera saw it. ``time``: when, ISO 8601 or Unix seconds
-  (`tbps_infer.gallery.times`).
-- any other name becomes a metadata column of that name. ``record``, ``rowid``, ``_rowid_``, ``oid`` and names that
-  begin with ``tbps_`` are reserved.
+- ``id``: the person. ``camera``: the camera. ``time``: ISO 8601 or Unix seconds (`tbps_infer.gallery.times`).
+- Any other column becomes metadata under its name. ``record``, ``rowid``, ``_rowid_``, ``oid`` and names that begin
+  with ``tbps_`` are reserved.
 
-An empty CSV cell is no value. A CSV column of which every other cell is a number (as JSON writes one, so neither 007
+An empty CSV cell is no value. A CSV column in which every other cell is a number (as JSON writes one, so neither 007
 nor 1,5 nor nan) holds numbers; any other column holds text. JSON values keep their types; true and false become 1, 0.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_infer.errors import SourceError
 from tbps_infer.gallery.columns import STANDARD_COLUMNS, Value, column_problem, find_column
 from tbps_infer.gallery.times import TIME_WANTED, parse_time
+from tbps_infer.lists import ListReader, Row, list_format
 
-__all__ = ["LIST_EXTENSIONS", "PICTURE_EXTENSIONS", "SourceItem", "absolute_path", "read_sources"]
+__all__ = ["PICTURE_EXTENSIONS", "SourceItem", "absolute_path", "read_sources"]
 
 PICTURE_EXTENSIONS = frozenset(
     {
@@ -42,9 +39,7 @@ PICTURE_EXTENSIONS = frozenset(
         *(".tga", ".tif", ".tiff", ".webp"),
     }
 )
-"""What makes a file of a folder or a glob a picture, in lower case."""
-
-LIST_EXTENSIONS = (".txt", ".csv", ".jsonl")
+"""Extensions, in lower case, of the pictures in a folder or glob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +51,16 @@ class SourceItem:
 
 
 def read_sources(sources: Sequence[str], *, recursive: bool = True) -> list[SourceItem]:
-    """The pictures that some sources name, in the sources' order, each absolute path once (the first one counts).
+    """The pictures that sources name, in the sources' order, each absolute path once (the first mention counts).
 
     Args:
-        sources: Each a folder, a picture, a list, or a glob pattern (``**`` for any depth). A folder's and a glob's
-            pictures are known by `PICTURE_EXTENSIONS` and sorted by path; names that begin with a dot are skipped.
-        recursive: Whether the folders inside a folder count.
+        sources: Each a folder, a picture, a list, or a glob pattern (``**`` for any depth). Pictures of a
+            folder or glob are recognised by `PICTURE_EXTENSIONS` and sorted by path; names that begin with a dot are
+            skipped.
+        recursive: Whether to read the folders inside a folder.
 
     Raises:
-        SourceError: A source is not there, names no picture, or a line of a list is not what its format says.
+        SourceError: A source does not exist or names no picture, or a line of a list does not follow its format.
     """
     items: dict[Path, SourceItem] = {}
     for source in sources:
@@ -79,7 +75,8 @@ def _read_source(source: str, recursive: bool) -> list[SourceItem]:
         found = _folder_pictures(path, recursive)
         if not found:
             raise SourceError(
-                f"The folder {source} holds no picture{'' if recursive else ' directly in it'}.", _EXTENSIONS_HINT
+                f"The folder {source} contains no picture{'' if recursive else '; subfolders were not searched'}.",
+                _EXTENSIONS_HINT,
             )
         return [SourceItem(absolute_path(name), {}) for name in found]
     if path.is_file():
@@ -96,7 +93,7 @@ def _read_source(source: str, recursive: bool) -> list[SourceItem]:
 
 
 _EXTENSIONS_HINT = (
-    f"Pictures are known by their extensions: {' '.join(sorted(PICTURE_EXTENSIONS))}; a list can name any file."
+    f"Pictures are recognised by their extensions: {' '.join(sorted(PICTURE_EXTENSIONS))}; a list can name any file."
 )
 
 
@@ -104,26 +101,20 @@ def _read_file(path: Path) -> list[SourceItem]:
     extension = path.suffix.lower()
     if extension in PICTURE_EXTENSIONS:
         return [SourceItem(absolute_path(path), {})]
-    if extension not in LIST_EXTENSIONS:
+    reader = ListReader(path, SourceError, name_problem=column_problem)
+    if extension == ".txt":
+        rows = [Row(reader, line, {"path": text}) for line, text in reader.lines()]
+    elif list_format(path) == "csv":
+        rows = list(reader.rows(required=("path",)))
+        _type_columns(rows)
+    elif list_format(path) == "jsonl":
+        rows = list(reader.rows(required=("path",)))
+        _check_values(rows)
+    else:
         raise SourceError(f"The file {path} is neither a picture nor a .txt, .csv or .jsonl list.", _EXTENSIONS_HINT)
-    try:
-        with path.open(encoding="utf-8-sig", newline="" if extension == ".csv" else None) as file:
-            if extension == ".txt":
-                items = [_item(path, line, {"path": text}) for line, text in _lines(file)]
-            elif extension == ".csv":
-                reader = csv.reader(file, strict=True)
-                items = _csv_items(path, reader, lambda: reader.line_num)
-            else:
-                items = [_item(path, line, _json_row(path, line, text)) for line, text in _lines(file)]
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.", "Convert it."
-        ) from error
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if not items:
+    if not rows:
         raise SourceError(f"The list {path} names no picture.")
-    return items
+    return [_item(path, row) for row in rows]
 
 
 def _folder_pictures(folder: Path, recursive: bool) -> list[str]:
@@ -154,81 +145,34 @@ def absolute_path(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-Row = Mapping[str, Value]
-
-
-def _item(file: Path, line: int, row: Row) -> SourceItem:
-    """One line of a list as an item; its names are checked already."""
+def _item(file: Path, row: Row) -> SourceItem:
     metadata: dict[str, Value] = {}
-    path: Value = None
-    for name, value in row.items():
-        if name.lower() == "path":
-            path = value
-        else:
+    for name, value in row.values.items():
+        if name.lower() != "path":
             metadata[find_column(name, STANDARD_COLUMNS) or name] = value
-    if not isinstance(path, str) or not path.strip() or "\0" in path:
-        raise SourceError(f"{file}, line {line}: the path is {path!r}, and a picture's path was wanted.")
-    moment = metadata.get("time")
+    path, moment = row.text("path"), metadata.get("time")
+    if "\0" in path:
+        raise row.problem(f"the path {path!r} contains a NUL character.")
     if moment is not None and parse_time(moment) is None:
-        raise SourceError(
-            f"{file}, line {line}: the time is {moment!r}, and {TIME_WANTED} was wanted.",
-            "Rename the column if it is not a point in time.",
+        raise row.problem(
+            f"the time is {moment!r}, want {TIME_WANTED}.", "Rename the column if it is not a point in time."
         )
     return SourceItem(absolute_path(file.parent / path), metadata)
-
-
-def _lines(file: Iterator[str]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            yield number, line.rstrip("\n")
-
-
-def _check_names(file: Path, line: int, names: Sequence[str]) -> None:
-    lower = [name.lower() for name in names]
-    if "path" not in lower:
-        raise SourceError(f"{file}, line {line}: there is {', '.join(names) or 'nothing'}, and a path was wanted.")
-    for position, name in enumerate(names):
-        if lower.index(lower[position]) != position:
-            raise SourceError(f"{file}, line {line}: the column {name!r} is there twice.")
-        problem = None if lower[position] == "path" else column_problem(name)
-        if problem:
-            raise SourceError(f"{file}, line {line}: the column name {name!r} {problem}.", "Give it another name.")
-
-
-def _csv_items(file: Path, lines: Iterator[list[str]], line_number: Callable[[], int]) -> list[SourceItem]:
-    try:
-        header = [name.strip() for name in next(lines, [])]
-        _check_names(file, 1, header)
-        numbered = [(line_number(), cells) for cells in lines if cells]
-    except csv.Error as error:
-        raise SourceError(f"{file}, line {line_number()}: it is not valid CSV: {error}.") from error
-    for line, cells in numbered:
-        if len(cells) != len(header):
-            raise SourceError(
-                f"{file}, line {line}: there are {len(cells)} values, and {len(header)} were wanted "
-                f"({', '.join(header)}).",
-                "Put a value that holds a comma in double quotes.",
-            )
-    columns = [
-        [cells[position] for _, cells in numbered] if name.lower() == "path" else _typed(numbered, position)
-        for position, name in enumerate(header)
-    ]
-    return [
-        _item(file, line, dict(zip(header, values, strict=True)))
-        for (line, _), values in zip(numbered, zip(*columns, strict=True), strict=True)
-    ]
 
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-def _typed(numbered: Sequence[tuple[int, Sequence[str]]], position: int) -> Sequence[Value]:
-    """A CSV column's values: numbers when all are, None for an empty cell."""
-    texts = [cells[position] for _, cells in numbered]
-    numbers = [_number(text) if text else None for text in texts]
-    if any(text and number is None for text, number in zip(texts, numbers, strict=True)):
-        return [text or None for text in texts]
-    return numbers
+def _type_columns(rows: Sequence[Row]) -> None:
+    """Give CSV columns their types: numbers where all cells are, None for an empty cell."""
+    for name in rows[0].values if rows else ():
+        if name.lower() == "path":
+            continue
+        texts: list[str] = [row.values[name] for row in rows]
+        numbers = [_number(text) if text else None for text in texts]
+        mixed = any(text and number is None for text, number in zip(texts, numbers, strict=True))
+        for row, text, number in zip(rows, texts, numbers, strict=True):
+            row.values[name] = text or None if mixed else number
 
 
 def _number(text: str) -> int | float | None:
@@ -241,32 +185,22 @@ def _number(text: str) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
+def _check_values(rows: Sequence[Row]) -> None:
+    """Refuse JSON values that a gallery cannot store; true and false become 1 and 0."""
+    for row in rows:
+        for name, value in row.values.items():
+            if not _storable(name, value):
+                raise row.problem(f"{name} is {value!r}, want text, a finite 64-bit number, true, false or null.")
+            if isinstance(value, bool):
+                row.values[name] = int(value)
+
+
 def _storable(name: str, value: object) -> bool:
     if isinstance(value, str):
-        # A path may hold bytes that are no UTF-8, as Python escapes them; embedding rejects it with its reason.
+        # A path may hold bytes that are not UTF-8, as Python escapes them; embedding rejects it with its reason.
         return name.lower() == "path" or not any("\ud800" <= character <= "\udfff" for character in value)
     return value is None or (isinstance(value, int | float) and _fits(value))
 
 
 def _fits(value: float) -> bool:
     return math.isfinite(value) if isinstance(value, float) else -(2**63) <= value < 2**63
-
-
-def _json_row(file: Path, line: int, text: str) -> Row:
-    try:
-        # Objects become tuples, so that a name that is there twice is seen and a list stays a list.
-        pairs = json.loads(text, object_pairs_hook=tuple)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}, line {line}: it is not valid JSON: {error}.") from error
-    if not isinstance(pairs, tuple):
-        raise SourceError(f'{file}, line {line}: {text[:40]!r} is no JSON object such as {{"path": "a.jpg"}}.')
-    _check_names(file, line, [name for name, _ in pairs])
-    row: dict[str, Value] = {}
-    for name, value in pairs:
-        if not _storable(name, value):
-            raise SourceError(
-                f"{file}, line {line}: {name} is {value!r}, and text, a finite 64-bit number, true, false or null "
-                "was wanted."
-            )
-        row[name] = int(value) if isinstance(value, bool) else value
-    return row

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from no_driver import without_driver
 from places import SHIPPED
 
 # With usearch in the process before it, torch 2.13 cannot export ("Invalid function schema: add.Tensor"; tried with
@@ -67,3 +69,10 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "people"
     write_dataset(folder, SynthOptions(only=("test",), test=12, workers=1))
     return folder
+
+
+@pytest.fixture(scope="module")
+def no_driver() -> Iterator[None]:
+    """No GPU, for a whole module: what is built here is not executed, on any machine."""
+    with without_driver():
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from text_files import change_json
 
 from tbps_infer.bundle import Bundle, file_facts, file_sha256, is_bundle
 from tbps_infer.errors import BundleError, TbpsError
@@ -25,13 +25,6 @@ from tbps_infer.text import Tokenizer, pad_ids
 @pytest.fixture
 def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
-def change_facts(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    file = folder / "bundle.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
-    change(values)
-    file.write_text(json.dumps(values), encoding="utf-8")
 
 
 def flip_a_bit(file: Path, at: int) -> None:
@@ -111,7 +104,7 @@ def test_external_data_is_checked_with_its_graph(copy: Path) -> None:
     (copy / "image.onnx.data").write_bytes(b"weights")
     facts = file_facts(copy)["image.onnx.data"]
     listed = {"bytes": facts.bytes, "sha256": facts.sha256}
-    change_facts(copy, lambda values: values["files"].update({"image.onnx.data": listed}))
+    change_json(copy / "bundle.json", lambda values: values["files"].update({"image.onnx.data": listed}))
     bundle = Bundle.open(copy)
     assert bundle.check_graph("image") == copy / "image.onnx"
     (copy / "image.onnx.data").write_bytes(b"Weights")
@@ -151,7 +144,7 @@ def test_a_missing_or_cut_file_is_found_at_opening(copy: Path) -> None:
 def test_facts_of_another_version_or_kind_are_refused(
     copy: Path, change: Callable[[dict[str, Any]], object], sentence: str
 ) -> None:
-    change_facts(copy, change)
+    change_json(copy / "bundle.json", change)
     with pytest.raises(BundleError, match=sentence):
         Bundle.open(copy)
 

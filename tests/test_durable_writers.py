@@ -141,7 +141,7 @@ CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.json")
 def page_of_hits(out: Path) -> None:
     from tbps_infer.render.html import write_page
 
-    list(write_page(out / "page.html", [], LAYOUT))
+    write_page(out / "page.html", [], LAYOUT)
 
 
 @writer
@@ -156,7 +156,7 @@ def sheets(out: Path) -> None:
     from tbps_infer.render.sheet import write_sheet
     from tbps_infer.render.strip import Strip
 
-    list(write_sheet(out / "a.png", [Strip("x", ())] * 2, lambda strip: strip, LAYOUT, 1, per_page=1))
+    write_sheet(out / "a.png", [Strip("x", ())] * 2, LAYOUT, 1, per_page=1)
     assert len(list(out.iterdir())) == 2
 
 
@@ -184,9 +184,9 @@ def tables_of_the_demo(out: Path) -> None:
 
 @writer
 def text_of_a_benchmark(out: Path) -> None:
-    from tbps_infer.cli.shared.bench_output import write_file
+    from tbps_infer.cli.shared.bench_output import _write_file
 
-    write_file(out / "folder" / "a.json", "{}")
+    _write_file(out / "folder" / "a.json", "{}")
 
 
 @writer
@@ -217,13 +217,11 @@ def test_a_writer_leaves_only_what_a_power_cut_cannot_take(
 
 
 def test_plots_of_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tbps_infer.benchmarks import plots
-    from tbps_infer.cli.shared.bench_output import ReportFiles, _draw
+    from tbps_infer.benchmarks.plots import Plot
+    from tbps_infer.cli.bench import _write_plots
 
-    monkeypatch.setattr(plots, "draw_plots", lambda _results, _accuracy: [plots.Plot("a", "A plot", b"png")])
     disk = RecordedDisk(monkeypatch)
-    results: Any = None
-    _draw(results, ReportFiles(None, None, None, tmp_path / "plots", None, None))
+    _write_plots(tmp_path / "plots", [Plot("a", "A plot", b"png")])
     assert_all_durable(disk, tmp_path)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_vectors import embeddings
 from numpy.typing import NDArray
 
 from tbps_infer.embedding import EmbedOptions, EmbedReport, embed_gallery
@@ -19,21 +20,19 @@ from tbps_infer.images import load_crop
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 from tbps_infer.sources import SourceItem, read_sources
 
 LAYOUT = VectorLayout((Segment("global", 6), Segment("fine.0", 2, 0.5), Segment("fine.1", 3, 0.5)))
-FACTS = ModelFacts("part", {}, Preprocessing(image_size=(8, 4)), "none", 64, 0, LAYOUT, "f" * 64)
+FACTS = fake_facts((8, 4), layout=LAYOUT)
 
 
 def embedding(crop: NDArray[np.uint8], batch: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A function of a crop's pixels and, a little, of the batch it is in, as on real hardware."""
     seed = hashlib.sha256(crop.tobytes()).digest()[:8]
-    values: NDArray[np.float64] = np.random.default_rng(int.from_bytes(seed, "little")).normal(size=LAYOUT.dim)
-    for segment in LAYOUT.segments:
-        piece = values[LAYOUT.slices[segment.name]]
-        piece *= np.sqrt(segment.weight) / np.linalg.norm(piece)
+    values: NDArray[np.float32] = embeddings(LAYOUT, 1, int.from_bytes(seed, "little"))[0]
     values *= 1 + 1e-3 * float(batch.mean()) / 255
-    return values.astype(np.float32)
+    return values
 
 
 class FakeEncoder:
@@ -282,7 +281,7 @@ def test_an_encoder_that_gives_no_embeddings_is_refused(pictures: Path, tmp_path
 
 def test_another_model_is_refused_before_anything_is_read(pictures: Path, tmp_path: Path) -> None:
     embed(pictures, tmp_path / "g")
-    other = FakeEncoder(ModelFacts("part", {}, FACTS.preprocessing, "none", 64, 0, LAYOUT, "e" * 64))
+    other = FakeEncoder(fake_facts((8, 4), layout=LAYOUT, fingerprint="another"))
     with pytest.raises(ModelMismatchError):
         embed_gallery(other, read_sources([str(pictures)]), tmp_path / "g")
     assert other.batches == []

@@ -22,12 +22,11 @@ from tbps_infer.errors import GalleryBusyError
 from tbps_infer.gallery import Gallery, GalleryWriter, Reject, is_gallery
 from tbps_infer.gallery.columns import Value
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.runners.fake import fake_facts
 from tbps_infer.sources import read_sources
 
 LAYOUT = VectorLayout((Segment("global", 24), Segment("coarse", 8)))
-FACTS = ModelFacts("part", {}, Preprocessing(image_size=(8, 4)), "none", 64, 0, LAYOUT, "f" * 64)
+FACTS = fake_facts((8, 4), layout=LAYOUT)
 OPTIONS = EmbedOptions(batch_size=4, workers=2, commit_rows=8)
 BATCH_SECONDS = 0.02
 LONGEST_LIFE_SECONDS = 0.4

@@ -8,41 +8,33 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_vectors import embeddings
 from numpy.typing import NDArray
 
 from tbps_infer.errors import UsageError
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import ModelFacts
-from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.queries import PersonQuery, compose, encode_queries
+from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout((Segment("global", 5), Segment("fine.0", 3, 0.5), Segment("fine.1", 4, 0.5)))
 NOTHING = np.empty((0, 12), dtype=np.float32)
 
 
-def embeddings(count: int, seed: int = 0) -> NDArray[np.float32]:
-    values = np.random.default_rng(seed).normal(size=(count, LAYOUT.dim))
-    for segment in LAYOUT.segments:
-        piece = values[:, LAYOUT.slices[segment.name]]
-        piece *= np.sqrt(segment.weight) / np.linalg.norm(piece, axis=1, keepdims=True)
-    return values.astype(np.float32)
-
-
 class Table:
     """An encoder that looks up embeddings, and remembers what it was asked."""
 
-    facts = ModelFacts("part", {}, Preprocessing(), "none", 64, 0, LAYOUT, "f" * 64)
+    facts = fake_facts(layout=LAYOUT)
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
     def encode_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
         self.asked.append(list(captions))
-        return np.concatenate([embeddings(1, sum(caption.encode())) for caption in captions])
+        return np.concatenate([embeddings(LAYOUT, 1, sum(caption.encode())) for caption in captions])
 
     def encode_images(self, sources: Sequence[Any]) -> NDArray[np.float32]:
         self.asked.append(list(sources))
-        return np.concatenate([embeddings(1, sum(str(source).encode())) for source in sources])
+        return np.concatenate([embeddings(LAYOUT, 1, sum(str(source).encode())) for source in sources])
 
 
 def segment_norms(query: NDArray[np.float32]) -> list[float]:
@@ -50,13 +42,13 @@ def segment_norms(query: NDArray[np.float32]) -> list[float]:
 
 
 def test_a_single_sentence_or_picture_is_its_embedding() -> None:
-    one = embeddings(1)
+    one = embeddings(LAYOUT, 1)
     np.testing.assert_array_equal(compose(LAYOUT, one, NOTHING, NOTHING), one[0])
     np.testing.assert_array_equal(compose(LAYOUT, NOTHING, one, NOTHING), one[0])
 
 
 def test_several_sentences_are_averaged_segment_by_segment() -> None:
-    three = embeddings(3)
+    three = embeddings(LAYOUT, 3)
     query = compose(LAYOUT, three, NOTHING, NOTHING)
     np.testing.assert_allclose(segment_norms(query), [1, 0.5, 0.5], rtol=1e-6)
     for segment in LAYOUT.segments:
@@ -68,7 +60,7 @@ def test_several_sentences_are_averaged_segment_by_segment() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_a_picture_has_its_weight_beside_sentences(weight: float) -> None:
-    text, image = embeddings(1, 1), embeddings(1, 2)
+    text, image = embeddings(LAYOUT, 1, 1), embeddings(LAYOUT, 1, 2)
     query = compose(LAYOUT, text, image, NOTHING, image_weight=weight)
     for segment in LAYOUT.segments:
         piece = LAYOUT.slices[segment.name]
@@ -77,7 +69,11 @@ def test_a_picture_has_its_weight_beside_sentences(weight: float) -> None:
 
 
 def test_what_is_excluded_is_subtracted_from_the_score() -> None:
-    text, without, gallery = embeddings(2, 1), embeddings(2, 2), embeddings(20, 3).astype(np.float64)
+    text, without, gallery = (
+        embeddings(LAYOUT, 2, 1),
+        embeddings(LAYOUT, 2, 2),
+        embeddings(LAYOUT, 20, 3).astype(np.float64),
+    )
     with_it = compose(LAYOUT, text, NOTHING, without, exclude_weight=0.25).astype(np.float64)
     plain = compose(LAYOUT, text, NOTHING, NOTHING).astype(np.float64)
     excluded = compose(LAYOUT, without, NOTHING, NOTHING).astype(np.float64)
@@ -85,7 +81,7 @@ def test_what_is_excluded_is_subtracted_from_the_score() -> None:
 
 
 def test_opposite_sentences_cancel_without_a_division_by_zero() -> None:
-    one = embeddings(1)
+    one = embeddings(LAYOUT, 1)
     np.testing.assert_array_equal(compose(LAYOUT, np.concatenate((one, -one)), NOTHING, NOTHING), 0)
 
 
@@ -101,9 +97,9 @@ def test_parts_are_embedded_once_and_together() -> None:
     assert encoder.asked == [["red coat", "long hair", "backpack"], [picture]]
 
     def text(caption: str) -> NDArray[np.float32]:
-        return embeddings(1, sum(caption.encode()))
+        return embeddings(LAYOUT, 1, sum(caption.encode()))
 
-    image = embeddings(1, sum(b"a.jpg"))
+    image = embeddings(LAYOUT, 1, sum(b"a.jpg"))
     want = [
         compose(LAYOUT, np.concatenate((text("red coat"), text("long hair"))), NOTHING, NOTHING),
         compose(LAYOUT, text("red coat"), image, text("backpack"), image_weight=0.7),

@@ -115,12 +115,15 @@ def test_a_csv_list_types_whole_columns(tmp_path: Path) -> None:
     assert isinstance(second.metadata["height"], float)
 
 
-@pytest.mark.parametrize(
-    "text", ["nan", "inf", "1e999", "1,5", "+5", "1_000", "007", " 5", "٣", "9223372036854775808"]
-)
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "1,5", "+5", "1_000", "007", "٣", "9223372036854775808"])
 def test_what_is_no_number_stays_text(tmp_path: Path, text: str) -> None:
     listed = write(tmp_path / "list.csv", f'path,x\na.jpg,"{text}"\n')
     assert read_sources([listed])[0].metadata == {"x": text}
+
+
+def test_blanks_around_a_number_are_not_part_of_it(tmp_path: Path) -> None:
+    listed = write(tmp_path / "list.csv", 'path,x,y\na.jpg," 5", 6 \n')
+    assert read_sources([listed])[0].metadata == {"x": 5, "y": 6}
 
 
 def test_a_json_list_keeps_types(tmp_path: Path) -> None:
@@ -153,28 +156,28 @@ def test_a_json_list_round_trips(tmp_path_factory: pytest.TempPathFactory, rows:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("l.csv", "file,id\na.jpg,1\n", r"l\.csv, line 1: there is file, id, and a path was wanted"),
-        ("l.csv", "", r"line 1: there is nothing, and a path was wanted"),
-        ("l.csv", "path,id\na.jpg,1\nb.jpg\n", r"line 3: there are 1 values, and 2 were wanted \(path, id\)"),
+        ("l.csv", "file,id\na.jpg,1\n", r"l\.csv, line 1: the column 'path' is missing"),
+        ("l.csv", "", r"line 1: the column 'path' is missing"),
+        ("l.csv", "path,id\na.jpg,1\nb.jpg\n", r"line 3: 1 value for 2 columns \(path, id\)"),
         ("l.csv", "path,a,A\nx,1,2\n", r"line 1: the column 'A' is there twice"),
         ("l.csv", "path,record\nx,1\n", r"line 1: the column name 'record' is reserved"),
-        ("l.csv", "path,\nx,1\n", r"line 1: the column name '' is empty"),
+        ("l.csv", "path,\nx,1\n", r"line 1: column 2 has no name"),
         ("l.csv", "path,tbps_row\nx,1\n", r"begins with the reserved tbps_"),
-        ("l.csv", "path,id\n,1\n", r"line 2: the path is '', and a picture's path was wanted"),
-        ("l.csv", 'path,id\n"a.jpg"x,1\n', r"line 2: it is not valid CSV"),
-        ("l.csv", "path,time\na.jpg,2024\nb.jpg,evening\n", r"line 3: the time is 'evening', and an ISO 8601"),
+        ("l.csv", "path,id\n,1\n", r"line 2: the path is '', want text"),
+        ("l.csv", 'path,id\n"a.jpg"x,1\n', r"line 2: this is not valid CSV"),
+        ("l.csv", "path,time\na.jpg,2024\nb.jpg,evening\n", r"line 3: the time is 'evening', want an ISO 8601"),
         ("l.csv", "path\n", r"names no picture"),
         ("l.txt", "\n\n", r"names no picture"),
         ("l.jsonl", '{"path": "a"}\n{"path": 3}\n', r"line 2: the path is 3"),
-        ("l.jsonl", '\n{"path": "a"', r"line 2: it is not valid JSON"),
-        ("l.jsonl", '["path"]', r"line 1: '\[\"path\"\]' is no JSON object"),
-        ("l.jsonl", '{"path": "a", "x": [1]}', r"line 1: x is \[1\], and text, a finite 64-bit number"),
+        ("l.jsonl", '\n{"path": "a"', r"line 2: this is not valid JSON"),
+        ("l.jsonl", '["path"]', r"line 1: '\[\"path\"\]' is not a JSON object"),
+        ("l.jsonl", '{"path": "a", "x": [1]}', r"line 1: x is \[1\], want text, a finite 64-bit number"),
         ("l.jsonl", '{"path": "a", "x": {"y": 1}}', r"line 1: x is "),
         ("l.jsonl", '{"path": "a", "x": NaN}', r"line 1: x is nan"),
         ("l.jsonl", '{"path": "a", "x": 9223372036854775808}', r"line 1: x is 9223372036854775808"),
         ("l.jsonl", '{"path": "a", "x": "\\ud800"}', r"line 1: x is "),
         ("l.jsonl", '{"path": "a", "PATH": "b"}', r"the column 'PATH' is there twice"),
-        ("l.jsonl", '{"x": 1}', r"line 1: there is x, and a path was wanted"),
+        ("l.jsonl", '{"x": 1}', r"line 1: the column 'path' is missing"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -187,7 +190,7 @@ def test_sources_that_name_nothing(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.jpg\n")
     for source, message in {
-        str(tmp_path / "empty"): "holds no picture",
+        str(tmp_path / "empty"): "contains no picture",
         str(tmp_path / "nowhere"): "does not exist",
         str(tmp_path / "*.png"): "matches no picture",
         str(folder / "notes.md"): "neither a picture nor",

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tbps_infer.atomic import write_text
-from tbps_infer.benchmarks.report import TextTable, absent_lines, environment_lines, markdown_table, tables
+from tbps_infer.benchmarks.document import TextTable, markdown_text
+from tbps_infer.benchmarks.latency_report import latency_document
 from tbps_infer.benchmarks.results import Results, Row, collect_results
 from tbps_infer.benchmarks.samples import read_samples
 from tbps_infer.errors import TbpsError
@@ -37,8 +38,7 @@ its 95 % bootstrap interval. Before anything is timed, each arm's embeddings are
 _LIMIT_TEXT = """Operations are counted from the shapes of the FP32 graph: products of matrices, convolutions and
 attention. The limit is the fastest measured product of two large matrices in the same precision, or in FP32 where
 that is not measured (`*`, which INT8 may exceed); for bytes, the fastest measured copy, its reads and writes counted.
-A model at batch 1 has to read its weights once, a search its rows. Medians are held against these.
-"""
+A model at batch 1 has to read its weights once, a search its rows. Medians are held against these."""
 
 _WEIGHT_SIZE = {"fp32": 1.0, "fp16": 0.5}
 """Of the FP32 graph's; how much of an INT8 graph is INT8 its file does not say here."""
@@ -74,20 +74,14 @@ def performance_page(files: Sequence[tuple[str, Results]]) -> str:
     """The page's text.
 
     Args:
-        files: Names of files of raw samples, and what they hold.
+        files: Names of files of raw samples, as Markdown, and what they hold.
     """
     lines = [_INTRODUCTION]
     for name, results in files:
-        lines += [f"## {_title(results)}", "", f"Raw samples: `{name}`.", ""]
-        lines += [*(f"- {line}" for line in environment_lines(results)), ""]
-        for table in (*tables(results), *filter(None, [way_table(results)])):
-            lines += [f"### {table.title}", "", *markdown_table(table), ""]
-        limits = limit_table(results)
-        if limits is not None:
-            lines += [f"### {limits.title}", "", _LIMIT_TEXT, *markdown_table(limits), ""]
-        absent = absent_lines(results)
-        if absent:
-            lines += ["### Not measured", "", *(f"- {line}" for line in absent), ""]
+        document = latency_document(results)
+        added = filter(None, (way_table(results), limit_table(results)))
+        document = replace(document, tables=(*document.tables, *added), note="")
+        lines += [f"## {_title(results)}", "", f"Raw samples: {name}.", "", markdown_text(document)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -97,7 +91,7 @@ def limit_table(results: Results) -> TextTable | None:
     if not cells:
         return None
     head = ("what", "p50 ms", "GFLOP/s", "of a matmul", "GB/s read", "of a copy")
-    return TextTable("How far from the machine's limit", head, tuple(cells))
+    return TextTable("How far from the machine's limit", head, tuple(cells), text=_LIMIT_TEXT)
 
 
 def way_table(results: Results) -> TextTable | None:
@@ -168,6 +162,15 @@ def _title(results: Results) -> str:
     return f"{title}: {model}" if isinstance(model, str) else title
 
 
+def _link(raw: Path, page: Path) -> str:
+    """A file of raw samples, linked where it lies below the page's folder."""
+    folder = page.resolve().parent
+    if not raw.resolve().is_relative_to(folder):
+        return f"`{raw.name}`"
+    place = raw.resolve().relative_to(folder).as_posix()
+    return f"[{place}]({place})"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the files and write the page."""
     parser = argparse.ArgumentParser(
@@ -177,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the page")
     given = parser.parse_args(arguments)
     try:
-        files = [(path.name, collect_results(read_samples(path))) for path in given.raw]
+        files = [(_link(path, given.output), collect_results(read_samples(path))) for path in given.raw]
     except TbpsError as error:
         print(f"Error: {error.message} {error.hint}", file=sys.stderr)
         return 1

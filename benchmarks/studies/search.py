@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +37,7 @@ from tbps_infer.benchmarks.measure import (
     Sample,
     SystemClock,
     measure,
+    without_parts,
 )
 from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 from tbps_infer.benchmarks.stages import write_gallery
@@ -60,16 +61,9 @@ def interleaved(
     arms: Mapping[str, Callable[[], object]], rounds: int, clock: Clock | None = None
 ) -> dict[str, list[Sample]]:
     """Samples of every arm in every round, once it is warm; see `tbps_infer.benchmarks.measure`."""
-
-    def only(run: Callable[[], object]) -> Callable[[], None]:
-        def work() -> None:
-            run()
-
-        return work
-
     recorder = MemoryRecorder()
     plan = Plan(samples=rounds, least_samples=rounds)
-    measure([Arm(name, {}, only(run)) for name, run in arms.items()], recorder, plan, clock or SystemClock())
+    measure([Arm(name, {}, without_parts(run)) for name, run in arms.items()], recorder, plan, clock or SystemClock())
     return {name: list(recorder.samples_of(name)) for name in arms}
 
 
@@ -261,29 +255,11 @@ def memory(arguments: argparse.Namespace) -> None:
     path = folder / "gallery"
     try:
         _write_gallery(path, lambda start, stop: unit_vectors(stop - start, dim, start + 2), (rows, dim), 1.0)
-        pid = os.fork()  # a process of its own, whose peak is the search's
-        if pid == 0:
-            _search_once(path, dim)
-            os._exit(0)
-        os.waitpid(pid, 0)
+        command = [sys.executable, "-m", "tbps_infer.benchmarks.studies.search", "search"]
+        # A process of its own, whose peak is the search's.
+        subprocess.run([*command, "--folder", str(path), "--dim", str(dim)], check=True)
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _search_once(path: Path, dim: int) -> None:
-    os.execv(
-        sys.executable,
-        [
-            sys.executable,
-            "-m",
-            "tbps_infer.benchmarks.studies.search",
-            "search",
-            "--folder",
-            str(path),
-            "--dim",
-            str(dim),
-        ],
-    )
 
 
 def search(arguments: argparse.Namespace) -> None:

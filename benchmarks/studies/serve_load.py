@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -100,23 +100,13 @@ def run_load(host: str, port: int, *, clients: int, requests: int, pictures: int
     """
     if not 1 <= clients <= requests:
         raise BenchmarkError(f"{clients} clients for {requests} requests make no load.", "Ask for more requests.")
-    return asyncio.run(_run(host, port, clients, requests, pictures, k))
-
-
-async def _run(host: str, port: int, clients: int, requests: int, pictures: int, k: int) -> LoadReport:
-    remaining = iter(sentences(requests))
-    latencies: list[float] = []
-    rows: list[float] = []
-    errors: Counter[str] = Counter()
-    started = time.perf_counter()
-    await asyncio.gather(
-        *(_client(host, port, remaining, pictures, k, latencies, rows, errors) for _ in range(clients))
-    )
-    seconds = time.perf_counter() - started
+    load = _Load(host, port, pictures, k, iter(sentences(requests)))
+    seconds = asyncio.run(load.run(clients))
+    latencies, rows = load.latencies, load.rows
     return LoadReport(
         clients=clients,
         requests=requests,
-        errors=dict(errors),
+        errors=dict(load.errors),
         queries_per_s=len(latencies) / seconds,
         p50_ms=percentile(latencies, 0.5),
         p90_ms=percentile(latencies, 0.9),
@@ -128,38 +118,53 @@ async def _run(host: str, port: int, clients: int, requests: int, pictures: int,
     )
 
 
-async def _client(
-    host: str,
-    port: int,
-    remaining: Iterator[str],
-    pictures: int,
-    k: int,
-    latencies: list[float],
-    rows: list[float],
-    errors: Counter[str],
-) -> None:
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        for text in remaining:
-            body = json.dumps({"texts": [text], "k": k}).encode()
-            begun = time.perf_counter()
-            try:
-                status, answer = await _ask(reader, writer, "POST /api/v1/search", host, body)
-                if status != 200:
-                    errors[str(status)] += 1
-                    continue
-                latencies.append(1000 * (time.perf_counter() - begun))
-                for hit in json.loads(answer)["hits"][:pictures]:
-                    status, data = await _ask(reader, writer, f"GET /api/v1/records/{hit['record']}/thumbnail", host)
-                    if status != 200 or not data.startswith(b"\xff\xd8"):
-                        errors[f"thumbnail {status}"] += 1
-                rows.append(1000 * (time.perf_counter() - begun))
-            except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-                errors[type(error).__name__] += 1
-                writer.close()
-                reader, writer = await asyncio.open_connection(host, port)
-    finally:
-        writer.close()
+@dataclass
+class _Load:
+    """What all clients share: where they ask, what is left to ask, and what came of it."""
+
+    host: str
+    port: int
+    pictures: int
+    k: int
+    remaining: Iterator[str]
+    latencies: list[float] = field(default_factory=list)
+    rows: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    async def run(self, clients: int) -> float:
+        """Ask until nothing remains; the seconds that took."""
+        started = time.perf_counter()
+        await asyncio.gather(*(self._client() for _ in range(clients)))
+        return time.perf_counter() - started
+
+    async def _client(self) -> None:
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            for text in self.remaining:
+                try:
+                    await self._query(reader, writer, text)
+                except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+                    self.errors[type(error).__name__] += 1
+                    writer.close()
+                    reader, writer = await asyncio.open_connection(self.host, self.port)
+        finally:
+            writer.close()
+
+    async def _query(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: str) -> None:
+        """One query and its first thumbnails."""
+        body = json.dumps({"texts": [text], "k": self.k}).encode()
+        begun = time.perf_counter()
+        status, answer = await _ask(reader, writer, "POST /api/v1/search", self.host, body)
+        if status != 200:
+            self.errors[str(status)] += 1
+            return
+        self.latencies.append(1000 * (time.perf_counter() - begun))
+        for hit in json.loads(answer)["hits"][: self.pictures]:
+            what = f"GET /api/v1/records/{hit['record']}/thumbnail"
+            status, data = await _ask(reader, writer, what, self.host)
+            if status != 200 or not data.startswith(b"\xff\xd8"):
+                self.errors[f"thumbnail {status}"] += 1
+        self.rows.append(1000 * (time.perf_counter() - begun))
 
 
 async def _ask(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from tbps_infer.cli.shared.bench_output import ReportFiles
+from tbps_infer.cli.shared.options import combined
 from tbps_infer.model_facts import PRECISIONS
 
-__all__ = ["FILE", "Asked", "asked_options", "table_options"]
+__all__ = ["FILE", "Selection", "report_options", "selection_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,8 +22,8 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be measured; what was not asked for by name is all that there may be.
+class Selection:
+    """What to measure.
 
     Attributes:
         backends: By the names of the command's ``--backend``.
@@ -36,54 +38,39 @@ class Asked:
     threads: int | None
 
 
-def asked_options(backends: tuple[str, ...]) -> Callable[[Command], Command]:
-    """``--backend``, ``--device``, ``--precision`` and ``--threads``; passes ``asked``, `Asked`."""
+def selection_options(all_backends: tuple[str, ...]) -> Callable[[Command], Command]:
+    """``--backend``, ``--device``, ``--precision`` and ``--threads``; passes ``selection``, `Selection`."""
 
-    def decorate(command: Command) -> Command:
-        every = "May be repeated.  [default: all]"
-        where = "cpu, cuda or cuda:N; may be repeated.  [default: cpu, and a GPU if any]"
+    def select(
+        backends: tuple[str, ...], devices: tuple[str, ...], precisions: tuple[str, ...], threads: int | None
+    ) -> Selection:
+        return Selection(backends or all_backends, devices or _present_devices(), precisions or PRECISIONS, threads)
 
-        @click.option("--backend", "ways", type=click.Choice(backends), multiple=True, help=every)
-        @click.option("--device", "devices", multiple=True, help=where)
-        @click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help=every)
-        @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
-        @functools.wraps(command)
-        def wrapped(
-            *args: Any,
-            ways: tuple[str, ...],
-            devices: tuple[str, ...],
-            precisions: tuple[str, ...],
-            threads: int | None,
-            **kwargs: Any,
-        ) -> Any:
-            asked = Asked(ways or backends, devices or _present_devices(), precisions or PRECISIONS, threads)
-            return command(*args, asked=asked, **kwargs)
-
-        return wrapped  # type: ignore[return-value]
-
-    return decorate
+    devices_help = "Device to use: cpu, cuda or cuda:N. Repeatable."
+    repeatable = partial(click.option, multiple=True, show_default="all")
+    return combined(
+        "selection",
+        select,
+        repeatable("--backend", "backends", type=click.Choice(all_backends), help="Backend to use. Repeatable."),
+        repeatable("--device", "devices", help=devices_help, show_default="the CPU and the first GPU"),
+        repeatable("--precision", "precisions", type=click.Choice(PRECISIONS), help="Precision to use. Repeatable."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads.", show_default="all usable cores"),
+    )
 
 
-def table_options(*, everything: str, row: str) -> Callable[[Command], Command]:
-    """``--json``, ``--csv`` and ``--markdown``; passes ``json_file``, ``csv_file`` and ``markdown_file``.
+def _files(json_file: Path | None, csv_file: Path | None, markdown_file: Path | None, html_file: Path | None) -> Any:
+    return ReportFiles(json_file, csv_file, markdown_file, html_file)
 
-    Args:
-        everything: What the JSON holds.
-        row: What has a row of the CSV.
-    """
 
-    def decorate(command: Command) -> Command:
-        for option in (
-            click.option("--markdown", "markdown_file", type=FILE, help="Write the tables as Markdown."),
-            click.option("--csv", "csv_file", type=FILE, help=f"Write a row per {row}."),
-            click.option(
-                "--json", "json_file", type=FILE, help=f"Write {everything} as JSON; - for standard output."
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return decorate
+report_options = combined(
+    "files",
+    _files,
+    click.option("--json", "json_file", type=FILE, help="Write the results as JSON; - for standard output."),
+    click.option("--csv", "csv_file", type=FILE, help="Write the results as CSV."),
+    click.option("--markdown", "markdown_file", type=FILE, help="Write the tables as Markdown."),
+    click.option("--html", "html_file", type=FILE, help="Write the results as one self-contained page."),
+)
+"""``--json``, ``--csv``, ``--markdown`` and ``--html``; passes ``files``, `ReportFiles`."""
 
 
 def _present_devices() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING
+from tbps_infer.cli.shared.options import EXISTING, combined
 from tbps_infer.verification.tolerances import Thresholds
 
 if TYPE_CHECKING:
@@ -41,25 +41,26 @@ def threshold_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-def verify_data_option(command: Command) -> Command:
-    """``--verify-data``; passes ``gate_on``, an `EvaluationSet` or None."""
+def _evaluation_set(verify_data: Path | None) -> Any:
+    if verify_data is None:
+        return None
+    from tbps_infer.data.readers import read_dataset
+    from tbps_infer.verification.evaluation_set import labelled_set
 
-    @click.option(
+    return labelled_set(read_dataset(verify_data, "test"))
+
+
+verify_data_option = combined(
+    "gate_on",
+    _evaluation_set,
+    click.option(
         "--verify-data",
         type=EXISTING,
         metavar="DATASET",
-        help="Hold what was made to the gate of tbps verify on this data set's test split; what fails is not kept.",
-    )
-    @functools.wraps(command)
-    def wrapped(*args: Any, verify_data: Path | None, **kwargs: Any) -> Any:
-        if verify_data is None:
-            return command(*args, gate_on=None, **kwargs)
-        from tbps_infer.data.readers import read_dataset
-        from tbps_infer.verification.evaluation_set import labelled_set
-
-        return command(*args, gate_on=labelled_set(read_dataset(verify_data, "test")), **kwargs)
-
-    return wrapped  # type: ignore[return-value]
+        help="Keep the result only if it passes tbps verify on the test split of this data set.",
+    ),
+)
+"""``--verify-data``; passes ``gate_on``, an `EvaluationSet` or None."""
 
 
 def result_lines(result: GateResult) -> Iterator[str]:

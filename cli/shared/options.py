@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,12 +18,20 @@ from tbps_infer.model_facts import PRECISIONS
 __all__ = [
     "EXISTING",
     "batch_size_option",
+    "combined",
+    "dataset_options",
+    "encoder_options",
     "int8_limit_options",
+    "json_option",
+    "kind_option",
     "mixed_precision_options",
     "output_option",
-    "overwrite_option",
     "precision_options",
+    "query_options",
+    "reference_option",
     "run_options",
+    "seed_option",
+    "split_option",
     "verbosity_options",
 ]
 
@@ -31,28 +40,74 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 EXISTING = click.Path(exists=True, path_type=Path)
 
 
-def output_option(what: str) -> Callable[[Command], Command]:
-    """``-o/--output``, required: where the result goes."""
-    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=what)
+def combined(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Options whose values a command receives as one argument.
+
+    Args:
+        name: The command's argument.
+        make: Makes the argument's value; its parameters are the options' names.
+        options: Click options, in the order of the help.
+    """
+    parameters = tuple(inspect.signature(make).parameters)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            value = make(**{parameter: kwargs.pop(parameter) for parameter in parameters})
+            return command(*args, **{name: value}, **kwargs)
+
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
 
 
-def overwrite_option(what: str) -> Callable[[Command], Command]:
-    """``--overwrite``."""
-    return click.option("--overwrite", is_flag=True, help=what)
+def output_option(text: str) -> Callable[[Command], Command]:
+    """``-o/--output``, required."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
 
 
-def batch_size_option(default: int) -> Callable[[Command], Command]:
-    """``-b/--batch-size``."""
-    return click.option(
-        "-b", "--batch-size", type=click.IntRange(1), default=default, help="Items per run of the model."
+def seed_option(default: int = 0) -> Callable[[Command], Command]:
+    """``--seed``."""
+    return click.option("--seed", type=int, default=default, help="Random seed.")
+
+
+batch_size_option = click.option(
+    "-b", "--batch-size", type=click.IntRange(1), default=32, help="Items per forward pass."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+kind_option = click.option(
+    "--kind", help="Annotation format, such as RSTPReid.", show_default="recognised by the file's name"
+)
+reference_option = click.option(
+    "--reference", type=EXISTING, metavar="CHECKPOINT", help="Checkpoint that BUNDLE was exported from."
+)
+split_option = click.option("--split", default="test", help="Split of the data set.")
+
+
+def dataset_options(command: Command) -> Command:
+    """``--split`` and ``--kind``: how to read a data set."""
+    return split_option(kind_option(command))
+
+
+def query_options(command: Command) -> Command:
+    """``--search-device`` and ``--bundle``: where and with what to search."""
+    device_help = "Device to compare vectors on: cpu or cuda:N; a GPU keeps them in memory."
+    device = click.option("--search-device", default="cpu", help=device_help)
+    default = "the one that embedded the gallery"
+    return device(
+        click.option("--bundle", type=EXISTING, help="Model for the queries.", show_default=default)(command)
     )
 
 
 def verbosity_options(command: Command) -> Command:
     """``-v`` and ``-q``: how much is logged to standard error."""
 
-    @click.option("-v", "--verbose", count=True, help="Say more on standard error; twice for everything.")
-    @click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+    @click.option(
+        "-v", "--verbose", count=True, show_default=False, help="Log more to standard error; -vv logs everything."
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="Print nothing but results and errors.")
     @functools.wraps(command)
     def wrapped(*args: Any, verbose: int, quiet: bool, **kwargs: Any) -> Any:
         level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
@@ -63,37 +118,41 @@ def verbosity_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-def precision_options(command: Command) -> Command:
-    """``--precision`` with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
-
-    @click.option("--precision", type=click.Choice(PRECISIONS), help="What to compute in.  [default: fp32]")
-    @click.option("--fp16", "--half", "fp16", is_flag=True, help="The same as --precision fp16.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, precision: str | None, fp16: bool, **kwargs: Any) -> Any:
-        if fp16 and precision not in (None, "fp16"):
-            raise click.UsageError(f"--fp16 contradicts --precision {precision}.")
-        return command(*args, precision="fp16" if fp16 else precision or "fp32", **kwargs)
-
-    return wrapped  # type: ignore[return-value]
+def _precision(precision: str | None, fp16: bool) -> str:
+    if fp16 and precision not in (None, "fp16"):
+        raise click.UsageError(f"--fp16 contradicts --precision {precision}.")
+    return "fp16" if fp16 else precision or "fp32"
 
 
-def mixed_precision_options(command: Command) -> Command:
-    """``--keep-fp32`` and ``--auto-islands``; passes ``mixed``, `MixedPrecisionOptions`."""
+precision_options = combined(
+    "precision",
+    _precision,
+    click.option("--precision", type=click.Choice(PRECISIONS), help="Numeric precision.", show_default="fp32"),
+    click.option("--fp16", "--half", "fp16", is_flag=True, help="Same as --precision fp16."),
+)
+"""``--precision``, with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
 
-    @click.option(
+
+def _mixed_precision(keep_fp32: tuple[str, ...], auto_islands: bool) -> Any:
+    from tbps_infer.export.fp16.convert import MixedPrecisionOptions
+
+    return MixedPrecisionOptions(keep_fp32, auto_islands)
+
+
+mixed_precision_options = combined(
+    "mixed",
+    _mixed_precision,
+    click.option(
         "--keep-fp32",
         multiple=True,
         metavar="PATTERN",
-        help="FP16 only: leave what a name, operator or parameter matches in FP32; may be repeated.",
-    )
-    @click.option("--auto-islands", is_flag=True, help="FP16 only: measure activations, leave large ones in FP32.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, keep_fp32: tuple[str, ...], auto_islands: bool, **kwargs: Any) -> Any:
-        from tbps_infer.export.fp16.convert import MixedPrecisionOptions
-
-        return command(*args, mixed=MixedPrecisionOptions(keep_fp32, auto_islands), **kwargs)
-
-    return wrapped  # type: ignore[return-value]
+        help="FP16 only: keep nodes in FP32 whose name, operator or parameter matches. Repeatable.",
+    ),
+    click.option(
+        "--auto-islands", is_flag=True, help="FP16 only: measure activations and keep nodes with large ones in FP32."
+    ),
+)
+"""``--keep-fp32`` and ``--auto-islands``; passes ``mixed``, `MixedPrecisionOptions`."""
 
 
 def int8_limit_options(command: Command) -> Command:
@@ -122,24 +181,28 @@ def int8_limit_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-def run_options(command: Command) -> Command:
-    """``--backend``, ``--device``, ``--precision`` and ``--threads``; passes ``run``, a `RunOptions`."""
+def _run(backend: Any, device: str, threads: int | None, precision: Any) -> Any:
+    from tbps_infer.runners.options import RunOptions
 
-    @click.option(
+    return RunOptions(backend, device, precision, threads)
+
+
+run_options = combined(
+    "run",
+    _run,
+    click.option(
         "--backend",
         type=click.Choice(BACKENDS),
         default="onnxruntime",
-        help="onnxruntime runs a bundle, tensorrt and tensorrt-rtx its engines, torch a checkpoint.",
-    )
-    @click.option(
-        "--device", default="cpu", help="cpu, cuda or cuda:N. Refused where it cannot be had, never replaced."
-    )
-    @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the usable cores]")
-    @precision_options
-    @functools.wraps(command)
-    def wrapped(*args: Any, backend: Any, device: str, threads: int | None, precision: Any, **kwargs: Any) -> Any:
-        from tbps_infer.runners.options import RunOptions
+        help="Inference backend: torch runs a checkpoint, the others run a bundle.",
+    ),
+    click.option("--device", default="cpu", help="Device to run on: cpu, cuda or cuda:N."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads.", show_default="all usable cores"),
+    precision_options,
+)
+"""``--backend``, ``--device``, ``--threads`` and ``--precision``; passes ``run``, `RunOptions`."""
 
-        return command(*args, run=RunOptions(backend, device, precision, threads), **kwargs)
 
-    return wrapped  # type: ignore[return-value]
+def encoder_options(command: Command) -> Command:
+    """``--batch-size`` and `run_options`: how to embed."""
+    return batch_size_option(run_options(command))

@@ -1,4 +1,4 @@
-"""How hits are written: a table for people; JSON, JSON lines and CSV for programs; each streams."""
+"""Output of hits: a table for people; JSON, JSON lines and CSV for programs; all streamed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.queries import Query
+from tbps_infer.cli.shared.tables import bare_table, rich_output
 from tbps_infer.layout import VectorLayout
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
 
 __all__ = ["FORMATS", "grouped_split", "write_results"]
-
-_WIDE = 1000
-"""Columns of a table that is not on a terminal: nothing is wrapped."""
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -37,7 +35,7 @@ def write_results(results: Iterable[Result], form: str, layout: VectorLayout, *,
         results: Queries with their hits, best first.
         form: One of `FORMATS`.
         layout: The model's, for the table's columns.
-        explain: Draw every segment's share of each score as a bar, in the table; the other forms say it anyway.
+        explain: Draw every segment's share of each score as a bar in the table; the other forms always contain it.
     """
     if form == "table":
         _write_table(results, layout, explain)
@@ -56,7 +54,7 @@ def grouped_split(split: Mapping[str, float]) -> dict[str, float]:
     return grouped
 
 
-def _plain(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
+def _to_json(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
     return {
         "id": query.id,
         "query": query.label,
@@ -76,14 +74,14 @@ def _plain(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
 
 def _write_lines(results: Iterable[Result], _layout: VectorLayout) -> None:
     for query, hits in results:
-        click.echo(json.dumps(_plain(query, hits), ensure_ascii=False))
+        click.echo(json.dumps(_to_json(query, hits), ensure_ascii=False))
 
 
 def _write_json(results: Iterable[Result], _layout: VectorLayout) -> None:
-    """One JSON array, an element written as soon as it is there."""
+    """One JSON array; every element is written at once."""
     before = "[\n"
     for query, hits in results:
-        click.echo(before + json.dumps(_plain(query, hits), ensure_ascii=False), nl=False)
+        click.echo(before + json.dumps(_to_json(query, hits), ensure_ascii=False), nl=False)
         before = ",\n"
     click.echo("\n]" if before == ",\n" else "[]")
 
@@ -100,37 +98,28 @@ def _write_csv(results: Iterable[Result], layout: VectorLayout) -> None:
 
 
 def _write_table(results: Iterable[Result], layout: VectorLayout, explain: bool) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    on_terminal = sys.stdout.isatty()
-    # NO_COLOR takes the colours in rich, and leaves bold text and links; here it takes every escape.
-    plain = bool(os.environ.get("NO_COLOR"))
-    console = Console(width=None if on_terminal else _WIDE, color_system=None if plain else "auto")
-    linked = on_terminal and not plain
+    linked = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     groups = list(grouped_split(dict.fromkeys(layout.names, 0.0)))
     for number, (query, hits) in enumerate(results):
-        with console.capture() as captured:
+        with rich_output() as console:
             if number:
                 console.print()
             console.print(Text(query.label, style="bold"), soft_wrap=True)
             console.print(_table(query, hits, groups, linked) if hits else "no picture passes the filter")
             if explain and hits:
-                console.print(Text(_explained(hits, layout)), soft_wrap=True)
-        text = captured.get()
-        # rich fills lines up with spaces; in a file or a pipe they are in the way.
-        click.echo(text if on_terminal else "\n".join(line.rstrip() for line in text.split("\n")), nl=False)
+                console.print(Text(_bars(hits, layout)), soft_wrap=True)
 
 
 def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], linked: bool) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     from tbps_infer.render.marks import verdict
 
     marks = {"right": ("✓", "bold green"), "wrong": ("✕", "red"), "unknown": ("?", "dim")}
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = bare_table()
     for name in ("rank", "score", *groups):
         table.add_column(name, justify="right", no_wrap=True)
     if query.person is not None:
@@ -142,30 +131,30 @@ def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], linked: boo
         row = [Text(cell) for cell in (str(rank), f"{hit.score:.3f}", *(f"{shares[name]:.3f}" for name in groups))]
         if query.person is not None:
             row.append(Text(*marks[verdict(hit.metadata, query.person)]))
-        row.append(Text(_short(hit.path), style=f"link {hit.path.as_uri()}" if linked else ""))
+        row.append(Text(_relative(hit.path), style=f"link {hit.path.as_uri()}" if linked else ""))
         row.append(Text(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), style="dim"))
         table.add_row(*row)
     return table
 
 
-_CELLS = 20
+_BAR_LENGTH = 20
 
 
-def _explained(hits: Sequence[Hit], layout: VectorLayout) -> str:
-    """Every hit's split as aligned bars: a line per segment, how much of what it can give is filled."""
-    wide = max(map(len, layout.names))
+def _bars(hits: Sequence[Hit], layout: VectorLayout) -> str:
+    """Every hit's split as aligned bars, one line per segment: its share of its maximum."""
+    width = max(map(len, layout.names))
     lines = []
     for rank, hit in enumerate(hits, start=1):
         for row, segment in enumerate(layout.segments):
             share = hit.split[segment.name]
-            filled = round(_CELLS * min(max(share / segment.weight, 0.0), 1.0))
-            bar = "█" * filled + "░" * (_CELLS - filled)
+            filled = round(_BAR_LENGTH * min(max(share / segment.weight, 0.0), 1.0))
+            bar = "█" * filled + "░" * (_BAR_LENGTH - filled)
             number = f"{rank:>4}" if row == 0 else "    "
-            lines.append(f"{number}  {segment.name:<{wide}}  {bar}  {share:6.3f} of {segment.weight:.3f}")
+            lines.append(f"{number}  {segment.name:<{width}}  {bar}  {share:6.3f} of {segment.weight:.3f}")
     return "\n".join(lines)
 
 
-def _short(path: Path) -> str:
+def _relative(path: Path) -> str:
     """A path relative to the current folder where it lies below it."""
     try:
         return str(path.relative_to(Path.cwd()))

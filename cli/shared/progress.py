@@ -1,7 +1,8 @@
-"""Progress on standard error: a bar with rate and remaining time, for work that a person waits for."""
+"""Progress on standard error: lines, and a bar with rate and remaining time."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,22 +15,23 @@ _SHOW_AFTER_S = 1.0
 
 
 def quiet() -> bool:
-    """Whether the running command was told ``-q``."""
+    """Whether the running command was given ``-q``."""
     context = click.get_current_context(silent=True)
     return bool(context and context.meta.get("tbps.quiet"))
 
 
 def say(message: str) -> None:
-    """One line for the person, on standard error, unless told to be quiet."""
+    """Print a line on standard error, unless ``-q`` was given."""
     if not quiet():
-        click.echo(message, err=True)
+        # Not click.echo, which goes past rich's redirection and would write into a bar that is shown.
+        sys.stderr.write(f"{message}\n")
 
 
 @contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total).
+def progress_bar(label: str, unit: str) -> Iterator[Callable[..., None]]:
+    """Yield a function of (done, total, label) that moves the bar; a total of 0 is unknown, a label may be left out.
 
-    The bar appears when the work has taken a second, and only on a terminal; it is gone when the work is done.
+    The bar appears on a terminal after one second of work, and disappears when the work is done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -46,15 +48,15 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(label, total=None)
-    shown = not console.is_terminal or quiet()
+    settled = not console.is_terminal or quiet()  # shown, or never to be
     started = time.monotonic()
 
-    def update(done: int, total: int) -> None:
-        nonlocal shown
-        if not shown and time.monotonic() - started > _SHOW_AFTER_S:
+    def update(done: int, total: int, new_label: str = label) -> None:
+        nonlocal settled
+        if not settled and time.monotonic() - started > _SHOW_AFTER_S:
             bar.start()
-            shown = True
-        bar.update(task, completed=done, total=total)
+            settled = True
+        bar.update(task, description=new_label, completed=done, total=total or None)
 
     try:
         yield update

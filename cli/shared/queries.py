@@ -1,23 +1,21 @@
-"""Where the queries of a search come from: arguments, files, standard input, pictures."""
+"""The queries of a search: from arguments, files, standard input and pictures."""
 
 from __future__ import annotations
 
-import csv
-import json
+import codecs
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 from tbps_infer.errors import UsageError
+from tbps_infer.lists import ListReader, Row, list_format
 from tbps_infer.queries import PersonQuery
 
-__all__ = ["Query", "groups_as_they_come", "groups_of", "one_person", "read_queries"]
+__all__ = ["Query", "combined_query", "groups_as_read", "groups_of", "read_queries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Query:
         id: Its name in the results.
         text: The sentence; None for a picture.
         image: The picture; None for a sentence.
-        person: The ``id`` in the metadata of the right hits, where it is known: hits are marked right or wrong.
+        person: The ``id`` of the person in the metadata, where it is known: hits are then marked right or wrong.
         composed: What is embedded, where that is more than the sentence or the picture.
     """
 
@@ -49,12 +47,14 @@ class Query:
 
     @property
     def label(self) -> str:
-        """What a person reads above the hits."""
+        """The heading above the hits."""
         return self.text if self.text is not None else str(self.image)
 
 
-def one_person(texts: Sequence[str], images: Sequence[Path], exclude: Sequence[str], image_weight: float) -> Query:
-    """One query of all sentences and pictures."""
+def combined_query(
+    texts: Sequence[str], images: Sequence[Path], exclude: Sequence[str], image_weight: float
+) -> Query:
+    """One query that combines all sentences and pictures."""
     parts = PersonQuery(tuple(texts), tuple(images), tuple(exclude), image_weight)
     label = " + ".join((*texts, *map(str, images), *(f"not {text}" for text in exclude)))
     return Query("1", label, composed=parts)
@@ -66,14 +66,14 @@ def groups_of(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
         yield group
 
 
-def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
-    """Groups of what has been read by the time that a group is asked for: nobody who types or pipes is kept waiting.
+def groups_as_read(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
+    """Groups of the queries that have been read so far, so that whoever types or pipes them does not wait.
 
-    An error in reading comes after the queries before it.
+    An error in reading is raised after the queries before it.
     """
     read: queue.Queue[Query | BaseException | None] = queue.Queue(maxsize=most)
 
-    def fill() -> None:
+    def read_all() -> None:
         try:
             for query in queries:
                 read.put(query)
@@ -82,7 +82,7 @@ def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Qu
         else:
             read.put(None)
 
-    threading.Thread(target=fill, daemon=True).start()
+    threading.Thread(target=read_all, daemon=True).start()
     while True:
         item, group = read.get(), []
         while isinstance(item, Query):
@@ -101,78 +101,53 @@ def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Qu
 def read_queries(
     texts: Sequence[str], files: Sequence[str], images: Sequence[Path], exclude: Sequence[str] = ()
 ) -> Iterator[Query]:
-    """All queries, each with what is excluded; see `_read` for their order."""
+    """All queries, in the order: arguments, files, pictures; files are read as far as the results are.
+
+    Args:
+        texts: Sentences; their ids count from 1.
+        files: `tbps_infer.lists` with the column ``text``, and ``id`` and ``person`` where known; text files with a
+            sentence per line; or ``-``, standard input, with a sentence or a JSON object per line.
+        images: Pictures; a picture's id is its name.
+        exclude: What every query excludes.
+
+    Raises:
+        UsageError: A file cannot be read, or a line has no text.
+    """
     for query in _read(texts, files, images):
         yield replace(query, composed=replace(query.parts, exclude=tuple(exclude))) if exclude else query
 
 
 def _read(texts: Sequence[str], files: Sequence[str], images: Sequence[Path]) -> Iterator[Query]:
-    """All queries, in the order: arguments, files, pictures; files are read as far as the results are.
-
-    Args:
-        texts: Sentences; their ids count from 1.
-        files: ``.jsonl`` objects and ``.csv`` rows with ``text``, and ``id`` and ``person`` where known; anything
-            else is a sentence a line; ``-`` is standard input, a sentence or a JSON object a line.
-        images: Pictures; a picture's id is its name.
-
-    Raises:
-        UsageError: A file cannot be read, or a line has no text.
-    """
     for number, text in enumerate(texts, start=1):
         yield Query(str(number), text)
     for name in files:
-        with _opened(name) as stream:
-            yield from _file_queries(name, stream)
+        if list_format(name) is None:
+            yield from _sentences(name)
+        else:
+            yield from map(_from_row, ListReader(name, UsageError).rows(_REQUIRED))
     for image in images:
         yield Query(image.name, image=image)
 
 
-@contextmanager
-def _opened(name: str) -> Iterator[TextIO]:
-    if name == "-":
-        yield sys.stdin
-        return
-    try:
-        stream = Path(name).open(  # noqa: SIM115 - closed below; only opening it is the user's error
-            encoding="utf-8-sig", newline=""
+_REQUIRED = ("text",)
+
+
+def _sentences(name: str) -> Iterator[Query]:
+    """A query per line; on standard input a line may also be a JSON object."""
+    if name != "-" and Path(name).suffix.lower() not in ("", ".txt"):
+        raise UsageError(
+            f"The extension of the query file {name} is not known; want .txt, .csv or .jsonl.", "Rename the file."
         )
-    except OSError as error:
-        raise UsageError(f"The queries' file {name} cannot be read: {error.strerror}.") from error
-    with stream:
-        yield stream
+    stdin = codecs.iterdecode(sys.stdin.buffer, "utf-8-sig", "surrogateescape") if name == "-" else None
+    reader = ListReader(name, UsageError, stdin)
+    for line, text in reader.lines():
+        if name == "-" and text.lstrip().startswith("{"):
+            yield _from_row(reader.json_row(line, text, _REQUIRED))
+        else:
+            yield Query(str(line), text.strip())
 
 
-def _file_queries(name: str, stream: TextIO) -> Iterator[Query]:
-    try:
-        if name.endswith(".csv"):
-            for number, row in enumerate(csv.DictReader(stream), start=2):
-                yield _named(name, number, row)
-            return
-        for number, line in enumerate(stream, start=1):
-            text = line.strip()
-            if not text:
-                continue
-            if name.endswith(".jsonl") or (name == "-" and text.startswith("{")):
-                yield _json_query(name, number, text)
-            else:
-                yield Query(str(number), text)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The queries' file {name} is not UTF-8: {error}.") from error
-
-
-def _json_query(name: str, number: int, line: str) -> Query:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{name}: line {number} is not valid JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise UsageError(f'{name}: line {number} is no object; want {{"id": ..., "text": ...}}.')
-    return _named(name, number, row)
-
-
-def _named(name: str, number: int, row: Mapping[str, object]) -> Query:
-    text, given, person = (row.get(key) for key in ("text", "id", "person"))
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{name}: line {number} has no text.", 'Name the sentence "text", and its name "id".')
+def _from_row(row: Row) -> Query:
+    given, person = row.get("id"), row.get("person")
     known = None if person in (None, "") else str(person)
-    return Query(str(number) if given in (None, "") else str(given), text, person=known)
+    return Query(str(row.line) if given in (None, "") else str(given), row.text("text"), person=known)

@@ -7,24 +7,24 @@
 | CUHK-PEDES test, TextReID | ``cuhk_test.json`` | ``image`` | test |
 | ICFG-PEDES | ``ICFG-PEDES.json``, ``ICFG_PEDES.json`` | ``file_path`` | train, test |
 | RSTPReid | ``data_captions.json`` | ``img_path`` | train, val, test |
-| your own | ``*.jsonl``, ``*.csv``: ``path``, ``caption``, also ``id``, ``split``, ``camera`` | ``path`` | as named |
+| your own | `tbps_infer.lists`: ``path``, ``caption``, also ``id``, ``split``, ``camera`` | ``path`` | as named |
 
 Pictures are looked for below the annotation file's folder, in ``imgs/`` first. Two entries of one path are one
-picture with the captions of both; nothing is assumed about captions per picture.
+picture with the captions of both; a picture may have any number of captions.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tbps_infer.data.dataset import Picture, Split
 from tbps_infer.errors import DatasetError
+from tbps_infer.lists import ListReader, list_format
 
 __all__ = ["FORMATS", "Format", "find_annotations", "read_dataset"]
 
@@ -102,14 +102,14 @@ def read_dataset(root: Path, split: str, *, kind: str | None = None, check_files
         root: The annotation file, the folder that holds it, or that folder's parent.
         split: ``train``, ``val`` or ``test``; for captions of your own without a split column, any name.
         kind: A key of `FORMATS`; found from the file's name when not given.
-        check_files: Make sure that every picture is there.
+        check_files: Make sure that every picture exists.
 
     Raises:
-        DatasetError: The annotation file or one of its fields is not what the format says, or a picture is missing;
-            the sentence names the file, the entry and the field.
+        DatasetError: The annotation file or one of its fields does not follow the format, or a picture is missing;
+            the sentence names the file, the entry or line, and the field.
     """
     if kind is not None and kind not in FORMATS:
-        raise DatasetError(f"The data set kind {kind!r} is not known; want one of {', '.join(FORMATS)}.")
+        raise DatasetError(f"The data set kind {kind!r} is not known; want {', '.join(FORMATS)}.")
     file, form = find_annotations(root, split, kind)
     rows = _own_rows(file, split) if form is None else _format_rows(file, form, split)
     pictures = _merge(file, rows, check_files)
@@ -122,7 +122,7 @@ def read_dataset(root: Path, split: str, *, kind: str | None = None, check_files
 
 
 def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[Path, Format | None]:
-    """The annotation file below a root, with its format; None for captions of your own. Raises DatasetError."""
+    """The annotation file below a root and its format, None for captions of your own; raises DatasetError."""
     if not root.exists():
         raise DatasetError(f"{root} does not exist.", "Give a data set's folder or its annotation file.")
     if root.is_file():
@@ -138,7 +138,7 @@ def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[P
         if entry is not None:
             _check_split(*entry, split)
             return entry
-    own = sorted(f for f in root.iterdir() if f.suffix in (".jsonl", ".csv"))
+    own = sorted(f for f in root.iterdir() if list_format(f))
     if kind is None and len(own) == 1:
         return own[0], None
     for folder in folders:
@@ -176,7 +176,7 @@ def _format_of(file: Path, kind: str | None) -> Format | None:
         return FORMATS[kind]
     if file.name in _WRONG_FILES:
         raise DatasetError(f"{file} cannot be read as a data set.", _WRONG_FILES[file.name])
-    if file.suffix in (".jsonl", ".csv"):
+    if list_format(file):
         return None
     for form in FORMATS.values():
         if any(file.name in names for names in form.files.values()):
@@ -194,7 +194,7 @@ def _check_split(file: Path, form: Format, split: str) -> None:
         )
 
 
-def _format_rows(file: Path, form: Format, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
+def _format_rows(file: Path, form: Format, split: str) -> Iterator[tuple[str, Picture]]:
     _check_split(file, form, split)
     try:
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -203,102 +203,76 @@ def _format_rows(file: Path, form: Format, split: str) -> Iterable[tuple[int, di
     if not isinstance(entries, list):
         raise DatasetError(f"{file} holds a {type(entries).__name__}, want a list of entries.", "Get the file again.")
     for number, entry in enumerate(entries):
+        place = f"{file}, entry {number}"
         if not isinstance(entry, dict):
-            raise DatasetError(f"{file}: entry {number} is a {type(entry).__name__}, want an object.")
+            raise DatasetError(f"{place}: this is a {type(entry).__name__}, want an object.")
         if form.split is not None:
-            named = _field(file, number, entry, form.split, str)
+            named = _field(place, entry, form.split, str)
             if named not in form.splits:
                 raise DatasetError(
-                    f"{file}: entry {number} has the split {named!r}; want {', '.join(form.splits)}.",
-                    "Get the file again.",
+                    f"{place}: the split is {named!r}, want {', '.join(form.splits)}.", "Get the file again."
                 )
             if named != split:
                 continue
-        path = Path(_field(file, number, entry, form.picture, str))
-        captions = _field(file, number, entry, form.captions, list)
+        path = Path(_field(place, entry, form.picture, str))
+        captions = _field(place, entry, form.captions, list)
         if not all(isinstance(caption, str) for caption in captions):
-            raise DatasetError(f"{file}: entry {number} has a {form.captions!r} that is not a list of sentences.")
+            raise DatasetError(f"{place}: {form.captions!r} is not a list of sentences.")
         if not all(map(str.strip, captions)):
-            raise DatasetError(f"{file}: entry {number} has a caption without words.", "Take it out of the list.")
-        identity = _field(file, number, entry, form.identity, int)
-        yield number, {"path": path, "id": identity, "captions": captions, "camera": form.camera(path)}
+            raise DatasetError(f"{place}: a caption has no words.", "Remove the caption.")
+        yield place, Picture(path, _field(place, entry, form.identity, int), tuple(captions), form.camera(path))
 
 
-def _own_rows(file: Path, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
+def _own_rows(file: Path, split: str) -> Iterator[tuple[str, Picture]]:
     """Captions of your own; without an ``id`` column every picture is an identity of its own.
 
-    A picture without a caption is in the gallery and asked for by none.
+    A picture without a caption is in the gallery, and no query asks for it.
     """
     numbers: dict[str, int] = {}
-    for number, entry in enumerate(_read_own(file), start=1):
-        if entry.get("split") not in (None, "", split):
+    for row in ListReader(file, DatasetError).rows(required=("path", "caption")):
+        if row.get("split") not in (None, "", split):
             continue
-        path = _field(file, number, entry, "path", str)
-        bare = "caption" in entry and entry["caption"] in (None, "")
-        caption = None if bare else _field(file, number, entry, "caption", str)
-        given = entry.get("id")
+        path, given = row.text("path"), row.get("id")
         key = f"path {path}" if given in (None, "") else f"id {given}"
+        captions = () if row.get("caption") in (None, "") else (row.text("caption"),)
         identity = numbers.setdefault(key, len(numbers))
-        camera = entry.get("camera")
-        yield (
-            number,
-            {"path": Path(path), "id": identity, "captions": [caption] if caption else [], "camera": camera or None},
-        )
+        yield f"{file}, line {row.line}", Picture(Path(path), identity, captions, row.get("camera") or None)
 
 
-def _read_own(file: Path) -> Iterable[dict[str, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets write a byte order mark
-        if file.suffix == ".csv":
-            yield from csv.DictReader(stream)
-            return
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DatasetError(f"{file}: line {number} is not valid JSON: {error}.") from error
-            if not isinstance(entry, dict):
-                raise DatasetError(f"{file}: line {number} is a {type(entry).__name__}, want an object.")
-            yield entry
-
-
-def _field(file: Path, number: int, entry: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = entry.get(key)
-    if key not in entry or not isinstance(value, kind) or isinstance(value, bool):
-        found = f"{type(value).__name__} {value!r}" if key in entry else "none"
+def _field(place: str, entry: Mapping[str, Any], key: str, kind: type) -> Any:
+    if key not in entry:
         raise DatasetError(
-            f"{file}: entry {number} has {found} as {key!r}, want {_KINDS[kind]}.",
-            f"Its fields are {', '.join(map(str, entry)) or 'none'}.",
+            f"{place}: there is no {key!r}, want {_KINDS[kind]}.",
+            f"The fields are: {', '.join(map(str, entry)) or 'none'}.",
         )
+    value = entry[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DatasetError(f"{place}: {key!r} is {value!r}, want {_KINDS[kind]}.")
     return value
 
 
-_KINDS = {str: "a string", list: "a list", int: "a whole number"}
+_KINDS = {str: "text", list: "a list", int: "a whole number"}
 
 
-def _merge(file: Path, rows: Iterable[tuple[int, dict[str, Any]]], check_files: bool) -> tuple[Picture, ...]:
+def _merge(file: Path, rows: Iterable[tuple[str, Picture]], check_files: bool) -> tuple[Picture, ...]:
     """One picture per path, in the order of first mention; a path of two identities is an error."""
     merged: dict[Path, Picture] = {}
-    for number, row in rows:
-        path = row["path"]
-        earlier = merged.get(path)
+    for place, row in rows:
+        earlier = merged.get(row.path)
         if earlier is None:
-            found = _locate(file, number, path, check_files)
-            merged[path] = Picture(found, row["id"], tuple(row["captions"]), row["camera"])
-        elif earlier.identity != row["id"]:
+            merged[row.path] = replace(row, path=_locate(file, place, row.path, check_files))
+        elif earlier.identity != row.identity:
             raise DatasetError(
-                f"{file}: entry {number} gives {path} another identity than an entry before it "
-                f"({row['id']} and {earlier.identity}).",
+                f"{place}: {row.path} has another identity than in an earlier entry "
+                f"({row.identity} and {earlier.identity}).",
                 "One picture shows one person: correct the file.",
             )
         else:
-            captions = (*earlier.captions, *row["captions"])
-            merged[path] = Picture(earlier.path, earlier.identity, captions, earlier.camera)
+            merged[row.path] = replace(earlier, captions=(*earlier.captions, *row.captions))
     return tuple(merged.values())
 
 
-def _locate(file: Path, number: int, path: Path, check: bool) -> Path:
+def _locate(file: Path, place: str, path: Path, check: bool) -> Path:
     folders = (file.parent / "imgs", file.parent, file.parent.parent / "imgs")
     for folder in folders:
         if (folder / path).is_file():
@@ -306,7 +280,6 @@ def _locate(file: Path, number: int, path: Path, check: bool) -> Path:
     if not check:
         return next((folder for folder in folders if folder.is_dir()), folders[0]) / path
     raise DatasetError(
-        f"{file}: entry {number} names the picture {path}, which is neither in {file.parent / 'imgs'} "
-        f"nor in {file.parent}.",
+        f"{place}: the picture {path} is neither in {file.parent / 'imgs'} nor in {file.parent}.",
         "Put the data set's pictures into imgs/ beside the annotation file.",
     )

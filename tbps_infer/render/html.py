@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import ImageError, UsageError
@@ -17,7 +18,7 @@ from tbps_infer.render.marks import Verdict, verdict
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
 
-__all__ = ["THUMBNAIL", "Labelled", "write_page"]
+__all__ = ["THUMBNAIL", "Labelled", "image_html", "new_page", "write_page"]
 
 THUMBNAIL = (288, 96)
 """Height and width of a thumbnail in pixels, 1:3 as person crops are."""
@@ -41,23 +42,26 @@ class Labelled(Protocol):
         """The ``id`` in the metadata of the right hits, to mark hits right or wrong; None where it is not known."""
 
 
-Q = TypeVar("Q", bound=Labelled)
+Result = tuple[Labelled, Sequence["Hit"]]
+"""A query with its hits, best first."""
 
 
-def write_page(
-    file: Path, results: Iterable[tuple[Q, Sequence[Hit]]], layout: VectorLayout
-) -> Iterator[tuple[Q, Sequence[Hit]]]:
-    """Write results into a page while handing them on, one query in memory at a time.
+def write_page(file: Path, results: Iterable[Result], layout: VectorLayout) -> None:
+    """Write results into a page, one query in memory at a time; parameters and errors are those of `new_page`."""
+    with new_page(file, layout) as add:
+        for query, hits in results:
+            add(query, hits)
 
-    The page is in its place, whole, when the iteration ends.
+
+@contextlib.contextmanager
+def new_page(file: Path, layout: VectorLayout) -> Iterator[Callable[[Labelled, Sequence[Hit]], None]]:
+    """Yield a function that adds a query and its hits to a page, which is in its place when the block ends.
+
+    An error in the block leaves nothing behind.
 
     Args:
         file: The page.
-        results: Queries with their hits, best first.
         layout: The model's; every segment gets a bar, its length the share of what the segment can give.
-
-    Yields:
-        The results, as they came.
 
     Raises:
         UsageError: The page cannot be written.
@@ -67,17 +71,22 @@ def write_page(
         temporary.open("w", encoding="utf-8", errors="backslashreplace") as page,
     ):
         page.write(_HEAD)
-        for result in results:
-            query, hits = result
-            page.write(_section(query, hits, layout))
-            yield result
+        yield lambda query, hits: _add(page, query, hits, layout)
         page.write("</main></body></html>\n")
+
+
+def _add(page: TextIO, query: Labelled, hits: Sequence[Hit], layout: VectorLayout) -> None:
+    page.write(_section(query, hits, layout))
 
 
 def _section(query: Labelled, hits: Sequence[Hit], layout: VectorLayout) -> str:
     cards = "".join(_card(rank, hit, layout, query.person) for rank, hit in enumerate(hits, start=1))
     empty = "" if hits else '<p class="empty">No picture passes the filter.</p>'
-    example = "" if query.image is None else f'<figure class="query">{_picture(query.image)}</figure>'
+    example = (
+        ""
+        if query.image is None
+        else f'<figure class="query">{image_html(query.image, THUMBNAIL, _gone(query.image))}</figure>'
+    )
     return f"<section><h2>{escape(query.label)}</h2>{example}{empty}<ol>{cards}</ol></section>\n"
 
 
@@ -90,7 +99,7 @@ def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
     bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
     sign = "" if wanted is None else f'<span class="mark" aria-label="{mark}">{_SIGNS[mark]}</span>'
     return (
-        f'<li class="{mark}" title="{title}"><figure>{_picture(hit.path)}{sign}'
+        f'<li class="{mark}" title="{title}"><figure>{image_html(hit.path, THUMBNAIL, _gone(hit.path))}{sign}'
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
         f'<dl>{bars}</dl><p class="name">{escape(hit.path.name)}</p></li>'
     )
@@ -104,21 +113,31 @@ def _bar(name: str, share: float, weight: float) -> str:
     )
 
 
-def _picture(path: Path) -> str:
-    """The thumbnail as a data URI; a frame with the reason where the picture is gone."""
+def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
+    """A picture as an ``img`` with its thumbnail inside.
+
+    Args:
+        path: The picture.
+        size: Height and width on the page; the thumbnail is twice as large, for sharp screens and print.
+        missing: The HTML where the picture cannot be read.
+    """
     from tbps_infer.images import load_rgb
 
     try:
         image = load_rgb(path)
     except (ImageError, OSError):
-        reason = "picture cannot be read" if path.exists() else "picture not there any more"
-        return f'<div class="gone">{reason}</div>'
-    height, width = THUMBNAIL
-    image.thumbnail((2 * width, 2 * height))  # twice the size on the page, for sharp screens and print
+        return missing
+    height, width = size
+    image.thumbnail((2 * width, 2 * height))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{escape(path.name)}">'
+
+
+def _gone(path: Path) -> str:
+    reason = "picture cannot be read" if path.exists() else "picture not there any more"
+    return f'<div class="gone">{reason}</div>'
 
 
 _HEAD = """<!doctype html>

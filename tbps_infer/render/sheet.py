@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image, ImageDraw
 
@@ -14,48 +15,48 @@ from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
 from tbps_infer.render.strip import Strip, draw_strip
 
-__all__ = ["STRIPS_PER_PAGE", "page_path", "save_png", "write_sheet"]
+__all__ = ["STRIPS_PER_PAGE", "new_sheet", "page_path", "save_png", "write_sheet"]
 
 STRIPS_PER_PAGE = 8
 """A page of eight is some 3,300 pixels high: A4 at 300 dots an inch."""
 
-_T = TypeVar("_T")
-
 
 def write_sheet(
-    file: Path,
-    results: Iterable[_T],
-    strip_of: Callable[[_T], Strip],
-    layout: VectorLayout,
-    places: int,
-    *,
-    per_page: int = STRIPS_PER_PAGE,
-) -> Iterator[_T]:
-    """Draw results onto pages while handing them on, one page in memory at a time.
+    file: Path, strips: Iterable[Strip], layout: VectorLayout, places: int, *, per_page: int = STRIPS_PER_PAGE
+) -> None:
+    """Draw strips onto pages, one page in memory at a time; parameters and errors are those of `new_sheet`."""
+    with new_sheet(file, layout, places, per_page=per_page) as add:
+        for strip in strips:
+            add(strip)
+
+
+@contextlib.contextmanager
+def new_sheet(
+    file: Path, layout: VectorLayout, places: int, *, per_page: int = STRIPS_PER_PAGE
+) -> Iterator[Callable[[Strip], None]]:
+    """Yield a function that adds a strip; each page is written when it is full, and the last when the block ends.
 
     Args:
         file: The first page; page 2 of ``out.png`` is ``out-2.png``.
-        results: Whatever ``strip_of`` makes a strip of.
         layout: The model's, for the bars.
         places: Thumbnails per strip, the truth of a failure not counted.
         per_page: Strips on a page.
 
-    Yields:
-        The results, as they came.
-
     Raises:
         UsageError: A page cannot be written.
     """
-    strips: list[Image.Image] = []
-    page = 1
-    for result in results:
-        strips.append(draw_strip(strip_of(result), layout, places))
-        if len(strips) > per_page:
-            _write(page_path(file, page), strips[:per_page])
-            strips, page = strips[per_page:], page + 1
-        yield result
-    if strips:
-        _write(page_path(file, page), strips)
+    images: list[Image.Image] = []
+    pages = itertools.count(1)
+
+    def add(strip: Strip) -> None:
+        if len(images) == per_page:
+            _write(page_path(file, next(pages)), images)
+            images.clear()
+        images.append(draw_strip(strip, layout, places))
+
+    yield add
+    if images:
+        _write(page_path(file, next(pages)), images)
 
 
 def page_path(file: Path, page: int) -> Path:

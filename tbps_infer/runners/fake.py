@@ -11,7 +11,7 @@
         vectors = encoder.encode_crops(crops)
     assert runner.batch_sizes == [32, 3]
 
-A real tokenizer for it takes milliseconds: ``tbps_infer.text.train_wordpiece(captions, 200).save(path)``.
+A real tokenizer for it takes milliseconds: ``tbps_infer.tokenizer_files.train_wordpiece(captions, 200).save(path)``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,15 @@ from tbps_infer.runners.protocol import Feeds, branch_specs, check_feeds
 __all__ = ["FakeRunner", "fake_facts"]
 
 
-def fake_facts(image_size: tuple[int, int] = (12, 4), *, fingerprint: str = "fake") -> ModelFacts:
-    """Facts of a model that does not exist: 36 numbers in four segments, |z|² = 3, 16 tokens at most."""
-    fine = (Segment("fine.0", 8, 0.5), Segment("fine.1", 8, 0.5))
+FAKE_LAYOUT = VectorLayout(
+    (Segment("global", 8), Segment("coarse", 12), Segment("fine.0", 8, 0.5), Segment("fine.1", 8, 0.5))
+)
+
+
+def fake_facts(
+    image_size: tuple[int, int] = (12, 4), *, layout: VectorLayout = FAKE_LAYOUT, fingerprint: str = "fake"
+) -> ModelFacts:
+    """Facts of a model that does not exist: at most 16 tokens; by default 36 numbers with |z|² = 3."""
     return ModelFacts(
         family="fake",
         config={},
@@ -41,7 +47,7 @@ def fake_facts(image_size: tuple[int, int] = (12, 4), *, fingerprint: str = "fak
         caption_rule="none",
         max_length=16,
         pad_id=0,
-        layout=VectorLayout((Segment("global", 8), Segment("coarse", 12), *fine)),
+        layout=layout,
         fingerprint=fingerprint,
     )
 

@@ -67,7 +67,7 @@ class TorchRunner:
         tensors = self._host_tensors(feeds)
         try:
             with torch.inference_mode(), self._arithmetic():
-                embedding = self._module(*(tensor.to(self._device) for tensor in tensors)).cpu().numpy()
+                embedding = self._module(*(tensor.to(self._device) for tensor in tensors)).float().cpu().numpy()
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackendError(

@@ -90,8 +90,7 @@ def hits_zip(
         archive.writestr("hits.csv", hits_csv(hits, layout, states).encode("utf-8", "replace"))
         with tempfile.TemporaryDirectory() as folder:
             sheet = Path(folder) / "sheet.html"
-            for _ in write_page(sheet, [(_Label(label), hits)], layout):
-                pass
+            write_page(sheet, [(_Label(label), hits)], layout)
             archive.write(sheet, "sheet.html")
     out.seek(0)
     return out

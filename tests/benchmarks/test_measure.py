@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,21 +23,6 @@ from tbps_infer.errors import BenchmarkError
 HERE = Environment({"cpu": "abacus", "packages": {"numpy": "2"}}, {"load": 0.5})
 COLD = WarmUpRule(window=1, most_runs=1)
 PLAN = Plan(samples=4, least_samples=2, arm_seconds=1e9, settle_below_ms=0, warm_up=COLD)
-
-
-class FakeClock:
-    """Stands still but for arms and pauses."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-        self.slept = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-        self.slept += seconds
 
 
 class Timed:

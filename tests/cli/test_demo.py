@@ -5,21 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-
-from tbps_infer.cli.main import cli
+from command_line import run, succeed
 
 
 def test_the_demo_finds_its_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli, ["demo", "-o", "out", "--people", "40"])
-    assert done.exit_code == 0, done.output
+    done = succeed("demo", "-o", "out", "--people", "40")
     ranks = done.stdout.split("is at rank ")[1].split(" of ")[0].split(", ")
     assert len(ranks) == 5
     assert sum(int(rank) <= 3 for rank in ranks) >= 4
     for command in ("$ tbps export ", "$ tbps embed ", "$ tbps search "):
         assert command in done.stdout
     assert (tmp_path / "out" / "search.html").read_text().count("data:image/jpeg") == 25
-    again = CliRunner().invoke(cli, ["demo", "-o", "out"])
+    again = run("demo", "-o", "out")
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr

@@ -154,14 +154,14 @@ def test_without_ids_every_picture_is_somebody_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"split": "test", "captions": ["x"], "id": 1}, "entry 0 has none as 'file_path', want a string"),
-        ({"split": "test", "captions": "x", "file_path": "a", "id": 1}, "has str 'x' as 'captions', want a list"),
+        ({"split": "test", "captions": ["x"], "id": 1}, "entry 0: there is no 'file_path', want text"),
+        ({"split": "test", "captions": "x", "file_path": "a", "id": 1}, "'captions' is 'x', want a list"),
         ({"split": "test", "captions": [3], "file_path": "a", "id": 1}, "not a list of sentences"),
-        ({"split": "test", "captions": ["x", " "], "file_path": "a", "id": 1}, "entry 0 has a caption without words"),
-        ({"split": "test", "captions": [], "file_path": "a", "id": "1"}, "has str '1' as 'id', want a whole number"),
-        ({"split": "dev", "captions": [], "file_path": "a", "id": 1}, "has the split 'dev'; want train, val, test"),
-        ({"split": "test", "captions": [], "file_path": "a", "id": 1}, "names the picture a, which is neither in"),
-        ("x", "entry 0 is a str, want an object"),
+        ({"split": "test", "captions": ["x", " "], "file_path": "a", "id": 1}, "entry 0: a caption has no words"),
+        ({"split": "test", "captions": [], "file_path": "a", "id": "1"}, "'id' is '1', want a whole number"),
+        ({"split": "dev", "captions": [], "file_path": "a", "id": 1}, "the split is 'dev', want train, val, test"),
+        ({"split": "test", "captions": [], "file_path": "a", "id": 1}, "the picture a is neither in"),
+        ("x", "entry 0: this is a str, want an object"),
     ],
 )
 def test_a_flaw_names_its_entry_and_field(tmp_path: Path, entry: Any, words: str) -> None:
@@ -177,7 +177,7 @@ def test_one_path_of_two_people_is_refused(tmp_path: Path) -> None:
         {"split": "test", "captions": [], "file_path": "a.jpg", "id": number} for number in (1, 2)
     ]
     root = _write(tmp_path / "set", "reid_raw.json", entries, {"imgs": ["a.jpg"]})
-    with pytest.raises(DatasetError, match=r"entry 1 gives a\.jpg another identity"):
+    with pytest.raises(DatasetError, match=r"entry 1: a\.jpg has another identity"):
         read_dataset(root, "test")
 
 
@@ -204,5 +204,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="kind 'market' is not known"):
         read_dataset(tmp_path, "test", kind="market")
     (tmp_path / "own.jsonl").write_text('{"path": "a", "caption": "b"}\nnot json\n')
-    with pytest.raises(DatasetError, match="line 2 is not valid JSON"):
+    with pytest.raises(DatasetError, match="line 2: this is not valid JSON"):
         read_dataset(tmp_path / "own.jsonl", "test", check_files=False)

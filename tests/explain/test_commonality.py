@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run, succeed
 from PIL import Image
 
-from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import SynthOptions, write_dataset
 from tbps_infer.explain.commonality import Commonality, draw_commonality, entropy_commonality
 from tbps_infer.training import losses
@@ -52,9 +51,7 @@ def test_the_figure_orders_pictures_by_kappa(tmp_path: Path) -> None:
 def test_by_the_command_line(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
     write_dataset(tmp_path / "people", SynthOptions(train=1, val=1, test=3, pictures=2, workers=1))
     model = tiny_bundle if kind == "bundle" else tiny_checkpoint
-    command = ["explain", str(model), "--commonality", str(tmp_path / "people"), "-o", str(tmp_path / "c.png")]
-    done = CliRunner().invoke(cli, command)
-    assert done.exit_code == 0, done.output
+    done = succeed("explain", model, "--commonality", tmp_path / "people", "-o", tmp_path / "c.png")
     assert done.stderr.count("on average") == 2 * 6
     with Image.open(tmp_path / "c.png") as figure:
         assert figure.width > 600
@@ -63,6 +60,6 @@ def test_by_the_command_line(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path:
 @pytest.mark.parametrize("arguments", [[], ["x.jpg"]])
 def test_half_a_question_is_refused(tiny_bundle: Path, tmp_path: Path, arguments: list[str]) -> None:
     Image.new("RGB", (8, 24)).save(tmp_path / "x.jpg")
-    given = [str(tmp_path / name) for name in arguments]
-    done = CliRunner().invoke(cli, ["explain", str(tiny_bundle), *given, "-o", str(tmp_path / "c.png")])
+    given = [tmp_path / name for name in arguments]
+    done = run("explain", tiny_bundle, *given, "-o", tmp_path / "c.png")
     assert done.exit_code == 2 and "--commonality DATASET" in done.stderr

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import succeed
 from PIL import Image
 from places import SHIPPED
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import sample_crops
 from tbps_infer.errors import BundleError
 from tbps_infer.explain.attention import attend_onnx
@@ -56,9 +55,7 @@ def test_a_bundle_explains_as_its_checkpoint_does(tmp_path: Path) -> None:
     assert found.words == want.words
     for name in ("image", "coarse", "parts"):
         np.testing.assert_allclose(getattr(found, name), getattr(want, name), atol=5e-3)
-    command = ["explain", str(bundle.path), str(tmp_path / "crop.png"), captions[0], "-o", str(tmp_path / "a.png")]
-    done = CliRunner().invoke(cli, command)
-    assert done.exit_code == 0, done.output
+    succeed("explain", bundle.path, tmp_path / "crop.png", captions[0], "-o", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as figure:
         assert figure.width > 600
 

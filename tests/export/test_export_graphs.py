@@ -24,11 +24,12 @@ from tbps_infer.export.graphs import check_graph, export_graph
 from tbps_infer.export.quiet import quiet
 from tbps_infer.families.table import load_source
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.model_facts import Branch, ModelFacts
+from tbps_infer.model_facts import Branch
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.reference.config import ViTConfig, tiny_config
 from tbps_infer.reference.pretrained import initial_checkpoint
+from tbps_infer.runners.fake import fake_facts
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import branch_specs
@@ -36,16 +37,7 @@ from tbps_infer.text import pad_ids
 from tbps_infer.tokenizer_files import train_wordpiece
 
 BRANCHES: tuple[Branch, ...] = ("image", "text")
-SMALL = ModelFacts(
-    family="none",
-    config={},
-    preprocessing=Preprocessing(image_size=(4, 4)),
-    caption_rule="none",
-    max_length=9,
-    pad_id=0,
-    layout=VectorLayout((Segment("global", 5),)),
-    fingerprint="none",
-)
+SMALL = fake_facts((4, 4), layout=VectorLayout((Segment("global", 5),)))
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 from places import SHIPPED
 from planted_faults import perturb_weights
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.cli.main import cli
 from tbps_infer.export import bundle as bundle_module
 from tbps_infer.export.engines import build as engines
 from tbps_infer.export.engines import self_check as engine_check
@@ -23,10 +22,6 @@ from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.tensorrt.gpus import GpuFacts
 
 GPU = GpuFacts("Fake RTX", "sm86", 12 << 30, 11 << 30, "13.0", "13.0")
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -41,8 +36,7 @@ def ready_graphs(shipped_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("ready_graphs")
 def test_an_export_that_passes_carries_its_verdict(people: Path, tmp_path: Path) -> None:
-    done = run("export", SHIPPED, "-o", tmp_path / "bundle", "--verify-data", people)
-    assert done.exit_code == 0, done.output
+    done = succeed("export", SHIPPED, "-o", tmp_path / "bundle", "--verify-data", people)
     assert "Holding the fp32 graphs to the gate on synthetic pedestrians test: 48 pictures" in done.stderr
     opened = Bundle.open(tmp_path / "bundle")
     opened.check_files()
@@ -93,8 +87,7 @@ def pretended(shipped_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_engines_that_pass_are_installed_and_their_verdict_recorded(pretended: Path, people: Path) -> None:
-    done = run("build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
-    assert done.exit_code == 0, done.output
+    done = succeed("build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
     assert "Holding the engines to the gate" in done.stderr
     (verdict,) = Bundle.open(pretended).gate
     assert (verdict["backend"], verdict["device"], verdict["precision"]) == ("tensorrt-rtx", "cuda:0", "fp16")
@@ -110,8 +103,7 @@ def test_engines_that_fail_are_not_installed(pretended: Path, people: Path) -> N
     assert "The gate refuses tensorrt-rtx cuda:0 fp16: R@1 drops by" in done.stderr
     assert not list((pretended / "engines").glob("*/engine.json"))
     assert Bundle.open(pretended).gate == ()
-    without = run("build", pretended, "--backend", "tensorrt-rtx", "--fp16")
-    assert without.exit_code == 0, without.output  # nobody asked
+    succeed("build", pretended, "--backend", "tensorrt-rtx", "--fp16")  # nobody asked
     again = run("build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
     assert again.exit_code == 1  # engines that are there already are judged, too
     assert json.loads((pretended / "bundle.json").read_text(encoding="utf-8"))["gate"] == []

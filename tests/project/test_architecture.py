@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from places import ROOT
 
 FOLDERS = {
@@ -17,12 +16,33 @@ FOLDERS = {
     "benchmarks": "tbps_infer.benchmarks",
     "cli": "tbps_infer.cli",
 }
-ALLOWED = {
-    "tbps_infer": set[str](),
-    "export": {"tbps_infer.export"},
-    "benchmarks": {"tbps_infer.export", "tbps_infer.benchmarks"},
-    "cli": {"tbps_infer.export", "tbps_infer.benchmarks", "tbps_infer.cli"},
-}
+FLOORS = (
+    ("errors",),
+    ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
+    ("images", "model_facts"),
+    ("data", "gallery.columns", "gallery.times"),
+    ("evaluation", "lists"),
+    ("sources", "queries"),
+    ("bundle", "runners.protocol"),
+    ("reference", "text"),
+    ("families", "tensorrt", "training"),
+    ("runners",),
+    ("encoder",),
+    ("gallery.folder", "gallery.vectors"),
+    ("gallery.records",),
+    ("gallery.filters",),
+    ("gallery.search",),
+    ("gallery",),
+    ("embedding", "render", "verification"),
+    ("doctor", "explain"),
+    ("export", "serve"),
+    ("benchmarks",),
+    ("benchmarks.studies",),
+    ("cli",),
+)
+"""The rooms of the code from the ground up. A room imports from itself and from the floors below it."""
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
 HEAVY = (
     "torch",
     "transformers",
@@ -54,17 +74,55 @@ def _imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}"
-            yield node, node.module or ""
             yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_arrows_point_one_way(folder: str) -> None:
-    others = {package for package in FOLDERS.values() if package != "tbps_infer"} - ALLOWED[folder]
-    for file in _files(folder):
+def _graph() -> dict[str, dict[str, str]]:
+    """What each module of this project imports of it, at its head, in functions and for types alone; and where.
+
+    The package itself is left out: it imports nothing, and names for types what it loads when that is asked for.
+    """
+    files = {name: file for _, file, name in _modules() if name != "tbps_infer"}
+    graph: dict[str, dict[str, str]] = {}
+    for module, file in files.items():
+        graph[module] = {}
         for node, name in _imports(ast.parse(file.read_text())):
-            for other in others:
-                assert not (name == other or name.startswith(f"{other}.")), f"{file}:{node.lineno} imports {name}"
+            found = name if name in files else name.rpartition(".")[0]
+            if found in files and found != module:
+                graph[module][found] = f"{file.relative_to(ROOT)}:{node.lineno}"
+    return graph
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")[1:]
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next(name for name in names if name in ROOMS)
+
+
+def test_rooms_import_from_the_floors_below_them_only() -> None:
+    wrong = [
+        f"{place}: {_room(module)} imports {name}"
+        for module, imported in _graph().items()
+        for name, place in imported.items()
+        if _room(module) != _room(name) and ROOMS[_room(module)] <= ROOMS[_room(name)]
+    ]
+    assert wrong == []
+    package = _imports(ast.parse((ROOT / "tbps_infer" / "__init__.py").read_text()))
+    assert not [
+        name for _, name in package if name.startswith(tuple(p for p in FOLDERS.values() if p != "tbps_infer"))
+    ]
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """What imports nothing that is left, or is imported by nothing that is left, goes; what stays is in circles."""
+    graph = {module: set(imported) for module, imported in _graph().items()}
+    while graph:
+        imported = set().union(*graph.values())
+        ends = {module for module, names in graph.items() if not names or module not in imported}
+        if not ends:
+            break
+        graph = {module: names - ends for module, names in graph.items() if module not in ends}
+    assert graph == {}
 
 
 def test_the_library_neither_prints_nor_exits_nor_knows_click() -> None:

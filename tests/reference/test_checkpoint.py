@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from text_files import change_json
 from torch import Tensor
 
 from tbps_infer.bundle import file_sha256
@@ -32,13 +33,6 @@ A_BIAS = "decoder.0.ffn.0.bias"
 @pytest.fixture
 def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-
-
-def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    file = folder / "config.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
-    change(values)
-    file.write_text(json.dumps(values), encoding="utf-8")
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
@@ -215,7 +209,7 @@ def test_missing_and_damaged_files_are_named(copy: Path, tmp_path: Path) -> None
 def test_a_configuration_that_does_not_fit_is_refused(
     copy: Path, change: Callable[[dict[str, Any]], None], sentence: str
 ) -> None:
-    change_config(copy, change)
+    change_json(copy / "config.json", change)
     with pytest.raises(CheckpointError, match=sentence):
         load_checkpoint(copy)
 

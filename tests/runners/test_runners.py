@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from text_files import write_files
 
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import Device
@@ -296,10 +297,7 @@ def machine(root: Path, cores: dict[int, str], files: dict[str, str]) -> Path:
         folder = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(siblings + "\n")
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
+    return write_files(root, files)
 
 
 V2 = "0::/user/job\n"

@@ -12,10 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import run, succeed
 from PIL import Image
-
-from tbps_infer.cli.main import cli
 
 COMMAND = [sys.executable, "-m", "tbps_infer.cli.main", "serve"]
 
@@ -28,14 +26,13 @@ def gallery(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for number, colour in enumerate(("red", "green", "blue")):
         Image.new("RGB", (20, 60), colour).save(pictures / f"{number}.png")
     out = folder / "gallery"
-    done = CliRunner().invoke(cli, ["embed", str(tiny_bundle), str(pictures), "-o", str(out)])
-    assert done.exit_code == 0, done.output
+    succeed("embed", tiny_bundle, pictures, "-o", out)
     return out
 
 
 def _refused(*arguments: object, **variables: str) -> tuple[int, str]:
     """The exit code of a command that does not serve, and what it said."""
-    done = CliRunner().invoke(cli, ["serve", *map(str, arguments)], env=variables)
+    done = run("serve", *arguments, env=variables)
     assert isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stderr
 

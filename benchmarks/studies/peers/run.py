@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.benchmarks.backends import Models
+from tbps_infer.benchmarks.document import markdown_text
 from tbps_infer.benchmarks.environment import PACKAGES, record_environment
-from tbps_infer.benchmarks.limits import limit_arms
-from tbps_infer.benchmarks.measure import Arm, Plan, SystemClock, Value, WarmUpRule, measure
-from tbps_infer.benchmarks.report import markdown_text
+from tbps_infer.benchmarks.latency_report import latency_document
+from tbps_infer.benchmarks.machine_limits import limit_arms
+from tbps_infer.benchmarks.measure import Arm, Plan, SystemClock, Value, WarmUpRule, measure, without_parts
 from tbps_infer.benchmarks.results import collect_results
 from tbps_infer.benchmarks.samples import SampleFile
 from tbps_infer.benchmarks.stages import TOP_K, Material, open_material, random_embeddings
@@ -189,9 +190,6 @@ def _search_arms(run: _Run) -> Iterator[Arm]:
 
 
 def _arm(run: _Run, what: str, peer: str, work: Callable[[], object], items: int, baseline: bool = False) -> Arm:
-    def once() -> None:
-        work()
-
     facts = run.models.bundle.model
     configuration: dict[str, Value] = {
         "what": what,
@@ -202,7 +200,7 @@ def _arm(run: _Run, what: str, peer: str, work: Callable[[], object], items: int
         "rows": run.material.gallery.count,
         "model": facts.fingerprint,
     }
-    return Arm(f"{what}: {peer}", configuration, once, items)
+    return Arm(f"{what}: {peer}", configuration, without_parts(work), items)
 
 
 def _record_parity(run: _Run, name: str, given: NDArray[Any], wanted: NDArray[Any], precision: Precision) -> None:
@@ -249,18 +247,18 @@ def _measure(given: argparse.Namespace) -> int:
     plan = Plan(given.samples, min(given.least_samples, given.samples), given.arm_seconds, warm_up=rule)
     with ExitStack() as stack:
         environment = record_environment(packages=(*PACKAGES, *_PEERS))
-        book = stack.enter_context(SampleFile.open(given.raw, environment, command))
+        file = stack.enter_context(SampleFile.open(given.raw, environment, command))
         models = Models.open(given.bundle, given.checkpoint, given.threads)
         material = stack.enter_context(open_material(models.bundle, None, given.rows, given.captions))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         run = _Run(models, given.checkpoint, material, given.pictures, scratch, stack)
         arms = list(peer_arms(run))
-        book.refuse_other_configurations(arms)
-        book.add_note("absent", run.absent)
-        book.add_note("parity", run.parity)
+        file.refuse_other_configurations(arms)
+        file.add_note("absent", run.absent)
+        file.add_note("parity", run.parity)
         print(f"{len(arms)} arms", file=sys.stderr)
-        measure(arms, book, plan, SystemClock(), _progress if sys.stderr.isatty() else None)
-        print(markdown_text(collect_results(book.held)))
+        measure(arms, file, plan, SystemClock(), _progress if sys.stderr.isatty() else None)
+        print(markdown_text(latency_document(collect_results(file.held))))
     return 0
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run, succeed
 from int8_bundles import with_int8, write_people
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.cli.main import cli
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, UsageError, VerificationError
 from tbps_infer.export.int8.bundle_graphs import write_int8_graphs
@@ -78,12 +77,10 @@ def test_exporting_for_int8_engines_writes_int8_graphs_and_builds_from_them(
     tiny_checkpoint: Path, people: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    arguments = [
-        *("export", str(tiny_checkpoint), "-o", str(tmp_path / "bundle"), "--backend", "tensorrt-rtx"),
-        *("--precision", "int8", "--calibration", str(people), "--int8-min-overlap", "0", "--int8-min-cosine", "0"),
-    ]
-    done = CliRunner().invoke(cli, arguments)
-    assert done.exit_code == 0, done.output
+    done = succeed(
+        *("export", tiny_checkpoint, "-o", tmp_path / "bundle", "--backend", "tensorrt-rtx"),
+        *("--precision", "int8", "--calibration", people, "--int8-min-overlap", 0, "--int8-min-cosine", 0),
+    )
     assert "INT8: image 33 layers" in done.stdout
     assert "5 engines" in done.stdout
     (folder,) = (tmp_path / "bundle" / "engines").iterdir()
@@ -215,9 +212,7 @@ def test_where_int8_means_nothing_it_is_refused(int8: Path, tiny_bundle: Path, t
 
 
 def test_limits_without_calibration_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        cli, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "b"), "--int8-max-rank1-drop", "1"]
-    )
+    done = run("export", tiny_checkpoint, "-o", tmp_path / "b", "--int8-max-rank1-drop", 1)
     assert done.exit_code == 2
     assert "--int8-max-rank1-drop is for --precision int8" in done.output
 
@@ -227,22 +222,18 @@ def test_the_command_exports_embeds_and_searches_in_int8(
     tiny_checkpoint: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> str:
-        done = CliRunner().invoke(cli, list(arguments))
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    said = run(
-        *("export", str(tiny_checkpoint), "-o", "bundle", "--precision", "int8", "--calibration", str(people)),
-        *("--int8-min-overlap", "0.5"),
+    done = succeed(
+        *("export", tiny_checkpoint, "-o", "bundle", "--precision", "int8", "--calibration", people),
+        *("--int8-min-overlap", 0.5),
     )
-    assert "INT8: image" in said
+    assert "INT8: image" in done.stdout
     assert Bundle.open(tmp_path / "bundle").verification["int8"]["verdict"]["thresholds"]["min_overlap"] == 0.5
-    run("embed", "bundle", str(people.parent), "-o", "gallery", "--precision", "int8")
+    succeed("embed", "bundle", people.parent, "-o", "gallery", "--precision", "int8")
     found = {
         precision: json.loads(
-            run("search", "gallery", "a man in red", "-k", "52", "--format", "json", "--precision", precision)
+            succeed(
+                "search", "gallery", "a man in red", "-k", 52, "--format", "json", "--precision", precision
+            ).stdout
         )[0]["hits"]
         for precision in ("fp32", "int8")
     }

@@ -1,0 +1,233 @@
+"""Lists that users write: CSV and JSON lines of pictures, captions or queries, read in one way.
+
+- ``.csv``: UTF-8 with or without a byte order mark, separated by commas, a header first. Blanks around names and
+  values are dropped; a value that contains a comma or a line break is in double quotes.
+- ``.jsonl``: a JSON object per line.
+
+Names are compared without regard to case, blank lines are skipped, and extensions may be in upper case. Rows are read
+as they are asked for. Whatever could lose or change a value is an error that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from tbps_infer.errors import TbpsError
+
+__all__ = ["ListFormat", "ListReader", "Row", "list_format"]
+
+ListFormat = Literal["csv", "jsonl"]
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+"""How ``surrogateescape`` shows a byte that is not UTF-8."""
+
+
+def list_format(file: str | Path) -> ListFormat | None:
+    """The format that a file's extension stands for, in any case; None for other extensions."""
+    formats: dict[str, ListFormat] = {".csv": "csv", ".jsonl": "jsonl"}
+    return formats.get(Path(file).suffix.lower())
+
+
+@dataclass(frozen=True)
+class ListReader:
+    """Reads a list and says in which line a problem is.
+
+    Attributes:
+        file: The list; its extension tells the format.
+        error: What a problem is raised as.
+        stream: Where the text comes from instead of the file, decoded as UTF-8 with ``surrogateescape``.
+        name_problem: Why a column other than the required ones cannot have a name, as the end of a sentence; None
+            when it can.
+    """
+
+    file: str | Path
+    error: type[TbpsError]
+    stream: Iterable[str] | None = None
+    name_problem: Callable[[str], str | None] | None = None
+
+    def problem(self, line: int, message: str, hint: str = "") -> TbpsError:
+        """An error about a line, to be raised."""
+        return self.error(f"{self.file}, line {line}: {message}", hint)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Every line that is not blank, with its number and without its end."""
+        for number, text in enumerate(self._text(), start=1):
+            if text.strip():
+                yield number, text.rstrip("\r\n")
+
+    def rows(self, required: Sequence[str]) -> Iterator[Row]:
+        """The rows of a CSV or JSON lines file.
+
+        Args:
+            required: Columns that must be there, in lower case.
+
+        Raises:
+            TbpsError: As ``error``: the file cannot be read, or a line is not what the format says.
+        """
+        if list_format(self.file) == "csv":
+            yield from self._csv_rows(required)
+        else:
+            for line, text in self.lines():
+                yield self.json_row(line, text, required)
+
+    def json_row(self, line: int, text: str, required: Sequence[str]) -> Row:
+        """One line of JSON."""
+
+        def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            self._check_unique(line, [name for name, _ in pairs])
+            return dict(pairs)
+
+        try:
+            values = json.loads(text, object_pairs_hook=collect)
+        except (ValueError, RecursionError) as error:
+            raise self.problem(line, f"this is not valid JSON: {error}.") from error
+        if not isinstance(values, dict):
+            example = ", ".join(f'"{name}": "..."' for name in required)
+            raise self.problem(line, f"{text[:40]!r} is not a JSON object such as {{{example}}}.")
+        self._check_columns(line, list(values), required)
+        return Row(self, line, values)
+
+    def _text(self) -> Iterator[str]:
+        """The lines with their ends; each is checked for bytes that are no text."""
+        try:
+            with (
+                Path(self.file).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+                if self.stream is None
+                else nullcontext(self.stream)
+            ) as stream:
+                for number, text in enumerate(stream, start=1):
+                    if _ESCAPED_BYTE.search(text):
+                        raise self.problem(number, "this is not UTF-8 text.", "Save the file as UTF-8.")
+                    if "\0" in text:
+                        raise self.problem(number, "there is a NUL byte.", "Save the file as UTF-8 text.")
+                    yield text
+        except OSError as error:
+            raise self.error(f"{self.file} cannot be read: {error.strerror or error}.") from error
+
+    def _csv_rows(self, required: Sequence[str]) -> Iterator[Row]:
+        records = self._csv_records()
+        line, names = next(records, (1, []))
+        self._check_unique(line, names)
+        self._check_columns(line, names, required)
+        for line, cells in records:
+            if len(cells) != len(names):
+                raise self.problem(
+                    line,
+                    f"{_count(len(cells), 'value')} for {_count(len(names), 'column')} ({', '.join(names)}).",
+                    'Put a value that contains a comma in double quotes: "a red coat, blue jeans".'
+                    if len(cells) > len(names)
+                    else "Keep the comma of an empty value.",
+                )
+            yield Row(self, line, dict(zip(names, cells, strict=True)))
+
+    def _csv_records(self) -> Iterator[tuple[int, list[str]]]:
+        """The cells of every record, the header's first, with the line on which it begins."""
+        lines = self._text()
+        head = list(self._until_header(lines))
+        reader = csv.reader(chain(head, lines), strict=True, skipinitialspace=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise self._csv_problem(line, str(error)) from error
+            if cells is None:
+                return
+            if len(cells) > 1 or any(cells):
+                yield line, [cell.strip() for cell in cells]
+
+    def _until_header(self, lines: Iterator[str]) -> Iterator[str]:
+        """The lines down to the header; refuses a separator that is not a comma."""
+        for number, text in enumerate(lines, start=1):
+            yield text
+            if text.strip():
+                separator = _find_separator(text)
+                if separator != ",":
+                    raise self.problem(
+                        number,
+                        f"the header is separated by {_SEPARATORS[separator]}, and a CSV list by commas.",
+                        "Export the list as CSV with commas.",
+                    )
+                return
+
+    def _csv_problem(self, line: int, reason: str) -> TbpsError:
+        if reason.startswith("unexpected end"):
+            return self.problem(line, "a double quote is opened and not closed.", _QUOTES_HINT)
+        if reason.startswith("field larger"):
+            return self.problem(
+                line,
+                f"a value has more than {csv.field_size_limit():,} characters.",
+                "A double quote that is not closed makes everything after it one value.",
+            )
+        return self.problem(line, f"this is not valid CSV: {reason}.", _QUOTES_HINT)
+
+    def _check_unique(self, line: int, names: Sequence[str]) -> None:
+        seen = set[str]()
+        for position, name in enumerate(names, start=1):
+            if not name.strip():
+                raise self.problem(line, f"column {position} has no name.")
+            if name.lower() in seen:
+                raise self.problem(line, f"the column {name!r} is there twice.")
+            seen.add(name.lower())
+
+    def _check_columns(self, line: int, names: Sequence[str], required: Sequence[str]) -> None:
+        missing = set(required) - {name.lower() for name in names}
+        if missing:
+            columns = f"The columns are: {', '.join(names)}." if names else "The first line names the columns."
+            raise self.problem(line, f"the column {min(missing)!r} is missing.", columns)
+        for name in names:
+            if self.name_problem and name.lower() not in required and (problem := self.name_problem(name)):
+                raise self.problem(line, f"the column name {name!r} {problem}.", "Give the column another name.")
+
+
+_QUOTES_HINT = 'Close every double quote; inside a quoted value, write a double quote as "".'
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _find_separator(header: str) -> str:
+    """What separates the columns of a header line."""
+    if "," in header:
+        return ","
+    return next((separator for separator in _SEPARATORS if separator in header.rstrip()), ",")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a list.
+
+    Attributes:
+        reader: What it was read by.
+        line: Where it begins, counted from 1.
+        values: By column name, as written; text from CSV, any JSON value from JSON lines.
+    """
+
+    reader: ListReader
+    line: int
+    values: dict[str, Any]
+
+    def get(self, name: str) -> Any:
+        """The value of a column, its name in lower case; None where there is none."""
+        return next((value for key, value in self.values.items() if key.lower() == name), None)
+
+    def text(self, name: str) -> str:
+        """The value of a column that must hold text; raises the reader's error where it is blank or no text."""
+        value = self.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise self.problem(f"the {name} is {value!r}, want text.")
+        return value
+
+    def problem(self, message: str, hint: str = "") -> TbpsError:
+        """An error about this row, to be raised."""
+        return self.reader.problem(self.line, message, hint)

@@ -1,0 +1,267 @@
+"""Filters pass what they say, and an expression can neither change nor read anything but the records."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tbps_infer.errors import FilterError
+from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, filters
+from tbps_infer.gallery.columns import Value
+from tbps_infer.gallery.filters import WHERE_FUNCTIONS, Guard, matching_records
+from tbps_infer.gallery.records import connect_reader
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.runners.fake import fake_facts
+
+MODEL = fake_facts(layout=VectorLayout((Segment("global", 4),)))
+
+ROWS: list[dict[str, Value]] = [
+    {"id": 1, "camera": "cam_a", "time": "2024-05-31T08:00:00", "shelf": 3, "Größe m": 1.8},
+    {"id": 1, "camera": "cam_b", "time": "2024-05-31T10:00:00+02:00", "shelf": 3},
+    {"id": "2", "camera": 3, "time": 1717142400, "shelf": "3"},
+    {"camera": "3", "time": "2023-12-31", "shelf": None, "note": "it's (odd"},
+    {"time": "evening", "shelf": 4.5},
+    {},
+]
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
+    path = tmp_path_factory.mktemp("filters") / "gallery"
+    vectors = np.eye(4, dtype=np.float32)[np.arange(len(ROWS)) % 4]
+    entries = [Entry(Path(f"/p/{i}.jpg"), FileStamp(1, 2, "secret"), row) for i, row in enumerate(ROWS)]
+    with GalleryWriter.open(path, MODEL) as writer:
+        writer.commit(entries, vectors)
+    with Gallery.open(path) as opened:
+        yield opened
+
+
+def passing(gallery: Gallery, wanted: Filter) -> list[int]:
+    """Numbers of the records that a search returns, counted from 0."""
+    return sorted(hit.record - 1 for hit in gallery.search(np.ones((1, 4), dtype=np.float32), k=99, where=wanted)[0])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        (Filter(), [0, 1, 2, 3, 4, 5]),
+        (Filter(camera=("cam_a",)), [0]),
+        (Filter(camera=("cam_a", "3")), [0, 2, 3]),
+        (Filter(camera=("' OR 1 --",)), []),
+        (Filter(id=("1",)), [0, 1]),
+        (Filter(id=("2", "1"), camera=("3",)), [2]),
+        (Filter(not_id=("1",)), [2, 3, 4, 5]),
+        (Filter(not_id=("2", "1")), [3, 4, 5]),
+        (Filter(id=("1", "2"), not_id=("1",)), [2]),
+        (Filter(id=("1) OR (1",)), []),
+        # 08:00Z, 10:00+02:00 and 1717142400 are the same instant: included in after, excluded from before.
+        (Filter(after="2024-05-31T08:00Z"), [0, 1, 2]),
+        (Filter(after="2024-05-31T08:00:00.001"), []),
+        (Filter(before="2024-05-31T08:00"), [3]),
+        (Filter(before="2024-06"), [0, 1, 2, 3]),
+        (Filter(after="2024", before="2025"), [0, 1, 2]),
+        (Filter(after="1717142400"), [0, 1, 2]),
+        (Filter(where="shelf = 3"), [0, 1]),
+        (Filter(where="shelf = '3'"), [2]),
+        (Filter(where="shelf = 3 and time > '2024-05-31T09'"), [1]),
+        (Filter(where='"Größe m" > 1.5'), [0]),
+        (Filter(where='"gRößE M" > 1.5'), [0]),
+        (Filter(where="note = 'it''s (odd'"), [3]),
+        (Filter(where="path LIKE '%/2.jpg' or record = 1"), [0, 2]),
+        (Filter(where="[shelf] is null"), [3, 5]),
+        (Filter(where="lower(camera) glob 'cam_[ab]' and length(camera) = 5"), [0, 1]),
+        (Filter(where="id = (select max(id) from records where typeof(id) = 'integer')"), [0, 1]),
+        (Filter(where="julianday(time) < julianday('2024-01-01')"), [3]),
+        (Filter(camera=("cam_b",), where="shelf = 3", after="2024"), [1]),
+        (Filter(where="0"), []),
+    ],
+)
+def test_a_filter_passes_what_it_says(gallery: Gallery, wanted: Filter, numbers: list[int]) -> None:
+    assert passing(gallery, wanted) == numbers
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("shelff = 3", "no such column: shelff"),
+        ('"shelff" = 3', "there is no column 'shelff'"),
+        ('camera = "cam_a"', "there is no column 'cam_a'"),
+        ("shelf = ", "syntax error|incomplete"),
+        ("shelf = 'a", 'unexpected "\'"'),
+        ("", "empty"),
+        ("  \n", "empty"),
+        ("1" * 10_001, "longer than 10000"),
+        ("shelf = ?", "binding"),
+        ("shelf = :x", "binding"),
+        ("count(*) > 1", "misuse of aggregate"),
+        ("shelf regexp '3'", "no such function: regexp"),
+        ("sum(shelf) over () > 1", "misuse of window|misuse of aggregate"),
+        ("1 \0", "unexpected"),
+        ("1, 2", "row value"),
+        # Leaving the brackets.
+        ("1) UNION SELECT 1 --", "brackets"),
+        ("1) UNION SELECT tbps_row FROM record WHERE (1", "brackets"),
+        ("1 -- x", "unexpected '--'"),
+        ("1 /* x", "unexpected '/\\*'"),
+        ("(1", "brackets"),
+        ("1; DELETE FROM record", "unexpected ';'"),
+        # Reading something else.
+        ("exists (select tbps_sha256 from record)", "prohibited"),
+        ("(select sql from sqlite_master)", "prohibited"),
+        ("(select name from sqlite_schema)", "prohibited"),
+        ("(select reason from reject)", "prohibited|not authorized"),
+        ("(select name from pragma_table_info('record'))", "prohibited|not authorized"),
+        ("(select value from json_each('[1]'))", "prohibited|not authorized|failed: json_each"),
+        ("tbps_sha256 = 'secret'", "no such column"),
+        ("record.tbps_sha256 = 'secret'", "no such column"),
+        ("(with records as (select tbps_sha256 s from record) select s = 'secret' from records)", "prohibited"),
+        ("(with records as (select sql s from sqlite_master) select s from records)", "prohibited"),
+        ("(select records.s from (select tbps_row s from record) as records)", "prohibited"),
+        # Doing something else.
+        ("(delete from record)", "syntax error"),
+        ("load_extension('x.so')", "not authorized"),
+        ("readfile('/etc/passwd')", "no such function"),
+        ("randomblob(1000000000)", "not authorized"),
+        ("zeroblob(1000000000)", "not authorized"),
+        ("printf('%1000000000d', 1)", "not authorized"),
+        ("hex(replace(path, 'p', path))", "not authorized"),
+        ("sqlite_version() > '3'", "not authorized"),
+        ("(attach 'x' as y)", "syntax error"),
+        ("(pragma user_version)", "syntax error"),
+        ("(with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c)", "not auth"),
+    ],
+)
+def test_an_expression_that_is_wrong_or_reaches_too_far(gallery: Gallery, expression: str, message: str) -> None:
+    with pytest.raises(FilterError, match=message) as raised:
+        passing(gallery, Filter(where=expression))
+    assert "record, path, id, camera, time, shelf, Größe m, note" in raised.value.hint
+    assert passing(gallery, Filter(where="shelf = 3")) == [0, 1]
+
+
+def test_an_expression_that_takes_too_long_is_stopped(gallery: Gallery) -> None:
+    connection = connect_reader(gallery.path)
+    product = ", ".join(f"records r{i}" for i in range(14))  # 6 to the 14th
+    start = time.monotonic()
+    with pytest.raises(FilterError, match=r"it was stopped after 0\.2 seconds"):
+        matching_records(
+            connection,
+            Guard(connection),
+            Filter(where=f"(select count(*) from {product})"),
+            np.arange(1),
+            where_seconds=0.2,
+        )
+    assert time.monotonic() - start < 20
+    connection.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell of its memory")
+def test_an_expression_that_fills_the_memory_is_stopped(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "_WHERE_BYTES", 32 << 20)
+    names = [f"t{n}" for n in range(9)]
+    value, product = "||".join(f"{n}.path" for n in names), ", ".join(f"records {n}" for n in names)
+    with pytest.raises(FilterError, match="32 MiB of memory"):
+        passing(gallery, Filter(where=f"(select count(distinct {value}) from {product}) > 0"))
+    assert len(passing(gallery, Filter(where="1"))) == gallery.count
+
+
+def test_every_allowed_function_is_one_of_sqlite(gallery: Gallery) -> None:
+    known = {name for (name,) in sqlite3.connect(":memory:").execute("SELECT name FROM pragma_function_list")}
+    newer = {"unixepoch", "substring", "iif"}  # not in the oldest SQLite that Python 3.10 comes with
+    assert WHERE_FUNCTIONS - known <= newer
+    assert passing(gallery, Filter(where="abs(round(coalesce(shelf, 0))) > 4")) == [4]
+
+
+@pytest.mark.parametrize("text", ["yesterday", "12", "2024-02-30", "", "05/31/2024"])
+def test_a_time_that_is_none_is_refused(gallery: Gallery, text: str) -> None:
+    for wanted in (Filter(after=text), Filter(before=text)):
+        with pytest.raises(FilterError, match=f"is {re.escape(repr(text))}, want an ISO 8601"):
+            passing(gallery, wanted)
+
+
+def test_a_camera_is_not_a_sequence_of_letters() -> None:
+    with pytest.raises(FilterError, match="want a tuple"):
+        Filter(camera="cam_a")  # type: ignore[arg-type]
+
+
+def test_what_passed_is_remembered_unless_the_clock_decides(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Filter] = []
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(arguments[2])
+        return matching_records(*arguments)
+
+    monkeypatch.setattr("tbps_infer.gallery.reader.matching_records", counted)
+    fixed, other = Filter(where="shelf = 3 and time > '2024'"), Filter(not_id=("1",))
+    for wanted in (fixed, fixed, other, other, fixed):
+        assert passing(gallery, wanted) == ([0, 1] if wanted is fixed else [2, 3, 4, 5])
+    assert asked == [fixed, other, fixed]
+    asked.clear()
+    for clock in ("julianday(time) < julianday('now')", "TIME () >= '0'", "[date] ('now') > '2'"):
+        for _ in range(2):
+            passing(gallery, Filter(where=clock))
+    assert len(asked) == 6
+
+
+def test_as_many_identities_as_one_likes(gallery: Gallery) -> None:
+    many = tuple(map(str, range(2, 100_000)))  # SQLite takes 32,766 values in a statement
+    assert passing(gallery, Filter(id=many)) == [2]
+    assert passing(gallery, Filter(not_id=many)) == [0, 1, 3, 4, 5]
+    assert passing(gallery, Filter(id=("1", "\udc80", '"', "\\"))) == [0, 1]
+    for wrong in ("1\0", 1):
+        with pytest.raises(FilterError, match="without a NUL"):
+            Filter(id=(wrong,))  # type: ignore[arg-type]
+
+
+def test_an_expression_cannot_read_what_lists_of_identities_are_read_with(gallery: Gallery) -> None:
+    for expression in ("(select value from json_each('[1]'))", "(select 1 from json_each('[1]'))"):
+        with pytest.raises(FilterError, match=r"prohibited|not authorized"):
+            passing(gallery, Filter(id=("1",), where=expression))
+
+
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": lambda a, b: a < b,
+    ">=": lambda a, b: a >= b,
+    "=": lambda a, b: a == b,
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shelves=st.lists(st.none() | st.integers(-5, 5) | st.sampled_from([0.5, -2.5]), min_size=1, max_size=30),
+    comparison=st.sampled_from(sorted(COMPARISONS)),
+    limit=st.integers(-5, 5),
+    cameras=st.sets(st.integers(0, 3)),
+)
+def test_filters_agree_with_python(
+    tmp_path_factory: pytest.TempPathFactory,
+    shelves: list[float | None],
+    comparison: str,
+    limit: int,
+    cameras: set[int],
+) -> None:
+    path = tmp_path_factory.mktemp("filters") / "gallery"
+    entries = [
+        Entry(Path(f"/{i}"), FileStamp(1, 2, "x"), {"shelf": shelf, "camera": f"c{i % 4}"})
+        for i, shelf in enumerate(shelves)
+    ]
+    with GalleryWriter.open(path, MODEL) as writer:
+        writer.commit(entries, np.eye(4, dtype=np.float32)[np.arange(len(shelves)) % 4])
+    wanted = Filter(camera=tuple(f"c{number}" for number in cameras), where=f"shelf {comparison} {limit}")
+    holds = COMPARISONS[comparison]
+    with Gallery.open(path) as gallery:
+        assert passing(gallery, wanted) == [
+            i
+            for i, shelf in enumerate(shelves)
+            if shelf is not None and holds(shelf, limit) and (not cameras or i % 4 in cameras)
+        ]

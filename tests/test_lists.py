@@ -1,0 +1,188 @@
+"""The reader of lists and its users: what they accept, and for every fault a sentence with the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tbps_infer.cli.shared.queries import read_queries
+from tbps_infer.data.readers import read_dataset
+from tbps_infer.errors import DatasetError, SourceError, TbpsError, UsageError
+from tbps_infer.lists import ListReader, list_format
+from tbps_infer.sources import read_sources
+
+HEADER = b"path,text,caption\n"
+FAULTS: dict[str, tuple[str, bytes, int, str, str]] = {
+    # name: file, content, line, words of the message, words of the hint
+    "too many values": ("q.csv", HEADER + b"a,x,a red coat, blue jeans\n", 2, "4 values for 3 columns", "quotes"),
+    "too few values": ("q.csv", HEADER + b"a,x,y\nb\n", 3, "1 value for 3 columns", "comma"),
+    "unclosed quote": ("q.csv", HEADER + b'a,x,y\nb,"a man\nc,x,y\nd,x,y\n', 3, "opened and not closed", "Close"),
+    "text after a quote": ("q.csv", HEADER + b'a,"x" man,y\n', 2, "not valid CSV", "Close"),
+    "quote closed by a later row": ("q.csv", HEADER + b'a,"x\nb,"y",z\n', 2, "not valid CSV", "Close"),
+    "long value": (
+        "q.csv",
+        HEADER + b"a,x,y\nb,x," + b"a" * 131_073,
+        3,
+        "more than 131,072 characters",
+        "not closed",
+    ),
+    "empty name": ("q.csv", b"path,,text,caption\na,b,x,y\n", 1, "column 2 has no name", ""),
+    "trailing comma": ("q.csv", b"path,text,caption,\na,x,y,\n", 1, "column 4 has no name", ""),
+    "repeated name": ("q.csv", b"path,text,caption, TEXT\n", 1, "the column 'TEXT' is there twice", ""),
+    "missing column": ("q.csv", b"\nid,remark\n1,x\n", 2, "is missing", "id, remark"),
+    "empty file": ("q.csv", b"", 1, "is missing", "first line"),
+    "semicolons": ("q.csv", b"path;text;caption\na;x;y\n", 1, "by semicolons, and a CSV list by commas", "commas"),
+    "tabs": ("q.csv", b"\npath\ttext\tcaption\n", 2, "separated by tabs", "commas"),
+    "vertical bars": ("q.csv", b"path|text|caption\na|x|y\n", 1, "separated by vertical bars", "commas"),
+    "Latin-1": ("q.csv", HEADER + b"a,x,y\nb,x,caf\xe9\n", 3, "not UTF-8", "UTF-8"),
+    "UTF-16": ("q.csv", "path,text,caption\n".encode("utf-16"), 1, "not UTF-8", "UTF-8"),
+    "Latin-1 far into the file": ("q.csv", HEADER + b"a,x,y\n" * 20_000 + b"b,x,\xe9\n", 20_002, "not UTF-8", ""),
+    "NUL": ("q.csv", HEADER + b"a,x,a\0b\n", 2, "NUL", "UTF-8"),
+    "NUL in JSON": ("q.jsonl", b'{"path": "a", "text": "x\0", "caption": "y"}\n', 1, "NUL", "UTF-8"),
+    "no JSON": ("q.jsonl", b'{"path": "a", "text": "x", "caption": "y"}\n\n{"path": \n', 3, "not valid JSON", ""),
+    "endless nesting": ("q.jsonl", b"[" * 100_000, 1, "not valid JSON", ""),
+    "no object": ("q.jsonl", b'["text"]\n', 1, "'[\"text\"]' is not a JSON object", ""),
+    "repeated name in JSON": ("q.jsonl", b'{"path": "x", "Path": "y"}', 1, "the column 'Path' is there twice", ""),
+    "empty name in JSON": ("q.jsonl", b'{"path": "x", "": "y"}', 1, "column 2 has no name", ""),
+    "missing name in JSON": ("q.jsonl", b'{"remark": "x"}', 1, "is missing", "remark"),
+}
+
+
+def read(file: Path) -> list[tuple[int, dict[str, Any]]]:
+    return [(row.line, row.values) for row in ListReader(file, UsageError).rows(required=("text",))]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_named_with_file_and_line(tmp_path: Path, fault: str) -> None:
+    name, content, line, message, hint = FAULTS[fault]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path / name)
+    assert caught.value.message.startswith(f"{tmp_path / name}, line {line}: ")
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_rows_carry_the_line_on_which_they_begin(tmp_path: Path, end: str, mark: str) -> None:
+    lines = [mark + " id , text", "", '1, "a man, tall"', "2,\t", '3,"two', 'lines"', '4,a 6" heel']
+    (tmp_path / "q.CSV").write_bytes(end.join(lines).encode())
+    assert read(tmp_path / "q.CSV") == [
+        (3, {"id": "1", "text": "a man, tall"}),
+        (4, {"id": "2", "text": ""}),
+        (5, {"id": "3", "text": f"two{end}lines"}),
+        (7, {"id": "4", "text": 'a 6" heel'}),
+    ]
+
+
+def test_json_lines_keep_their_values_and_numbers(tmp_path: Path) -> None:
+    (tmp_path / "q.JsonL").write_bytes(b'\xef\xbb\xbf\r\n{"Text": " x ", "id": 7, "more": {"a": [1]}}\r\n')
+    assert read(tmp_path / "q.JsonL") == [(2, {"Text": " x ", "id": 7, "more": {"a": [1]}})]
+
+
+def test_names_are_found_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("ID,Text\n1,x\n")
+    (row,) = ListReader(tmp_path / "q.csv", UsageError).rows(required=("text",))
+    assert (row.get("id"), row.text("text"), row.get("person")) == ("1", "x", None)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "Q.CSV", "q.jsonl", "q.JSONL", "q.txt", "q", "csv"])
+def test_the_extension_tells_the_format_in_any_case(name: str) -> None:
+    assert list_format(name) == {".csv": "csv", ".jsonl": "jsonl"}.get(Path(name).suffix.lower())
+
+
+def test_the_longest_value_that_csv_takes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("text\n" + "a" * csv.field_size_limit() + "\n")
+    assert len(read(tmp_path / "q.csv")[0][1]["text"]) == csv.field_size_limit()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_rows_are_read_as_they_are_asked_for(form: str) -> None:
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        if form == "csv":
+            yield "text\n"
+        while True:
+            taken += 1
+            yield f"{taken}\n" if form == "csv" else json.dumps({"text": str(taken)}) + "\n"
+
+    rows = ListReader(f"q.{form}", UsageError, endless()).rows(required=("text",))
+    assert [next(rows).text("text") for _ in range(3)] == ["1", "2", "3"]
+    assert taken == 3
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.csv cannot be read: No such file"):
+        read(tmp_path / "none.csv")
+
+
+USERS: dict[str, tuple[Callable[[Path], object], type[TbpsError]]] = {
+    "sources": (lambda file: read_sources([str(file)]), SourceError),
+    "queries": (lambda file: list(read_queries([], [str(file)], [])), UsageError),
+    "captions": (lambda file: read_dataset(file, "test", check_files=False), DatasetError),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("user", USERS)
+def test_every_user_of_lists_is_equally_strict(tmp_path: Path, user: str, fault: str) -> None:
+    use, error = USERS[user]
+    name, content, line, message, _ = FAULTS[fault]
+    for shown in (name, name.upper()):
+        (tmp_path / shown).write_bytes(content)
+        with pytest.raises(error) as caught:
+            use(tmp_path / shown)
+        assert caught.value.message.startswith(f"{tmp_path / shown}, line {line}: ")
+        assert message in caught.value.message
+
+
+def test_every_user_drops_the_blanks_around_values(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text("path , text, caption, camera\n a.jpg , a man,\ta man\t, cam_a \n")
+    (item,) = read_sources([str(file)])
+    assert (item.path, item.metadata) == (
+        tmp_path / "a.jpg",
+        {"text": "a man", "caption": "a man", "camera": "cam_a"},
+    )
+    assert [query.text for query in read_queries([], [str(file)], [])] == ["a man"]
+    (picture,) = read_dataset(file, "test", check_files=False).pictures
+    assert (picture.path.name, picture.captions, picture.camera) == ("a.jpg", ("a man",), "cam_a")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "texts", "problem"),
+    [
+        (b'\xef\xbb\xbf{"text": "a man", "id": 7}\r\na woman\r\n', ["a man", "a woman"], ""),
+        (b"a man\ncaf\xe9\na woman\n", ["a man"], "-, line 2: this is not UTF-8 text."),
+        (b'a man\n{"text": 3}\n', ["a man"], "-, line 2: the text is 3, want text."),
+    ],
+)
+def test_standard_input_is_read_as_strictly(
+    monkeypatch: pytest.MonkeyPatch, stdin: bytes, texts: list[str], problem: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="ascii"))
+    got: list[str | None] = []
+    try:
+        got.extend(query.text for query in read_queries([], ["-"], []))
+    except UsageError as error:
+        assert error.message == problem
+    else:
+        assert not problem
+    assert got == texts
+
+
+@pytest.mark.parametrize("name", ["q.tsv", "q.json"])
+def test_queries_in_an_unknown_format_are_not_searched_as_sentences(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a man\n")
+    with pytest.raises(UsageError, match=r"want \.txt, \.csv or \.jsonl"):
+        list(read_queries([], [str(tmp_path / name)], []))
