@@ -131,7 +131,7 @@ def test_doctor_finds_a_tokenizer_and_pixels_that_changed(tiny_bundle: Path, mon
     [
         (["build", "BUNDLE", "--device", "cpu"], 2, "Engines do not run on the CPU"),
         (["build", "BUNDLE", "--workspace", "lots"], 2, "'lots' is not a size such as 2GiB"),
-        (["build", "BUNDLE", "--text-lengths", "32;64"], 2, "'32;64' is not a list of lengths"),
+        (["build", "BUNDLE", "--text-lengths", "32;64"], 2, "'32;64' is not a list of numbers"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--text-lengths", "32"], 2, "takes 3 to 100 tokens"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--auto-islands"], 2, "FP32 islands"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--optimization-level", "2"], 2, "does not apply to"),
