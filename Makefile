@@ -67,7 +67,7 @@ $(DOCS_STAMP): pyproject.toml setup.py constraints.txt
 	touch $(DOCS_STAMP)
 
 docs: $(DOCS_STAMP)  ## Build the site with the references of Python and of the commands: site/index.html.
-	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
 
 clean:  ## Remove what make made.
 	rm -rf $(VENV) $(DOCS_VENV) .tensorrt-bindings build site demo-output *.egg-info

@@ -219,8 +219,7 @@ class Encoder:
         Yields:
             float32 ``[m, dim]`` for the next m captions, in their order.
 
-        Raises:
-            As `encode_texts`; the number of a caption counts from the first of all.
+        Raises what `encode_texts` raises; the number of a caption counts from the first of all.
         """
         remaining = iter(captions)
         first = 1

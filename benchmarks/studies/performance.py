@@ -27,16 +27,17 @@ _INTRODUCTION = """# Performance
 Written by `python -m tbps_infer.benchmarks.studies.performance` from the raw samples named below. Every number was
 measured on the machine described beside it.
 
-Each arm is warmed up until the medians of consecutive windows agree (`~` marks arms whose warm-up was cut off before).
-The arms then run in rounds, in a new random order each round. Times are medians and percentiles with linear
+Each arm is warmed up until the medians of consecutive windows agree (`~` marks arms whose warm-up was cut off
+before). The arms then run in rounds, in a new random order each round. Times are medians and percentiles with linear
 interpolation. "× baseline" is the median of the ratios within rounds, which a drifting machine does not change, with
 its 95 % bootstrap interval. Before any timing, each arm's embeddings are compared with the reference's.
 """
 
-_LIMIT_TEXT = """Operations are counted from the shapes of the FP32 graph: matrix products, convolutions and attention. The
-compute limit is the fastest measured product of two large matrices in the same precision, or in FP32 where that was not
-measured (`*`; INT8 may exceed it). The bandwidth limit is the fastest measured copy, reads and writes counted. A model
-at batch 1 has to read its weights once, a search its rows. The table compares medians with these limits.
+_LIMIT_TEXT = """Operations are counted from the shapes of the FP32 graph: matrix products, convolutions and
+attention. The compute limit is the fastest measured product of two large matrices in the same precision, or in FP32
+where that was not measured (`*`; INT8 may exceed it). The bandwidth limit is the fastest measured copy, reads and
+writes counted. A model at batch 1 has to read its weights once, a search its rows. The table compares medians with
+these limits.
 """
 
 _WEIGHT_SIZE = {"fp32": 1.0, "fp16": 0.5}

@@ -66,23 +66,23 @@ def groups_of(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
         yield group
 
 
+def _fill(read: queue.Queue[Query | BaseException | None], queries: Iterator[Query]) -> None:
+    try:
+        for query in queries:
+            read.put(query)
+    except BaseException as error:  # carried over to the thread that waits
+        read.put(error)
+    else:
+        read.put(None)
+
+
 def groups_as_they_come(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
     """Groups of what has been read by the time that a group is asked for: nobody who types or pipes is kept waiting.
 
     An error in reading comes after the queries before it.
     """
     read: queue.Queue[Query | BaseException | None] = queue.Queue(maxsize=most)
-
-    def fill() -> None:
-        try:
-            for query in queries:
-                read.put(query)
-        except BaseException as error:  # carried over to the thread that waits
-            read.put(error)
-        else:
-            read.put(None)
-
-    threading.Thread(target=fill, daemon=True).start()
+    threading.Thread(target=_fill, args=(read, queries), daemon=True).start()
     while True:
         item, group = read.get(), []
         while isinstance(item, Query):

@@ -35,6 +35,7 @@ def write_sheet(
     Args:
         file: The first page; page 2 of ``out.png`` is ``out-2.png``.
         results: Whatever ``strip_of`` makes a strip of.
+        strip_of: Makes the strip of a result.
         layout: The model's, for the bars.
         places: Thumbnails per strip, the truth of a failure not counted.
         per_page: Strips on a page.
@@ -58,7 +59,7 @@ def write_sheet(
 
 
 def page_path(file: Path, page: int) -> Path:
-    """Where a page lies, from 1: ``out.png``, ``out-2.png``, ``out-3.png`` …"""
+    """Where a page lies, from 1: ``out.png``, ``out-2.png``, ``out-3.png`` and so on."""
     return file if page == 1 else file.with_name(f"{file.stem}-{page}{file.suffix}")
 
 

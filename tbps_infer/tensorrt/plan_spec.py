@@ -107,6 +107,8 @@ def plan_spec(
 
     Args:
         specs: Inputs and outputs, as `tbps_infer.runners.protocol.branch_specs` gives them.
+        branch: Image or text.
+        batch: Least, usual and greatest batch.
         length: Tokens per caption; None for images.
 
     Raises:

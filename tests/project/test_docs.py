@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import re
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from documents import DOCUMENTS, NOT_RUN, README, SLOW, Block, blocks, run, run_block
 from places import ROOT
 
@@ -58,9 +60,7 @@ def test_the_transcripts_are_what_the_commands_print(page: Path, folder: Path) -
         run_block(block, folder)
 
 
-@pytest.mark.parametrize(
-    "block", [block for page in DOCUMENTS for block in blocks(page, "python")], ids=str
-)
+@pytest.mark.parametrize("block", [block for page in DOCUMENTS for block in blocks(page, "python")], ids=str)
 def test_the_python_runs(block: Block, folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", block.text], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -141,6 +141,30 @@ def test_every_link_leads_somewhere() -> None:
             assert file.exists(), f"{page.name}: {target}"
             if anchor:
                 assert anchor in _anchors(file), f"{page.name}: {target}#{anchor}"
+
+
+def test_the_site_has_every_page_once_and_every_public_module() -> None:
+    """What `make docs` builds is told here too, where building takes too long."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    made = {"index.md", "contributing.md", "changelog.md", "reference/commands.md"}
+    hooks = (ROOT / "mkdocs_hooks.py").read_text("utf-8")
+    assert all(f'"{page}"' in hooks for page in made)
+    written = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    shown = [page for section in site["nav"] for page in _pages(section)]
+    assert sorted(shown) == sorted(written | made)
+    named = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/reference/python.md").read_text("utf-8"), re.MULTILINE)
+    assert {"tbps_infer", "tbps_infer.gallery", "tbps_infer.export.bundle.export_bundle"} <= set(named)
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute) if module else importlib.util.find_spec(name), name
+
+
+def _pages(section: object) -> list[str]:
+    if isinstance(section, str):
+        return [section]
+    assert isinstance(section, dict)
+    return [page for inner in section.values() for each in (inner if isinstance(inner, list) else [inner])
+            for page in _pages(each)]  # fmt: skip
 
 
 def _anchors(page: Path) -> set[str]:

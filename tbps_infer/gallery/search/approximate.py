@@ -61,8 +61,13 @@ class Graph:
         """The k best of what the graph proposes and of the rows that it does not have.
 
         Args:
+            vectors: The stored vectors.
             rows: The m rows to return; what else the graph proposes is passed over.
+            queries: float32 ``[q, dim]``.
+            k: Rows per query.
             candidates: Rows that the graph is asked for.
+            max_norm: The largest norm that a vector can have.
+            options: As for a scan.
 
         Returns:
             As `tbps_infer.gallery.search.scan.top_k`; -inf is the score of what was not found.
