@@ -18,7 +18,7 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 """Files of the repository's root, and the pages that they become."""
 
 
-def on_config(**_: object) -> None:
+def on_config(_: MkDocsConfig) -> None:
     """Lay out the package as an installation does, for a reader of sources that does not import them."""
     package = ROOT / "build" / "docs" / "tbps_infer"
     package.mkdir(parents=True, exist_ok=True)

@@ -10,11 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from documents import DOCUMENTS, NOT_RUN, README, SLOW, Block, blocks, run, run_block
 from places import ROOT
 
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shipped_bundle: Path) -> Pa
     return folder
 
 
-def _write_rows(file: Path, head: tuple[str, ...], rows: list[tuple[str | int, ...]]) -> None:
+def _write_rows(file: Path, head: tuple[str, ...], rows: Sequence[tuple[str | int, ...]]) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([head, *rows])
 
