@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 PIP_BINDINGS := $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .tensorrt-bindings
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-all check format lint types clean
+.PHONY: help venv demo test test-slow test-all coverage check format lint types docs clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +43,9 @@ test-slow: $(STAMP)  ## Run the slow ones: full-size models, many kills.
 test-all: $(STAMP)  ## Run all tests.
 	$(PYTEST)
 
+coverage: $(STAMP)  ## Run the fast tests and list what they do not cover.
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
+
 check: lint types test  ## Format, lint, types and fast tests.
 
 format: $(STAMP)  ## Format the code.
@@ -54,5 +59,16 @@ lint: $(STAMP)  ## Check format and lint.
 types: $(STAMP)  ## Check types.
 	$(BIN)/mypy
 
+# An environment of its own: it takes half a minute, where .venv takes minutes and gigabytes.
+$(DOCS_STAMP): pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP)  ## Build the site with the references of Python and of the commands: site/index.html.
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
+
 clean:  ## Remove what make made.
-	rm -rf $(VENV) .tensorrt-bindings build demo-output .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) .tensorrt-bindings build site demo-output *.egg-info
+	rm -rf .coverage .mypy_cache .ruff_cache .pytest_cache

@@ -40,7 +40,7 @@ class Row:
 
     @property
     def what(self) -> str:
-        """``image``, ``text``, ``decode`` …"""
+        """What is measured: ``image``, ``text``, ``decode`` and so on."""
         return str(self.configuration["what"])
 
     @property

@@ -37,6 +37,8 @@ def write_golden(
     Args:
         folder: The bundle's.
         pairs: Crops with captions; the first `GOLDEN_CROPS` of them and the first caption of each are taken.
+        facts: How pictures become crops.
+        tokenizer: Of the model.
         reference: The PyTorch model's branches.
     """
     chosen = [(image, captions[:1]) for image, captions in pairs[:GOLDEN_CROPS]]

@@ -47,10 +47,12 @@ def export_graph(
 
     Args:
         module: In eval mode, on the CPU; takes the branch's inputs in order and returns its embedding.
+        branch: Which branch the module is.
+        facts: Of the model.
         path: The ``.onnx`` file; external data goes beside it, as ``<name>.onnx.data``.
         opset: 18 to 22.
-        gives: The outputs, where the module gives something else than the branch's embedding.
         external_data: Keep the weights beside the graph; above 2 GB, protobuf's limit, they are kept there anyway.
+        gives: The outputs, where the module gives something else than the branch's embedding.
 
     Raises:
         VerificationError: What came out is not a valid graph, or not this branch's.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tbps_infer.runners import RunOptions
     from tbps_infer.sources import SourceItem, read_sources
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Bundle",

@@ -98,7 +98,13 @@ def model_fingerprint(
     (opset, precision, backend), so a gallery embedded on a server answers queries encoded on an edge device.
 
     Args:
+        family: The kind of model.
+        config: The model's configuration.
+        preprocessing: How pictures become crops.
+        caption_rule: How captions are cleaned.
+        max_length: Tokens per caption at most.
         weights_sha256: A hash of the tensors' names, shapes and values, not of the file that carried them.
+        tokenizer_sha256: Of the tokenizer's file.
     """
     facts = {
         "family": family,

@@ -96,6 +96,8 @@ def compose(
         texts: float32 ``[n, dim]``, n may be 0.
         images: float32 ``[m, dim]``, m may be 0.
         exclude: float32 ``[l, dim]``, l may be 0.
+        image_weight: Share of the pictures in the sum, 0 to 1.
+        exclude_weight: What is subtracted, as a share.
 
     Returns:
         float32 ``[dim]``.

@@ -197,12 +197,12 @@ def _joined_pieces(words: Mapping[str, int]) -> Iterable[str]:
         changed: set[tuple[str, str]] = set()
         for index in where[pair]:
             before, after = split[index], _join(split[index], pair, joined)
-            for step, pieces in ((-counts[index], before), (counts[index], after)):
-                for neighbours in pairwise(pieces):
-                    totals[neighbours] += step
-                    changed.add(neighbours)
-                    if step > 0:
-                        where[neighbours].add(index)
+            for neighbours in pairwise(before):
+                totals[neighbours] -= counts[index]
+            for neighbours in pairwise(after):
+                totals[neighbours] += counts[index]
+                where[neighbours].add(index)
+            changed.update(pairwise(before), pairwise(after))
             split[index] = after
         del where[pair]
         for neighbours in changed:

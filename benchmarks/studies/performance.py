@@ -26,19 +26,21 @@ __all__ = ["Limits", "limit_table", "main", "performance_page", "way_table"]
 
 _INTRODUCTION = """# Performance
 
-Written by `python -m tbps_infer.benchmarks.studies.performance` from the raw samples that are named below; every
-number is measured, on the machine that is described beside it.
+Written by `python -m tbps_infer.benchmarks.studies.performance` from the raw samples named below. Every number was
+measured on the machine described beside it.
 
-Arms are warmed up until the medians of consecutive windows agree (`~` marks those that were cut off before), then run
-in rounds, all arms of a run in an order drawn anew for each round. Times are medians and percentiles with linear
-interpolation; "× baseline" is the median of the ratios within rounds, which a drifting machine does not change, with
-its 95 % bootstrap interval. Before anything is timed, each arm's embeddings are compared with the reference's.
+Each arm is warmed up until the medians of consecutive windows agree (`~` marks arms whose warm-up was cut off
+before). The arms then run in rounds, in a new random order each round. Times are medians and percentiles with linear
+interpolation. "× baseline" is the median of the ratios within rounds, which a drifting machine does not change, with
+its 95 % bootstrap interval. Before any timing, each arm's embeddings are compared with the reference's.
 """
 
-_LIMIT_TEXT = """Operations are counted from the shapes of the FP32 graph: products of matrices, convolutions and
-attention. The limit is the fastest measured product of two large matrices in the same precision, or in FP32 where
-that is not measured (`*`, which INT8 may exceed); for bytes, the fastest measured copy, its reads and writes counted.
-A model at batch 1 has to read its weights once, a search its rows. Medians are held against these."""
+_LIMIT_TEXT = """Operations are counted from the shapes of the FP32 graph: matrix products, convolutions and
+attention. The compute limit is the fastest measured product of two large matrices in the same precision, or in FP32
+where that was not measured (`*`; INT8 may exceed it). The bandwidth limit is the fastest measured copy, reads and
+writes counted. A model at batch 1 has to read its weights once, a search its rows. The table compares medians with
+these limits.
+"""
 
 _WEIGHT_SIZE = {"fp32": 1.0, "fp16": 0.5}
 """Of the FP32 graph's; how much of an INT8 graph is INT8 its file does not say here."""

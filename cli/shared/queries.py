@@ -66,23 +66,23 @@ def groups_of(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
         yield group
 
 
+def _read_all(queries: Iterator[Query], read: queue.Queue[Query | BaseException | None]) -> None:
+    try:
+        for query in queries:
+            read.put(query)
+    except BaseException as error:  # carried over to the thread that waits
+        read.put(error)
+    else:
+        read.put(None)
+
+
 def groups_as_read(queries: Iterator[Query], most: int) -> Iterator[list[Query]]:
     """Groups of the queries that have been read so far, so that whoever types or pipes them does not wait.
 
     An error in reading is raised after the queries before it.
     """
     read: queue.Queue[Query | BaseException | None] = queue.Queue(maxsize=most)
-
-    def read_all() -> None:
-        try:
-            for query in queries:
-                read.put(query)
-        except BaseException as error:  # carried over to the thread that waits
-            read.put(error)
-        else:
-            read.put(None)
-
-    threading.Thread(target=read_all, daemon=True).start()
+    threading.Thread(target=_read_all, args=(queries, read), daemon=True).start()
     while True:
         item, group = read.get(), []
         while isinstance(item, Query):

@@ -182,6 +182,9 @@ def rank_metrics(
             It is called from several threads at once.
         query_identities: Integer ``[q]``.
         gallery_identities: Integer ``[g]``.
+        ks: The k of Rank-k.
+        chunk: Queries per block of scores.
+        threads: CPU threads; the usable cores when None.
 
     Raises:
         UsageError: A score is NaN.

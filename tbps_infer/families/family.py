@@ -85,6 +85,7 @@ def prefixed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
     """A table for networks whose tensors are named as in the file, but for a prefix.
 
     Args:
+        network: The network whose tensors are named.
         prefixes: What the file puts before the names of a submodule, by the submodule's name.
     """
     return {
@@ -105,6 +106,7 @@ def image_grid(
     """The image size in pixels and the grid of patches behind a count of positions.
 
     Args:
+        file: The checkpoint, which an error names.
         positions: Of the grid's cells and the one token besides.
         size: (height, width) where somebody said it.
         patch: Pixels along a patch's side, and from one patch to the next.

@@ -46,9 +46,11 @@ class ClipPair(DualEncoder):
         self.text = ClipText(text)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
+        """Embed uint8 crops ``[batch, height, width, 3]``."""
         return l2_normalize(self.image(self.pixels(pixels)))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embed int32 ids ``[batch, length]`` with their mask."""
         return l2_normalize(self.text(input_ids, attention_mask))
 
 

@@ -105,6 +105,7 @@ def load_source(family: str | None, path: Path, options: LoadOptions | None = No
 
     Args:
         family: One of `FAMILIES`; recognised from the checkpoint when None.
+        path: The checkpoint: a file, or a folder with one.
         options: What else there is to say about it.
 
     Raises:

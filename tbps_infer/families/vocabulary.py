@@ -29,6 +29,7 @@ def find_tokenizer(
     Args:
         kind: Whose rules.
         given: A file, or a folder to look in; ``beside`` is looked in when not given.
+        beside: The folder of the checkpoint.
         vocab_size: Rows of the model's token embedding.
 
     Raises:

@@ -156,7 +156,11 @@ def matching_records(
     """Numbers int64 ``[m]`` of the records that satisfy a filter, ascending.
 
     Args:
+        connection: To the gallery's records.
+        guard: Confines the expression to reading records.
+        wanted: The filter.
         everything: int64 ``[n]``, the numbers of all records, ascending.
+        where_seconds: How long the expression may take.
 
     Raises:
         FilterError: A time cannot be read, or the expression is not valid, not allowed or took too long.

@@ -110,6 +110,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     Args:
         sources: Galleries of the same model and type; records keep their metadata and get new numbers.
         out: A gallery of that model and type, or a folder that does not exist.
+        on_progress: Called with the records done and their number.
 
     Raises:
         ModelMismatchError: The galleries are of different models.
@@ -175,6 +176,7 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
     """Write ``vectors.npy`` and ``records.parquet``, row i of one being row i of the other; returns how many.
 
     Args:
+        path: The gallery.
         out: A folder that does not exist.
         where: Which records; None is all.
 

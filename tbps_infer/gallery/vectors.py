@@ -97,6 +97,9 @@ def split_products(
     """float32 ``[n, len(starts)]``: inner products of some vectors with one query, divided at some columns.
 
     Args:
+        vectors: The stored vectors.
+        rows: int64 ``[n]``, which of them.
+        query: float32 ``[dim]``.
         starts: The column at which each share begins, ascending, the first 0.
     """
     shares = np.empty((len(rows), len(starts)), dtype=np.float32)

@@ -71,6 +71,7 @@ class GalleryWriter:
         """Continue the gallery at `path`, or create one where nothing, or an empty folder, is.
 
         Args:
+            path: The gallery's folder.
             model: The model whose embeddings will be added.
             dtype: How numbers are stored; None takes the gallery's own, float16 for a new one.
             bundle_path: Where the model was read from, recorded so that a search finds it.

@@ -24,6 +24,8 @@ class Attention(nn.Module):
         """Attend from ``queries [batch, q, dim]`` to ``memory [batch, m, dim]``.
 
         Args:
+            queries: Float ``[batch, q, dim]``.
+            memory: Float ``[batch, m, dim]``.
             mask: Added to the scores, broadcast to ``[batch, heads, q, m]``.
 
         Returns:

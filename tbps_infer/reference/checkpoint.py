@@ -131,6 +131,8 @@ def save_checkpoint(
     """Write a checkpoint folder and return it; one that is there is replaced at once, other files in it stay.
 
     Args:
+        folder: Made when it is not there.
+        model: What to save.
         tokenizer_json: The text of the `tokenizers` file.
         dtype: What floating-point tensors are stored as. FP16 halves the file; BatchNorm's running variance
             and all else must lie within its range.
@@ -225,6 +227,7 @@ def read_pickled(path: Path, stand_ins: Mapping[str, type] = MappingProxyType({}
     """Read what torch.save wrote, without executing anything in it; tensors are mapped into memory where possible.
 
     Args:
+        path: The file.
         stand_ins: Which class of ours to make instead of a class of the file, by the latter's full name.
 
     Raises:

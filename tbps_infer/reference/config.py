@@ -129,7 +129,7 @@ class ModelConfig:
 
     @property
     def layout(self) -> VectorLayout:
-        """z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K]: one inner product is the sum of the three cosines."""
+        """The composite z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K]: one inner product is the sum of the three cosines."""
         parts = tuple(Segment(f"fine.{k}", self.dim, 1.0 / self.parts) for k in range(self.parts))
         coarse = Segment("coarse", self.dim * self.coarse_tokens)
         return VectorLayout((Segment("global", self.dim), coarse, *parts))

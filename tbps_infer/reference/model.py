@@ -37,7 +37,7 @@ class Embeddings:
         return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
 
     def compose(self) -> Tensor:
-        """z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K], float ``[batch, (1 + N_c + K)·d]``.
+        """The composite z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K], float ``[batch, (1 + N_c + K)·d]``.
 
         S(i,t) = cos(g_v, g_t) + cos(concat c_v, concat c_t) + (1/K) Σ_k cos(f_v^k, f_t^k) is the inner product
         of two such vectors.

@@ -100,6 +100,7 @@ def load_image_weights(backbone: ResNetBackbone | ViTBackbone, path: Path) -> Co
     A vision transformer's position embeddings are interpolated (bicubic) from their square grid to the crop's.
 
     Args:
+        backbone: The backbone, changed in place.
         path: A ``.safetensors``, ``.bin``, ``.pth`` or ``.pt`` file, or a folder with one.
 
     Raises:
@@ -114,6 +115,7 @@ def load_text_weights(backbone: TextBackbone, path: Path) -> Coverage:
     """Load published BERT weights into the text backbone; LayerNorm's old names gamma and beta are understood.
 
     Args:
+        backbone: The backbone, changed in place.
         path: A ``.safetensors``, ``.bin``, ``.pth`` or ``.pt`` file, or a folder with one.
 
     Raises:

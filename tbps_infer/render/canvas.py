@@ -65,6 +65,9 @@ def wrap(text: str, width: int, size: int, most: int | None = None) -> list[str]
     """Break text into lines of at most ``width`` pixels, inside a word only where the word alone is too long.
 
     Args:
+        text: What to break.
+        width: Pixels per line.
+        size: Of the font, in pixels.
         most: Lines at most; a longer text ends in "...".
     """
     lines: list[str] = []

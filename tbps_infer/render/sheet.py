@@ -60,7 +60,7 @@ def new_sheet(
 
 
 def page_path(file: Path, page: int) -> Path:
-    """Where a page lies, from 1: ``out.png``, ``out-2.png``, ``out-3.png`` …"""
+    """Where a page lies, from 1: ``out.png``, ``out-2.png``, ``out-3.png`` and so on."""
     return file if page == 1 else file.with_name(f"{file.stem}-{page}{file.suffix}")
 
 

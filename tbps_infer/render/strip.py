@@ -151,5 +151,5 @@ def _label_lines(strip: Strip, height: int) -> int:
 
 
 def _parts(layout: VectorLayout) -> Sequence[str]:
-    """The segments that are stripes of the picture, from the top: ``fine.0`` …"""
+    """The segments that are stripes of the picture, from the top: ``fine.0`` and so on."""
     return [name for name in layout.names if name.startswith("fine.")]

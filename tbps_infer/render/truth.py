@@ -21,8 +21,10 @@ def best_right(gallery: Gallery, query: NDArray[np.floating[Any]], person: str, 
     """The best picture of a person among those that pass a filter, with its rank in the whole of them.
 
     Args:
+        gallery: Where to look.
         query: Float ``[1, dim]``.
         person: The ``id`` in the metadata.
+        where: The filter of the search.
 
     Returns:
         The picture; None where the person has none that passes.

@@ -34,10 +34,12 @@ def build_plan(
     The precision is the graph's own, and FP32 is FP32: TF32 is off. An interruption from the keyboard cancels.
 
     Args:
+        library: The TensorRT that builds.
         graph: An ONNX file, its external data beside it.
         spec: What the graph must take and give, and the profile.
         settings: The builder's.
         timing_cache: A file to read, if it is there, and to write, with the times of kernels.
+        on_progress: Called with the phase, the steps done and their number.
 
     Returns:
         The plan's bytes.

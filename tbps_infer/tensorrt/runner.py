@@ -192,6 +192,10 @@ def open_engines(
     """Open a bundle's engines of one branch on this machine.
 
     Args:
+        bundle: The bundle.
+        branch: Which branch.
+        flavour: Which TensorRT.
+        precision: That of the engines.
         device: Index of the GPU: 1 for ``cuda:1``.
         memory_kind: The package that calls CUDA; the first one installed when not given.
 

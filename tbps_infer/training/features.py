@@ -52,6 +52,8 @@ def cache_text_features(
         backbone: Frozen, in eval mode, on `device`.
         tokens: Ids per caption, special tokens included.
         folder: Where the cache lives.
+        device: Where the backbone is.
+        on_progress: Called with the captions done and their number.
     """
     lengths = np.array([len(row) for row in tokens], np.int64)
     starts = np.concatenate(([0], np.cumsum(lengths)))

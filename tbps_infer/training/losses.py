@@ -121,6 +121,7 @@ def entropy_commonality(similarity: Tensor, temperature: float = ENTROPY_TEMPERA
 
     Args:
         similarity: Float ``[parts, batch, batch]``, the anchor's modality first.
+        temperature: τ.
 
     Returns:
         Float ``[parts, batch]`` in [0, 1]; 0 for a batch of one, where nothing is shared.
@@ -133,7 +134,7 @@ def entropy_commonality(similarity: Tensor, temperature: float = ENTROPY_TEMPERA
 
 
 def commonality_margin(commonality: Tensor, base_margin: float = BASE_MARGIN, least: float = LEAST_MARGIN) -> Tensor:
-    """m = max(α (1 − κ), least)."""
+    """The margin m = max(α (1 − κ), least)."""
     return (base_margin * (1 - commonality)).clamp(min=least)
 
 
@@ -148,6 +149,8 @@ def choose_negatives(
     Args:
         similarity: Float ``[..., batch, batch]``, anchors first, positives on the diagonal.
         identities: int64 ``[batch]``.
+        generator: Draws the negatives; the global one when None.
+        margin: α.
 
     Returns:
         int64 ``[..., batch]``; an anchor without any negative gets itself.

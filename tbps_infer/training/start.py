@@ -21,6 +21,7 @@ def initial_tiny_checkpoint(folder: Path, captions: Iterable[str], seed: int) ->
     """Write a checkpoint of the tiny configuration with random weights, and a WordPiece vocabulary of the captions.
 
     Args:
+        folder: Where to write it.
         captions: Training captions only, so that nothing of the other splits leaks into the vocabulary.
         seed: Of the weights.
     """

@@ -107,6 +107,7 @@ def train(
         initial: The checkpoint to start from (`tbps init` writes one); its tokenizer is saved with every checkpoint.
         splits: Training and validation.
         run: The run's folder.
+        options: How to train.
         fabric: Device, number of processes and mixed precision; the CPU at `options.precision` by default.
         on_step: Called with epoch (from 0), step (from 1) and loss.
         on_epoch: Called after each epoch.

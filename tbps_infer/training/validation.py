@@ -72,7 +72,9 @@ def hold_out_identities(training: Split, count: int, seed: int) -> tuple[Split, 
     """Divide a training split by identity, for data sets without a validation split.
 
     Args:
+        training: The split to divide.
         count: Identities to hold out.
+        seed: Random seed.
 
     Returns:
         The remaining training split, and the held-out one named ``held-out``.

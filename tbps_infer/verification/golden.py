@@ -29,6 +29,7 @@ def changed_captions(golden: Golden, rows: list[list[int]]) -> int:
     """How many captions this machine's tokenizer turns into other ids.
 
     Args:
+        golden: The bundle's golden vectors.
         rows: The ids that it gives for the golden captions.
     """
     return sum(
@@ -41,6 +42,7 @@ def changed_crops(golden: Golden, crops: NDArray[np.uint8]) -> tuple[int, int]:
     """How many crops this machine decodes and resizes to other pixels, and by how much at most, of 255.
 
     Args:
+        golden: The bundle's golden vectors.
         crops: uint8 ``[n, height, width, 3]``, the golden crops as it gives them.
     """
     differences = np.abs(crops.astype(np.int16) - golden.pixels.astype(np.int16)).reshape(len(crops), -1).max(axis=1)

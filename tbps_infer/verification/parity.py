@@ -64,6 +64,9 @@ def measure_parity(
         reference: The PyTorch model's two branches, or anything that is to be believed.
         candidate: Two open runners; they stay open.
         layout: The division of their embeddings.
+        samples: Crops and captions to compare on.
+        shapes: Batches and lengths to compare at.
+        limits: How far they may be apart.
 
     Raises:
         VerificationError: The candidate does not run at all at one of the shapes, or gives another output. What it

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 from places import ROOT
+
+from tbps_infer import __version__
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,14 @@ def test_the_only_top_level_name_is_the_package(wheel: Path) -> None:
         "assets/tiny/model.safetensors",
     ):
         assert f"tbps_infer/{wanted}" in names
+
+
+def test_the_version_is_the_packages_own_and_the_changelogs_first(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    assert Parser().parsestr(archive.read(metadata).decode())["Version"] == __version__
+    first, state = re.findall(r"^## \[(.+)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[0]
+    assert __version__ == (f"{first}.dev0" if state == "Unreleased" else first)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def open_faiss(vectors: NDArray[np.float32], k: int, threads: int) -> Search:
-    """faiss' flat index of inner products, float32. Raises BackendError when it is not installed."""
+    """Open faiss' flat index of inner products, float32. Raises BackendError when it is not installed."""
     try:
         import faiss
     except ImportError as error:
@@ -33,7 +33,7 @@ def open_faiss(vectors: NDArray[np.float32], k: int, threads: int) -> Search:
 
 
 def open_usearch(vectors: NDArray[np.float32], k: int, threads: int) -> Search:
-    """usearch's exact search of float16 rows. Raises BackendError when it is not installed."""
+    """Open usearch's exact search of float16 rows. Raises BackendError when it is not installed."""
     try:
         from usearch.index import MetricKind, search
     except ImportError as error:

@@ -45,6 +45,7 @@ class Joint:
 
     @property
     def point(self) -> Point:
+        """Where it is in the picture."""
         return self.x, self.y
 
 
@@ -59,6 +60,7 @@ class Limb:
 
     @property
     def depth(self) -> float:
+        """The mean of the middle and the end."""
         return (self.middle.depth + self.end.depth) / 2
 
 

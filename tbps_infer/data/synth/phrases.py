@@ -34,6 +34,7 @@ class Phrase:
 
     @property
     def words(self) -> int:
+        """How many words it has."""
         return len(self.text.split())
 
 
