@@ -367,7 +367,7 @@ PLAIN_WRITES = {
     "bundle_graphs.write_half_graphs": "emulations",
     "bundle_graphs._Work.loss": "trials",
     "bundle_graphs._Work._judged": "trials",
-    "source_graphs._signed": "the graph that engines are built from",
+    "source_graphs.engine_graph": "the graph that engines are built from",
     "table._load_published": "the tokenizer of a published checkpoint",
     "downloads.hits_zip": "what a browser downloads",
     # Appended to, or never read.

@@ -18,10 +18,11 @@ FOLDERS = {
 }
 FLOORS = (
     ("errors",),
+    ("lists", "tensorrt.flavours"),
     ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
     ("images", "model_facts"),
     ("data", "gallery.columns", "gallery.times"),
-    ("evaluation", "lists"),
+    ("evaluation",),
     ("sources", "queries"),
     ("bundle", "runners.protocol"),
     ("reference", "text"),
