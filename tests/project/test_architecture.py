@@ -19,9 +19,9 @@ FOLDERS = {
 FLOORS = (
     ("errors",),
     ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
-    ("images", "model_facts"),
+    ("images", "lists", "model_facts"),
     ("data", "gallery.columns", "gallery.times"),
-    ("evaluation", "lists"),
+    ("evaluation",),
     ("sources", "queries"),
     ("bundle", "runners.protocol"),
     ("reference", "text"),
