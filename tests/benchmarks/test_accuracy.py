@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import run, succeed
+from command_line import fail, run, succeed
 from places import SHIPPED
 from planted_faults import perturb_weights, seal
 
@@ -78,8 +78,7 @@ def test_every_file_carries_what_the_evaluation_gives(harmed: Path, people: Path
 
 
 def test_without_a_checkpoint_the_fp32_graphs_are_the_reference(shipped_bundle: Path, people: Path) -> None:
-    done = run("bench", "accuracy", shipped_bundle, "--data", people, "--device", "cpu")
-    assert done.exit_code == 1
+    done = fail(1, "bench", "accuracy", shipped_bundle, "--data", people, "--device", "cpu")
     assert "was compared: onnxruntime cpu fp16:" in done.stderr
     own = run("bench", "accuracy", shipped_bundle, "--data", people, "--device", "cpu", "--precision", "fp32")
     assert "none was asked for but the reference itself" in own.stderr
@@ -88,8 +87,7 @@ def test_without_a_checkpoint_the_fp32_graphs_are_the_reference(shipped_bundle: 
 def test_a_damaged_bundle_is_refused(shipped_bundle: Path, people: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(shipped_bundle, tmp_path / "bundle"))
     (bundle / "text.onnx").write_bytes((bundle / "text.onnx").read_bytes()[:-1])
-    done = run("bench", "accuracy", bundle, "--data", people, "--reference", SHIPPED)
-    assert done.exit_code == 1
+    done = fail(1, "bench", "accuracy", bundle, "--data", people, "--reference", SHIPPED)
     assert "text.onnx has" in done.stderr
 
 
@@ -167,6 +165,5 @@ def test_labelled_sets_know_who_is_who(people: Path) -> None:
 
 
 def test_options_have_variables_too(shipped_bundle: Path) -> None:
-    done = run("bench", "accuracy", shipped_bundle, env={"TBPS_BENCH_ACCURACY_DATA": str(shipped_bundle)})
-    assert done.exit_code == 1
+    done = fail(1, "bench", "accuracy", shipped_bundle, env={"TBPS_BENCH_ACCURACY_DATA": str(shipped_bundle)})
     assert "annotation" in done.stderr

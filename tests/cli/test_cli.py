@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import pytest
-from command_line import run, succeed
+from command_line import fail, run, succeed
 
 from tbps_infer.cli.main import COMMANDS, cli
 from tbps_infer.data.synth import SynthOptions, write_dataset, write_people
@@ -106,8 +106,7 @@ def test_info_finds_an_altered_bundle(tiny_bundle: Path, tmp_path: Path) -> None
     data[len(data) // 2] ^= 1
     (copy / "text.onnx").write_bytes(data)
     assert run("info", copy).exit_code == 0
-    done = run("info", copy, "--check")
-    assert done.exit_code == 1
+    done = fail(1, "info", copy, "--check")
     assert "text.onnx is not the file this bundle was written with" in done.stderr
 
 
@@ -167,8 +166,7 @@ def test_filters(gallery: Path) -> None:
         "hits"
     ]
     assert {hit["metadata"]["camera"] for hit in found} == {camera}
-    done = run("search", gallery, "x", "--where", "no_such_column = 1")
-    assert done.exit_code == 1
+    done = fail(1, "search", gallery, "x", "--where", "no_such_column = 1")
     assert "no_such_column" in done.stderr
     assert "Hint: " in done.stderr
 
@@ -304,8 +302,7 @@ def test_a_gallery_of_another_model_is_refused(gallery: Path, tiny_checkpoint: P
     start = load_checkpoint(tiny_checkpoint)
     start.model.part_tokens.add_(0.5)
     other = save_checkpoint(tmp_path / "other", start.model, start.tokenizer_path.read_text())
-    done = run("search", gallery, "x", "--bundle", other, "--backend", "torch")
-    assert done.exit_code == 1
+    done = fail(1, "search", gallery, "x", "--bundle", other, "--backend", "torch")
     assert "was embedded by the model" in done.stderr
     assert "Hint: " in done.stderr
 
@@ -389,9 +386,7 @@ def test_init_train_and_carry_on(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
     again = run("train", data, "-o", tmp_path / "run", "--epochs", "2", *recipe)
     assert again.stdout == done.stdout
-    other = run("train", data, "-o", tmp_path / "run", "--epochs", "3", *recipe)
-    assert other.exit_code == 1
+    other = fail(1, "train", data, "-o", tmp_path / "run", "--epochs", "3", *recipe)
     assert "options differ" in other.stderr
-    refused = run("train", data, "-o", tmp_path / "gpu", "--device", "cuda", *recipe)
-    assert refused.exit_code == 1
+    refused = fail(1, "train", data, "-o", tmp_path / "gpu", "--device", "cuda", *recipe)
     assert "CUDA devices were asked for" in refused.stderr

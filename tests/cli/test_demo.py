@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import run, succeed
+from command_line import fail, succeed
 
 
 def test_the_demo_finds_its_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +17,5 @@ def test_the_demo_finds_its_people(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for command in ("$ tbps export ", "$ tbps embed ", "$ tbps search "):
         assert command in done.stdout
     assert (tmp_path / "out" / "search.html").read_text().count("data:image/jpeg") == 25
-    again = run("demo", "-o", "out")
-    assert again.exit_code == 2
+    again = fail(2, "demo", "-o", "out")
     assert "already exists" in again.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import run, succeed
+from command_line import fail, run, succeed
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.cli.shared.parameter_types import Numbers, Size
@@ -85,15 +85,13 @@ def test_doctor_finds_what_was_altered(built: Path, tmp_path: Path) -> None:
     content = bytearray((folder / "text-32.plan").read_bytes())
     content[-1] ^= 1
     (folder / "text-32.plan").write_bytes(content)
-    done = run("doctor", bundle)
-    assert done.exit_code == 1
+    done = fail(1, "doctor", bundle)
     assert "text-32.plan is not the engine that was built" in done.stdout
     assert f"tbps build {bundle} --backend tensorrt-rtx --precision fp16 --target sm86 --rebuild" in done.stdout
     with (bundle / "text.onnx").open("r+b") as file:
         file.seek(2000)
         file.write(b"\xff")
-    done = run("doctor", bundle, "--json")
-    assert done.exit_code == 1
+    done = fail(1, "doctor", bundle, "--json")
     (problem,) = (finding for finding in json.loads(done.stdout)["findings"] if finding["status"] == "problem")
     assert "text.onnx is not the file this bundle was written with" in problem["detail"]
 
@@ -176,8 +174,7 @@ def test_an_engine_of_full_tensorrt_is_not_begun_without_it(
     monkeypatch.setattr(build, "open_library", open_library.__wrapped__)  # not one that was opened before
     export = ("export", str(tiny_checkpoint), "-o", str(tmp_path / "out"), "--backend", "tensorrt")
     for arguments in (("build", str(tiny_bundle)), export):
-        done = run(*arguments)
-        assert done.exit_code == 1
+        done = fail(1, *arguments)
         assert "The backend tensorrt cannot be imported" in done.stderr
     assert not (tmp_path / "out").exists()
 

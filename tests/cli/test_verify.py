@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from command_line import run, succeed
+from command_line import fail, run, succeed
 from onnx import helper, numpy_helper
 from places import SHIPPED
 from planted_faults import perturb_weights, seal
@@ -145,8 +145,7 @@ def test_the_unharmed_bundle_passes(bundle: Path, people: Path) -> None:
 @pytest.mark.parametrize("name", REGRESSIONS)
 def test_a_planted_regression_fails_with_labels(name: str, bundle: Path, people: Path) -> None:
     REGRESSIONS[name](bundle)
-    done = run("verify", bundle, "--data", people, "--reference", SHIPPED)
-    assert done.exit_code == 1, done.output
+    done = fail(1, "verify", bundle, "--data", people, "--reference", SHIPPED)
     assert "Error: " in done.stderr
     (verdict,) = Bundle.open(bundle).gate
     assert verdict["passed"] is False
@@ -158,8 +157,7 @@ def test_a_planted_regression_fails_with_labels(name: str, bundle: Path, people:
 @pytest.mark.parametrize("name", [*REGRESSIONS, "wrong resizing"])
 def test_a_planted_regression_fails_on_the_golden_vectors(name: str, bundle: Path) -> None:
     {**REGRESSIONS, "wrong resizing": resize_wrongly}[name](bundle)
-    done = run("verify", bundle)
-    assert done.exit_code == 1, done.output
+    fail(1, "verify", bundle)
     assert Bundle.open(bundle).gate[0]["reference"]["kind"] == "golden vectors"
 
 
@@ -170,14 +168,12 @@ def test_the_island_is_what_saves_fp16(bundle: Path, people: Path) -> None:
 
 def test_pictures_without_labels_are_held_to_the_agreement(bundle: Path, people: Path) -> None:
     pictures = people / "imgs"
-    alone = run("verify", bundle, pictures)
-    assert alone.exit_code == 2
+    alone = fail(2, "verify", bundle, pictures)
     assert "would be compared with themselves" in alone.stderr
     done = succeed("verify", bundle, pictures, "--reference", SHIPPED)
     assert "48 pictures, 4 captions, without labels" in done.stdout
     spoil_weights(bundle)
-    harmed = run("verify", bundle, pictures, "--reference", SHIPPED, "--json", "--no-record")
-    assert harmed.exit_code == 1
+    harmed = fail(1, "verify", bundle, pictures, "--reference", SHIPPED, "--json", "--no-record")
     verdict = json.loads(harmed.stdout)
     assert verdict["agreement"]["overlap"] < 0.99
     assert (
@@ -234,8 +230,7 @@ def test_a_bundle_that_cannot_be_written_says_so(bundle: Path, monkeypatch: pyte
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    done = run("verify", bundle)
-    assert done.exit_code == 1
+    done = fail(1, "verify", bundle)
     assert "The verdict cannot be written" in done.stderr
     assert "passed" in done.stdout
     assert not list(bundle.glob("*.partial"))

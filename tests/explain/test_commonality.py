@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import run, succeed
+from command_line import fail, succeed
 from PIL import Image
 
 from tbps_infer.data.synth import SynthOptions, write_dataset
@@ -61,5 +61,5 @@ def test_by_the_command_line(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path:
 def test_half_a_question_is_refused(tiny_bundle: Path, tmp_path: Path, arguments: list[str]) -> None:
     Image.new("RGB", (8, 24)).save(tmp_path / "x.jpg")
     given = [tmp_path / name for name in arguments]
-    done = run("explain", tiny_bundle, *given, "-o", tmp_path / "c.png")
-    assert done.exit_code == 2 and "--commonality DATASET" in done.stderr
+    done = fail(2, "explain", tiny_bundle, *given, "-o", tmp_path / "c.png")
+    assert "--commonality DATASET" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run, succeed
+from command_line import fail, run, succeed
 from places import SHIPPED
 from planted_faults import perturb_weights
 
@@ -57,8 +57,7 @@ def test_an_export_that_fails_is_not_installed(people: Path, tmp_path: Path, mon
         return report
 
     monkeypatch.setattr(bundle_module, "_compare", compare_and_harm)
-    done = run("export", SHIPPED, "-o", tmp_path / "out" / "bundle", "--verify-data", people)
-    assert done.exit_code == 1
+    done = fail(1, "export", SHIPPED, "-o", tmp_path / "out" / "bundle", "--verify-data", people)
     assert "The gate refuses onnxruntime cpu fp32: R@1 drops by" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert run("export", SHIPPED, "-o", tmp_path / "out" / "bundle").exit_code == 0  # it is the gate that refused
@@ -98,14 +97,13 @@ def test_engines_that_pass_are_installed_and_their_verdict_recorded(pretended: P
 
 def test_engines_that_fail_are_not_installed(pretended: Path, people: Path) -> None:
     perturb_weights(pretended.parent / "engine-graphs" / "image.onnx")
-    done = run("build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
-    assert done.exit_code == 1
+    done = fail(1, "build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
     assert "The gate refuses tensorrt-rtx cuda:0 fp16: R@1 drops by" in done.stderr
     assert not list((pretended / "engines").glob("*/engine.json"))
     assert Bundle.open(pretended).gate == ()
     succeed("build", pretended, "--backend", "tensorrt-rtx", "--fp16")  # nobody asked
-    again = run("build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
-    assert again.exit_code == 1  # engines that are there already are judged, too
+    # Engines that are there already are judged, too.
+    fail(1, "build", pretended, "--backend", "tensorrt-rtx", "--fp16", "--verify-data", people)
     assert json.loads((pretended / "bundle.json").read_text(encoding="utf-8"))["gate"] == []
 
 

@@ -14,7 +14,7 @@ import family_checkpoints as made
 import numpy as np
 import pytest
 import torch
-from command_line import run, succeed
+from command_line import fail, run, succeed
 from places import MERGES
 from torch import Tensor, nn
 
@@ -223,12 +223,12 @@ def test_from_a_published_checkpoint_to_hits_by_the_command_line(tmp_path: Path)
         succeed(*arguments)
     done = succeed("search", tmp_path / "gallery", "a woman in a red coat", "--format", "json")
     assert '"tse"' in done.stdout
-    asked = run("info", file, "--image-size", "64x64")
-    assert asked.exit_code == 1 and "--image-size HEIGHTxWIDTH" in asked.output
+    asked = fail(1, "info", file, "--image-size", "64x64")
+    assert "--image-size HEIGHTxWIDTH" in asked.output
     assert run("export", file, "-o", tmp_path / "b", "--merges", file, "--vocab", file).exit_code == 2
     assert run("export", file, "-o", tmp_path / "b", "--image-size", "384").exit_code == 2
-    refused = run("export", file, "-o", tmp_path / "b", "--with-attention")
-    assert refused.exit_code == 2 and "is of rde" in refused.output and not (tmp_path / "b").exists()
+    refused = fail(2, "export", file, "-o", tmp_path / "b", "--with-attention")
+    assert "is of rde" in refused.output and not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from tbps_infer.cli.main import cli
 
-__all__ = ["run", "succeed"]
+__all__ = ["fail", "run", "succeed"]
 
 
 def run(*arguments: object, stdin: str | None = None, env: Mapping[str, str] | None = None) -> Result:
@@ -20,4 +20,11 @@ def succeed(*arguments: object, stdin: str | None = None) -> Result:
     """Run a command that must exit with 0."""
     done = run(*arguments, stdin=stdin)
     assert done.exit_code == 0, done.output
+    return done
+
+
+def fail(code: int, *arguments: object, env: Mapping[str, str] | None = None) -> Result:
+    """Run a command that must exit with this code."""
+    done = run(*arguments, env=env)
+    assert done.exit_code == code, done.output
     return done

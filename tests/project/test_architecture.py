@@ -20,7 +20,7 @@ FLOORS = (
     ("errors",),
     ("lists", "tensorrt.flavours"),
     ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
-    ("images", "model_facts"),
+    ("images", "lists", "model_facts"),
     ("data", "gallery.columns", "gallery.times"),
     ("evaluation",),
     ("sources", "queries"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import run, succeed
+from command_line import fail, succeed
 from int8_bundles import with_int8, write_people
 
 from tbps_infer.bundle import Bundle
@@ -212,8 +212,7 @@ def test_where_int8_means_nothing_it_is_refused(int8: Path, tiny_bundle: Path, t
 
 
 def test_limits_without_calibration_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    done = run("export", tiny_checkpoint, "-o", tmp_path / "b", "--int8-max-rank1-drop", 1)
-    assert done.exit_code == 2
+    done = fail(2, "export", tiny_checkpoint, "-o", tmp_path / "b", "--int8-max-rank1-drop", 1)
     assert "--int8-max-rank1-drop is for --precision int8" in done.output
 
 
