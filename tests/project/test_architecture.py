@@ -18,7 +18,7 @@ FOLDERS = {
 }
 FLOORS = (
     ("errors",),
-    ("lists", "tensorrt.flavours"),
+    ("tensorrt.flavours",),
     ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
     ("images", "lists", "model_facts"),
     ("data", "gallery.columns", "gallery.times"),
