@@ -355,7 +355,7 @@ def test_a_closed_pipe_is_no_error(gallery: Path, tmp_path: Path, form: str) -> 
 @pytest.mark.parametrize("arguments", [["--help"], ["search", "-h"], ["info", "GALLERY"]])
 def test_a_full_disk_under_standard_output_is_one_sentence(gallery: Path, arguments: list[str]) -> None:
     tbps = Path(sys.executable).parent / "tbps"
-    command = [tbps, *(str(gallery) if argument == "GALLERY" else argument for argument in arguments)]
+    command = [str(tbps), *(str(gallery) if argument == "GALLERY" else argument for argument in arguments)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     sentence = "Error: Standard output cannot be written: No space left on device.\nHint: Make room on the disk.\n"
