@@ -116,7 +116,8 @@ def verify(path: Path) -> None:
 
     with Gallery.open(path) as opened:
         segments = opened.verify()
-        click.echo(f"{path}: {opened.count} records, {segments} segments, all as written")
+        word = "segment" if segments == 1 else "segments"
+        click.echo(f"{path}: {opened.count} records, {segments} {word}, all as written")
 
 
 @gallery.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,8 +68,7 @@ class LazyGroup(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python flushes standard output again at exit, which must not fail either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return 0
         return code
 
@@ -76,6 +76,7 @@ class LazyGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
         """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+        _open_closed_streams()
         extra["standalone_mode"] = False
         try:
             code = super().main(args, prog_name, **extra)
@@ -90,6 +91,18 @@ class LazyGroup(click.Group):
         except Exception as error:
             code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Connect a standard stream that the caller closed to the null device, lest a file get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+
+
+def _discard_output() -> None:
+    """Drop what standard output has not taken: Python flushes it again at exit, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X"}
@@ -119,6 +132,11 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 def _report(error: Exception) -> int:
     """Print an error that the user can act on; raise any other one with its traceback."""
     from tbps_infer.errors import BackendError, TbpsError, UsageError
+
+    # A failed write does not name its file; places that may fill up raise an error of their own before this.
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        _discard_output()
+        error = TbpsError(f"Standard output cannot be written: {error.strerror}.", "Make room on the disk.")
 
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)

@@ -63,7 +63,7 @@ def export_bundle(
         on_step: Called with a few words when each step begins.
 
     Raises:
-        BundleError: ``out`` is there already and is not to be, or not a bundle that could be, replaced.
+        BundleError: ``out`` already exists and is not to be, or not a bundle that could be, replaced.
         CheckpointError: The checkpoint cannot be read.
         UsageError: The options do not fit.
         VerificationError: A graph is not valid, or not what the PyTorch model is, or does not pass the gate.
@@ -195,9 +195,9 @@ def _check_place(out: Path, overwrite: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
-        raise BundleError(f"{out} is there already.", "Choose another name, or ask to overwrite it.")
+        raise BundleError(f"{out} already exists.", "Choose another name, or replace it with --overwrite.")
     if out.is_symlink() or not is_bundle(out):
-        raise BundleError(f"{out} is there already and is not a bundle, so it is not overwritten.", "Move it away.")
+        raise BundleError(f"{out} already exists and is not a bundle, so it is not overwritten.", "Move it away.")
 
 
 def _versions() -> Mapping[str, str]:

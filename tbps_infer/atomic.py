@@ -128,11 +128,13 @@ def _temporary(place: Path, error: type[TbpsError] | None, parents: bool) -> Ite
 
     An OSError about one of the two becomes a sentence. Others, as of what feeds the file, pass unchanged.
     """
-    target = place.resolve()
+    target = Path(os.path.realpath(place))
     temporary = _beside(target)
     try:
         with _parents(target.parent) if parents else contextlib.nullcontext():
             try:
+                if target.is_symlink():
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target))
                 yield temporary, target
             finally:
                 with contextlib.suppress(OSError):  # the error that led here says more
@@ -151,7 +153,7 @@ def _beside(place: Path) -> Path:
 def _is_about(error: OSError, temporary: Path, target: Path) -> bool:
     if not isinstance(error.filename, str | bytes):
         return error.errno in _HINTS
-    named = Path(os.fsdecode(error.filename)).resolve()
+    named = Path(os.path.realpath(os.fsdecode(error.filename)))
     return temporary in (named, *named.parents) or named in (target, *target.parents)
 
 

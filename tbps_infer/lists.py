@@ -142,8 +142,9 @@ class ListReader:
                 raise self._csv_problem(line, str(error)) from error
             if cells is None:
                 return
+            cells = [cell.strip() for cell in cells]
             if len(cells) > 1 or any(cells):
-                yield line, [cell.strip() for cell in cells]
+                yield line, cells
 
     def _until_header(self, lines: Iterator[str]) -> Iterator[str]:
         """The lines down to the header; refuses a separator that is not a comma."""

@@ -283,6 +283,15 @@ def test_a_missing_folder_and_a_folder_in_the_place_are_named(tmp_path: Path) ->
     assert everything_below(tmp_path) == ["file"]
 
 
+def test_links_in_a_circle_are_refused_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    for place in (tmp_path / "one", tmp_path / "one" / "below"):
+        with pytest.raises(UsageError, match=f"^{place} cannot be written: Too many levels of symbolic links"):
+            write_text(place, "new", UsageError)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_symlink()) == ["one", "other"]
+
+
 def test_an_error_of_what_feeds_the_file_passes_unchanged(tmp_path: Path) -> None:
     for error in (
         PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "gallery" / "records")),

@@ -163,6 +163,7 @@ def test_every_user_drops_the_blanks_around_values(tmp_path: Path) -> None:
     ("stdin", "texts", "problem"),
     [
         (b'\xef\xbb\xbf{"text": "a man", "id": 7}\r\na woman\r\n', ["a man", "a woman"], ""),
+        (b"\xef\xbb\xbfa man\ra woman\r", ["a man", "a woman"], ""),
         (b"a man\ncaf\xe9\na woman\n", ["a man"], "-, line 2: this is not UTF-8 text."),
         (b'a man\n{"text": 3}\n', ["a man"], "-, line 2: the text is 3, want text."),
     ],
@@ -179,6 +180,36 @@ def test_standard_input_is_read_as_strictly(
     else:
         assert not problem
     assert got == texts
+
+
+def test_a_text_file_of_queries_may_hold_json_objects_as_standard_input_may(tmp_path: Path) -> None:
+    file = tmp_path / "q.txt"
+    file.write_text('a man\n{"text": "a woman", "id": 7}\n')
+    assert [(query.id, query.text) for query in read_queries([], [str(file)], [])] == [
+        ("1", "a man"),
+        ("7", "a woman"),
+    ]
+
+
+def test_captions_of_one_path_written_in_two_ways_belong_to_one_picture(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text("path,caption\n./a.jpg,a man\na.jpg,a guy\n")
+    assert [picture.captions for picture in read_dataset(file, "test", check_files=False).pictures] == [
+        ("a man", "a guy")
+    ]
+
+
+def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(f'{{"path": "{n}.jpg", "caption": "a man", "camera": {n}}}\n' for n in range(2)))
+    assert [picture.camera for picture in read_dataset(file, "test", check_files=False).pictures] == ["0", "1"]
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\t", "\u00a0", " \t\r"])
+def test_lines_of_any_blanks_are_skipped(tmp_path: Path, blank: str) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text(f"text\na man\n{blank}\na woman\n", encoding="utf-8")
+    assert [values["text"] for _, values in read(file)] == ["a man", "a woman"]
 
 
 @pytest.mark.parametrize("name", ["q.tsv", "q.json"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import io
 import queue
 import sys
 import threading
@@ -105,8 +105,8 @@ def read_queries(
 
     Args:
         texts: Sentences; their ids count from 1.
-        files: `tbps_infer.lists` with the column ``text``, and ``id`` and ``person`` where known; text files with a
-            sentence per line; or ``-``, standard input, with a sentence or a JSON object per line.
+        files: `tbps_infer.lists` with the column ``text``, and ``id`` and ``person`` where known; text files,
+            or ``-``, standard input, with a sentence or a JSON object per line.
         images: Pictures; a picture's id is its name.
         exclude: What every query excludes.
 
@@ -133,15 +133,15 @@ _REQUIRED = ("text",)
 
 
 def _sentences(name: str) -> Iterator[Query]:
-    """A query per line; on standard input a line may also be a JSON object."""
+    """A query per line: a sentence or a JSON object."""
     if name != "-" and Path(name).suffix.lower() not in ("", ".txt"):
         raise UsageError(
             f"The extension of the query file {name} is not known; want .txt, .csv or .jsonl.", "Rename the file."
         )
-    stdin = codecs.iterdecode(sys.stdin.buffer, "utf-8-sig", "surrogateescape") if name == "-" else None
+    stdin = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", "") if name == "-" else None
     reader = ListReader(name, UsageError, stdin)
     for line, text in reader.lines():
-        if name == "-" and text.lstrip().startswith("{"):
+        if text.lstrip().startswith("{"):
             yield _from_row(reader.json_row(line, text, _REQUIRED))
         else:
             yield Query(str(line), text.strip())

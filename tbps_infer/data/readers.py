@@ -233,10 +233,11 @@ def _own_rows(file: Path, split: str) -> Iterator[tuple[str, Picture]]:
         if row.get("split") not in (None, "", split):
             continue
         path, given = row.text("path"), row.get("id")
-        key = f"path {path}" if given in (None, "") else f"id {given}"
+        key = f"path {Path(path)}" if given in (None, "") else f"id {given}"
         captions = () if row.get("caption") in (None, "") else (row.text("caption"),)
-        identity = numbers.setdefault(key, len(numbers))
-        yield f"{file}, line {row.line}", Picture(Path(path), identity, captions, row.get("camera") or None)
+        identity, camera = numbers.setdefault(key, len(numbers)), row.get("camera")
+        camera = None if camera in (None, "") else str(camera)
+        yield f"{file}, line {row.line}", Picture(Path(path), identity, captions, camera)
 
 
 def _field(place: str, entry: Mapping[str, Any], key: str, kind: type) -> Any:

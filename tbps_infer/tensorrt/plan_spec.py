@@ -30,8 +30,8 @@ class BatchRange:
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise UsageError(
-                f"The batch sizes are {self.minimum}, {self.optimum} and {self.maximum}; want least ≤ usual ≤ most, "
-                "all at least 1."
+                f"The batch sizes are {self.minimum}, {self.optimum} and {self.maximum}; "
+                "want minimum ≤ optimum ≤ maximum, all at least 1."
             )
 
     def to_json(self) -> dict[str, int]:

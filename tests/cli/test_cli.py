@@ -349,6 +349,23 @@ def test_a_closed_pipe_is_no_error(gallery: Path, tmp_path: Path, form: str) -> 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "-h"], ["info", "GALLERY"]])
+def test_a_full_disk_under_standard_output_is_one_sentence(gallery: Path, arguments: list[str]) -> None:
+    tbps = Path(sys.executable).parent / "tbps"
+    command = [str(tbps), *(str(gallery) if argument == "GALLERY" else argument for argument in arguments)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    sentence = "Error: Standard output cannot be written: No space left on device.\nHint: Make room on the disk.\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
+def test_closed_standard_streams_are_as_the_null_device(gallery: Path) -> None:
+    tbps = Path(sys.executable).parent / "tbps"
+    command = f"{tbps} search {gallery} 'a man' --queries - <&- >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_data_synth_info_and_eval(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     options = ["--train", "3", "--val", "2", "--test", "4", "--pictures", "2", "--workers", "1"]

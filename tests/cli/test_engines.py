@@ -134,7 +134,7 @@ def test_doctor_finds_a_tokenizer_and_pixels_that_changed(tiny_bundle: Path, mon
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--auto-islands"], 2, "FP32 islands"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--optimization-level", "2"], 2, "does not apply to"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--target", "sm87"], 2, "does not build for 'sm87'"),
-        (["build", "BUNDLE", "--min-batch", "4", "--opt-batch", "2"], 2, "want least ≤ usual ≤ most"),
+        (["build", "BUNDLE", "--min-batch", "4", "--opt-batch", "2"], 2, "want minimum ≤ optimum ≤ maximum"),
         (["embed", "BUNDLE", "x.jpg", "-o", "g", "--backend", "tensorrt"], 2, "does not run on the CPU"),
         (["export", "CHECKPOINT", "-o", "out", "--precision", "int8"], 2, "int8 was asked for"),
         (["export", "CHECKPOINT", "-o", "out", "--keep-fp32", "x"], 2, "FP32 islands"),

@@ -49,7 +49,7 @@ def test_a_gallery_is_indexed_searched_thinned_compacted_and_verified(gallery: P
     assert len(hits(gallery, "x", "-k", "100")) == len(everyone)
     assert f"{gone} records removed" in succeed("gallery", "rm", gallery, "--camera", "cam0").stdout
     assert f"{len(kept)} rows kept, {gone} dropped" in succeed("gallery", "compact", gallery).stdout
-    assert f"{len(kept)} records, 1 segments" in succeed("gallery", "verify", gallery).stdout
+    assert f"{len(kept)} records, 1 segment, all" in succeed("gallery", "verify", gallery).stdout
     left = hits(gallery, "a woman in a red coat", "-k", "100")
     assert [(h["path"], h["score"]) for h in left] == [(h["path"], h["score"]) for h in kept]
     for also in ([], ["--dry-run"]):

@@ -99,10 +99,10 @@ def test_an_interruption_at_any_step_leaves_nothing(
 def test_what_is_there_is_not_overwritten_unasked(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     steps: list[str] = []
-    with pytest.raises(BundleError, match="bundle is there already"):
+    with pytest.raises(BundleError, match="bundle already exists"):
         export_bundle(tiny_checkpoint, out, on_step=steps.append)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match="empty is there already"):
+    with pytest.raises(BundleError, match="empty already exists"):
         export_bundle(tiny_checkpoint, tmp_path / "empty", on_step=steps.append)
     assert not steps  # said before any work
     Bundle.open(out).check_files()
@@ -116,7 +116,7 @@ def test_only_a_bundle_is_overwritten(tiny_bundle: Path, tiny_checkpoint: Path, 
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
     before = everything_below(tmp_path)
     for name in ("file", "folder", "link", "nowhere"):
-        with pytest.raises(BundleError, match=f"{name} is there already and is not a bundle"):
+        with pytest.raises(BundleError, match=f"{name} already exists and is not a bundle"):
             export_bundle(tiny_checkpoint, tmp_path / name, ExportOptions(overwrite=True))
     assert everything_below(tmp_path) == before
     with pytest.raises(BundleError, match="not a bundle"):
