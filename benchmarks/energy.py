@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tbps_infer.benchmarks.measure import Arm, Clock
 
@@ -54,10 +53,6 @@ class Energy:
     rails: tuple[str, ...]
     runs: int
     readings: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The energy as plain JSON values."""
-        return {**asdict(self), "rails": list(self.rails)}
 
 
 def find_rails(root: Path = Path("/")) -> list[Rail]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tbps_infer.benchmarks.backends import WAYS, Choice
@@ -135,7 +135,7 @@ def _compare(group: Sequence[Row], held: Samples) -> list[Row]:
     compared = []
     for row in group:
         ratio = None if row is base else paired_ratio(held.samples[base.arm], held.samples[row.arm])
-        compared.append(Row(row.arm, row.configuration, row.summary, row.warm_up, ratio, base.label))
+        compared.append(replace(row, ratio=ratio, baseline=base.label))
     return compared
 
 
