@@ -103,16 +103,12 @@ def measure_energy(
     stop.set()
     thread.join()
     read()
-    joules, watched = _integral(readings), readings[-1][0] - readings[0][0]
-    watts = joules / watched
+    pairs = itertools.pairwise(readings)
+    joules = sum((after - before) * (first + second) / 2 for (before, first), (after, second) in pairs)
+    watts = joules / (readings[-1][0] - readings[0][0])
     return Energy(
         watts * (ended - started) / (runs * arm.items), watts, tuple(r.name for r in rails), runs, len(readings)
     )
-
-
-def _integral(readings: Sequence[tuple[float, float]]) -> float:
-    pairs = itertools.pairwise(readings)
-    return sum((after - before) * (first + second) / 2 for (before, first), (after, second) in pairs)
 
 
 def _all_rails(drivers: Path) -> Iterator[Rail]:

@@ -118,14 +118,11 @@ def collect_results(held: Samples) -> Results:
     ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(_group(row), []).append(row)
-    compared = [row for group in groups.values() for row in _compare(group, held)]
+        values = row.configuration
+        group = (row.what, values.get("device"), values.get("batch"), values.get("length"), row.summary.items)
+        groups.setdefault(group, []).append(row)
+    compared = [row for several in groups.values() for row in _compare(several, held)]
     return Results(held, tuple(sorted(compared, key=_order)))
-
-
-def _group(row: Row) -> tuple[Any, ...]:
-    values = row.configuration
-    return (row.what, values.get("device"), values.get("batch"), values.get("length"), row.summary.items)
 
 
 def _compare(group: Sequence[Row], held: Samples) -> list[Row]:

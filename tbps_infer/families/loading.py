@@ -65,7 +65,8 @@ def cover(file: CheckpointFile, network: nn.Module, table: Mapping[str, str], dr
                 "Use the checkpoint as its training wrote it.",
             )
     dropped = tuple(name for name in file.tensors if name not in table)
-    unknown = [name for name in dropped if not _is_droppable(name, droppable)]
+    modules = tuple(entry for entry in droppable if entry.endswith("."))
+    unknown = [name for name in dropped if name not in droppable and not name.startswith(modules)]
     if unknown:
         more = f" ({len(unknown)} such tensors)" if len(unknown) > 1 else ""
         raise CheckpointError(
@@ -89,7 +90,3 @@ def copy_tensors(file: CheckpointFile, network: nn.Module, table: Mapping[str, s
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file.path}: {name} has NaN or infinite values.", "Use another checkpoint.")
         targets[target].copy_(tensor)
-
-
-def _is_droppable(name: str, droppable: Sequence[str]) -> bool:
-    return any(name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in droppable)
