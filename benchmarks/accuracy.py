@@ -22,7 +22,7 @@ from tbps_infer.verification.references import Reference
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AccuracyResults", "EngineAccuracy", "NotRun", "list_engines", "measure_accuracy"]
+__all__ = ["AccuracyResults", "EngineAccuracy", "list_engines", "measure_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,6 @@ class EngineAccuracy:
     differences: tuple[MetricDifference, ...] = ()
     agreement: Agreement | None = None
 
-    @property
-    def label(self) -> str:
-        """Backend, device and precision in one name."""
-        return self.run.label
-
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
         return {
@@ -63,14 +58,6 @@ class EngineAccuracy:
 
 
 @dataclass(frozen=True)
-class NotRun:
-    """An engine that gave no embeddings, and why."""
-
-    label: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class AccuracyResults:
     """All engines on one set.
 
@@ -78,7 +65,7 @@ class AccuracyResults:
         data: What was embedded, with labels.
         reference: What the engines were compared with, in words.
         engines: The reference first.
-        not_run: What could not be had, or is broken.
+        not_run: What could not be had, or is broken, each by its label with the reason.
         environment: Of the machine.
         command: What was typed.
     """
@@ -86,7 +73,7 @@ class AccuracyResults:
     data: EvaluationSet
     reference: str
     engines: tuple[EngineAccuracy, ...]
-    not_run: tuple[NotRun, ...]
+    not_run: tuple[tuple[str, str], ...]
     environment: Environment
     command: str
 
@@ -101,7 +88,7 @@ class AccuracyResults:
             "data": self.data.to_json(),
             "reference": self.reference,
             "engines": [engine.to_json() for engine in self.engines],
-            "not_run": [{"engine": each.label, "reason": each.reason} for each in self.not_run],
+            "not_run": [{"engine": label, "reason": reason} for label, reason in self.not_run],
             "environment": dict(self.environment.stable),
             "command": self.command,
         }
@@ -158,7 +145,7 @@ def measure_accuracy(
     of_reference = text_to_image(wanted, data.labels)
     own = RunOptions("torch") if reference.kind == "checkpoint" else RunOptions()
     engines = [EngineAccuracy(own, reference.description, _means(of_reference))]
-    not_run: list[NotRun] = []
+    not_run: list[tuple[str, str]] = []
     for run in runs:
         if run.label == own.label:
             continue
@@ -167,14 +154,14 @@ def measure_accuracy(
             found, description = _embed(bundle, run, data, batch_size, on_progress)
             compared = agreement(wanted, found, bundle.model.layout)
         except (BackendError, VerificationError, FeedError) as error:
-            not_run.append(NotRun(run.label, error.message))
+            not_run.append((run.label, error.message))
             continue
         measured = text_to_image(found, data.labels)
         differences = metric_differences(of_reference, measured)
         engines.append(EngineAccuracy(run, description, _means(measured), differences, compared))
     not_run += _without_gpu(bundle, runs)
     if len(engines) == 1:
-        reasons = " ".join(f"{each.label}: {each.reason}" for each in not_run)
+        reasons = " ".join(f"{label}: {reason}" for label, reason in not_run)
         raise BenchmarkError(
             f"No engine of {bundle.path} was compared: {reasons or 'none was asked for but the reference itself.'}",
             "Choose others with --backend, --device and --precision.",
@@ -191,14 +178,14 @@ def _embed(
         return embed_set(encoder, data, on_progress), "; ".join(described)
 
 
-def _without_gpu(bundle: Bundle, runs: Sequence[RunOptions]) -> Iterator[NotRun]:
+def _without_gpu(bundle: Bundle, runs: Sequence[RunOptions]) -> Iterator[tuple[str, str]]:
     """The bundle's built engines, where no GPU is among the devices."""
     from tbps_infer.tensorrt.engine_folder import engines_of
 
     if all(run.device == "cpu" for run in runs):
         for folder in engines_of(bundle.path):
             label = f"{folder.facts.flavour} {folder.facts.precision}"
-            yield NotRun(label, f"There is no GPU among the devices for engines/{folder.path.name}.")
+            yield (label, f"There is no GPU among the devices for engines/{folder.path.name}.")
 
 
 def _means(measured: QueryMetrics) -> dict[str, float]:

@@ -54,7 +54,7 @@ def accuracy_document(results: AccuracyResults) -> Document:
         *results.environment.describe(),
         f"Command: `{results.command}`",
     )
-    missing = lines_by_reason((each.label, each.reason) for each in results.not_run)
+    missing = lines_by_reason(results.not_run)
     return Document("Accuracy beside the reference", facts, tuple(_tables(results)), "Not run", missing, _NOTE)
 
 
@@ -125,7 +125,7 @@ def accuracy_page(results: AccuracyResults, caption_pictures: NDArray[np.int64])
 def _worst(engine: EngineAccuracy, results: AccuracyResults, caption_pictures: NDArray[np.int64]) -> Iterator[str]:
     assert engine.agreement is not None
     data = results.data
-    yield f"<h2>Least like the reference: {escape(engine.label)}</h2>"
+    yield f"<h2>Least like the reference: {escape(engine.run.label)}</h2>"
     pictures = (_picture_item(item, data.pictures[item.index]) for item in engine.agreement.image.worst)
     yield f'<h3>Pictures</h3><ol class="pictures">{"".join(pictures)}</ol>'
     captions = (

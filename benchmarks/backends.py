@@ -107,45 +107,29 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     Raises:
         BackendError: It is not to be had here; the sentence says why.
     """
-    device = Device.parse(choice.device)
+    runner: Any  # with `run_timed`, which every one of these has and the protocol does not ask for
     if choice.way in ("torch", "torch-compile"):
-        return _open_torch(choice, models, branch)
-    if choice.way in FLAVOURS:
-        engines = _open_engines(choice, models.bundle, branch, device)
-        return engines, lambda feeds: _parts(engines.run_timed(feeds)[1])
-    options = RunOptions(cast(BackendName, choice.way), choice.device, choice.precision, models.threads)
-    runner = open_runner(models.bundle, branch, options)
-    timed = cast(Any, runner).run_timed  # every runner of a bundle has it; the protocol does not ask for it
-    return runner, lambda feeds: _parts(timed(feeds)[1])
+        runner = _open_torch(choice, models, branch)
+    elif choice.way in FLAVOURS:
+        from tbps_infer.tensorrt.runner import open_engines
+
+        flavour, device = cast(FlavourName, choice.way), Device.parse(choice.device).index
+        runner = open_engines(
+            models.bundle, branch, flavour, choice.precision, device=device, cuda_graphs=choice.cuda_graphs
+        )
+    else:
+        options = RunOptions(cast(BackendName, choice.way), choice.device, choice.precision, models.threads)
+        runner = open_runner(models.bundle, branch, options)
+    return runner, lambda feeds: _parts(runner.run_timed(feeds)[1])
 
 
-def _open_torch(choice: Choice, models: Models, branch: Branch) -> tuple[Runner, TimedRun]:
+def _open_torch(choice: Choice, models: Models, branch: Branch) -> Any:
     if models.reference is None:
         raise BackendError("No checkpoint was given to run in PyTorch.", "Give it: --reference CHECKPOINT.")
     from tbps_infer.benchmarks.torch_arm import TorchArm
 
     options = RunOptions("torch", choice.device, choice.precision, models.threads)
-    arm = TorchArm(models.reference, branch, options, compiled=choice.way == "torch-compile")
-    return arm, lambda feeds: arm.run_timed(feeds)[1]
-
-
-def _open_engines(choice: Choice, bundle: Bundle, branch: Branch, device: Device) -> Any:
-    from tbps_infer.tensorrt.device_memory import open_memory
-    from tbps_infer.tensorrt.library import open_library
-    from tbps_infer.tensorrt.runner import find_engines, run_folder
-
-    library = open_library(cast(Any, choice.way))
-    memory = open_memory(device.index)
-    try:
-        if choice.cuda_graphs and not memory.has_graphs:
-            raise BackendError(f"{memory.name} has no CUDA graphs.", "Install cuda-bindings.")
-        memory.has_graphs = bool(choice.cuda_graphs)
-        gpu = memory.gpu()
-        folder = find_engines(bundle, library, choice.precision, gpu)
-        return run_folder(folder, bundle, branch, library, memory, where=f"{device} {gpu.name}")
-    except BaseException:
-        memory.close()
-        raise
+    return TorchArm(models.reference, branch, options, compiled=choice.way == "torch-compile")
 
 
 def _parts(times: DeviceTimes | None) -> dict[str, float]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tbps_infer.benchmarks.measure import Arm, Clock
 
@@ -54,10 +53,6 @@ class Energy:
     rails: tuple[str, ...]
     runs: int
     readings: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The energy as plain JSON values."""
-        return {**asdict(self), "rails": list(self.rails)}
 
 
 def find_rails(root: Path = Path("/")) -> list[Rail]:
@@ -108,16 +103,12 @@ def measure_energy(
     stop.set()
     thread.join()
     read()
-    joules, watched = _integral(readings), readings[-1][0] - readings[0][0]
-    watts = joules / watched
+    pairs = itertools.pairwise(readings)
+    joules = sum((after - before) * (first + second) / 2 for (before, first), (after, second) in pairs)
+    watts = joules / (readings[-1][0] - readings[0][0])
     return Energy(
         watts * (ended - started) / (runs * arm.items), watts, tuple(r.name for r in rails), runs, len(readings)
     )
-
-
-def _integral(readings: Sequence[tuple[float, float]]) -> float:
-    pairs = itertools.pairwise(readings)
-    return sum((after - before) * (first + second) / 2 for (before, first), (after, second) in pairs)
 
 
 def _all_rails(drivers: Path) -> Iterator[Rail]:

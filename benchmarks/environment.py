@@ -15,13 +15,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.cores import core_quota, usable_cores
+from tbps_infer.cores import core_quota, read_text, usable_cores
+from tbps_infer.devices import installed_versions
 
-__all__ = ["PACKAGES", "Environment", "record_environment", "run_tool"]
+__all__ = ["PACKAGES", "Environment", "list_changes", "record_environment", "run_tool"]
 
 PACKAGES = (
     "tbps-infer",
@@ -70,9 +70,7 @@ class Environment:
 
     def differences(self, earlier: Environment) -> list[str]:
         """The stable facts that are not as they were, one phrase each; empty when samples may be compared."""
-        before, now = _flat(earlier.stable), _flat(self.stable)
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+        return list_changes(_flat(earlier.stable), _flat(self.stable))
 
     def describe(self) -> Iterator[str]:
         """The stable facts that a reader of figures needs, a sentence each."""
@@ -92,6 +90,12 @@ class Environment:
             yield "GPU: " + ", ".join(f"{name} {value}" for name, value in gpu.items())
         if facts.get("threads"):
             yield "Threads: " + ", ".join(f"{name}={value}" for name, value in facts["threads"].items())
+
+
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The values that are not as they were, one phrase each."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
 
 
 def run_tool(command: Sequence[str]) -> str:
@@ -116,43 +120,40 @@ def record_environment(
     cpu = _cpu_info(root)
     memory = _memory(root)
     devfreq = _gpu_clock_files(root)
+    board = root / "proc/device-tree/model"
     stable = {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
-        "board": _text(root / "proc/device-tree/model").rstrip("\0") or None,
+        "board": read_text(board).rstrip("\0") or None,
         "cpu": cpu.get("model name") or cpu.get("Hardware") or platform.processor() or None,
         "cpu_flags": [flag for flag in _MATTERING_FLAGS if flag in cpu.get("flags", "").split()],
         "logical_cpus": os.cpu_count(),
         "usable_cores": usable_cores(root),
         "quota_cores": core_quota(root),
         "memory_bytes": memory.get("MemTotal"),
-        "governor": _text(root / _CPU / "scaling_governor") or None,
-        "most_cpu_mhz": _mhz(_text(root / _CPU / "scaling_max_freq")),
+        "governor": read_text(root / _CPU / "scaling_governor") or None,
+        "most_cpu_mhz": _mhz(read_text(root / _CPU / "scaling_max_freq")),
         "gpus": _nvidia_smi(tool, _SMI_STABLE),
-        "power_mode": _power_mode(tool) if _is_board(root) else None,
-        "most_gpu_mhz": [_mhz(_text(file / "max_freq"), 1e6) for file in devfreq],
+        "power_mode": _power_mode(tool) if board.is_file() else None,
+        "most_gpu_mhz": [_mhz(read_text(file / "max_freq"), 1e6) for file in devfreq],
         "threads": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         "python": platform.python_version(),
-        "packages": _versions(packages),
+        "packages": installed_versions(packages),
     }
     conditions = {
         "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "cpu_mhz": _mhz(_text(root / _CPU / "scaling_cur_freq")) or _rounded(cpu.get("cpu MHz")),
+        "cpu_mhz": _mhz(read_text(root / _CPU / "scaling_cur_freq")) or _mhz(cpu.get("cpu MHz", ""), 1),
         "available_bytes": memory.get("MemAvailable"),
         "gpus": _nvidia_smi(tool, _SMI_MOMENT),
-        "gpu_mhz": [_mhz(_text(file / "cur_freq"), 1e6) for file in devfreq],
+        "gpu_mhz": [_mhz(read_text(file / "cur_freq"), 1e6) for file in devfreq],
     }
     return Environment(stable, conditions)
-
-
-def _is_board(root: Path) -> bool:
-    return (root / "proc/device-tree/model").is_file()
 
 
 def _cpu_info(root: Path) -> dict[str, str]:
     """The first processor's entry; on Arm the flags are called Features."""
     entries: dict[str, str] = {}
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in read_text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         key = {"Features": "flags"}.get(name.strip(), name.strip())
         entries.setdefault(key, value.strip())
@@ -160,7 +161,7 @@ def _cpu_info(root: Path) -> dict[str, str]:
 
 
 def _memory(root: Path) -> dict[str, int]:
-    pairs = re.findall(r"^(\w+):\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    pairs = re.findall(r"^(\w+):\s+(\d+) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
     return {name: 1024 * int(size) for name, size in pairs}
 
 
@@ -183,21 +184,9 @@ def _gpu_clock_files(root: Path) -> list[Path]:
     return sorted(folder.glob("*.gpu")) + sorted(folder.glob("*.ga10b")) if folder.is_dir() else []
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def _mhz(text: str, per_mhz: float = 1e3) -> float | None:
-    return round(int(text) / per_mhz, 1) if text.isdigit() else None
-
-
-def _rounded(text: str | None) -> float | None:
-    with suppress(TypeError, ValueError):
-        return round(float(text or ""), 1)
+    with suppress(ValueError):
+        return round(float(text) / per_mhz, 1)
     return None
 
 
@@ -209,10 +198,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -6,11 +6,11 @@ noted with its reason, and never replaced. See `tbps_infer.benchmarks.measure` f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tbps_infer.benchmarks.backends import WAYS, Choice, Models, TimedRun, Way, list_choices, open_choice
 from tbps_infer.benchmarks.environment import Environment, record_environment
@@ -73,8 +73,7 @@ class _Opened:
     """A choice that works here, with the branches that do."""
 
     choice: Choice
-    runners: dict[Branch, Runner]
-    runs: dict[Branch, TimedRun]
+    branches: dict[Branch, tuple[Runner, TimedRun]]
 
 
 @dataclass
@@ -128,7 +127,8 @@ def run_latency(
         lengths = _lengths(options.lengths, models.bundle.model.max_length)
         opened = _open_all(session, stack, say)
         if not opened:
-            raise BenchmarkError("No backend that was asked for runs here.", _first_reason(session.notes))
+            reason = next(iter(session.notes["absent"].values()), "Ask for another backend or device.")
+            raise BenchmarkError("No backend that was asked for runs here.", reason)
         arms = _arms(session, opened, lengths)
         file.refuse_other_configurations(arms)
         file.add_note("model", _model_name(models))
@@ -192,11 +192,7 @@ def _open_all(session: _Session, stack: ExitStack, say: Callable[[str], None]) -
             name = f"{branch} {choice.label}"
             parity[name] = _golden_cosine(session, choice, branch, runner)
             descriptions[name] = runner.description
-        opened.append(
-            _Opened(
-                choice, {b: runner for b, (runner, _) in branches.items()}, {b: r for b, (_, r) in branches.items()}
-            )
-        )
+        opened.append(_Opened(choice, branches))
     session.notes |= {"absent": absent, "parity": parity, "descriptions": descriptions}
     return opened
 
@@ -217,13 +213,14 @@ def _arms(session: _Session, opened: Sequence[_Opened], lengths: Sequence[int]) 
     options, arms = session.options, list[Arm]()
     for one in opened:
         for batch in options.batches:
-            if "image" in one.runs:
+            if "image" in one.branches:
                 arms.append(_model_arm(session, one, "image", batch, None))
-            if "text" in one.runs:
+            if "text" in one.branches:
                 arms += [_model_arm(session, one, "text", batch, length) for length in lengths]
-        if options.stages and "text" in one.runs:
+        if options.stages and "text" in one.branches:
+            runners = {branch: runner for branch, (runner, _) in one.branches.items()}
             shared = _configuration(session, one.choice)
-            arms += encode_arms(session.material, one.choice.label, shared, one.runners)
+            arms += encode_arms(session.material, one.choice.label, shared, runners)
     if options.stages:
         arms += stage_arms(session.material, session.models.bundle.model.fingerprint)
     unmeasured: dict[str, str] = {}
@@ -238,7 +235,7 @@ def _arms(session: _Session, opened: Sequence[_Opened], lengths: Sequence[int]) 
 
 
 def _model_arm(session: _Session, one: _Opened, branch: Branch, batch: int, length: int | None) -> Arm:
-    samples, run = session.material.samples, one.runs[branch]
+    samples, (_, run) = session.material.samples, one.branches[branch]
     feeds = samples.image_batch(0, batch) if length is None else samples.text_batch(0, batch, length)
     configuration = {"what": branch, **_configuration(session, one.choice), "batch": batch, "length": length}
     name = f"{branch} {one.choice.label} batch {batch}" + ("" if length is None else f" length {length}")
@@ -261,7 +258,7 @@ def _peak_tasks(
 ) -> Iterator[PeakTask]:
     """Each branch of each backend at the greatest batch and length."""
     for one in opened:
-        for branch in one.runs:
+        for branch in one.branches:
             yield PeakTask(
                 bundle=str(bundle.resolve()),
                 reference=None if reference is None else str(reference.resolve()),
@@ -271,8 +268,3 @@ def _peak_tasks(
                 length=None if branch == "image" else length,
                 threads=session.models.threads,
             )
-
-
-def _first_reason(notes: Mapping[str, Any]) -> str:
-    absent = cast(dict[str, str], notes.get("absent", {}))
-    return next(iter(absent.values()), "Ask for another backend or device.")

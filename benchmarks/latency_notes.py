@@ -45,7 +45,7 @@ def note_energy(
     for arm in arms:
         if arm.name not in known and arm.configuration.get("what") in BRANCHES:
             say(f"{arm.name}: energy ...")
-            known[arm.name] = measure_energy(arm, rails, clock, seconds).to_json()
+            known[arm.name] = asdict(measure_energy(arm, rails, clock, seconds))
             file.add_note("energy", known)
 
 

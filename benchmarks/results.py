@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tbps_infer.benchmarks.backends import WAYS, Choice
@@ -118,14 +118,11 @@ def collect_results(held: Samples) -> Results:
     ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(_group(row), []).append(row)
-    compared = [row for group in groups.values() for row in _compare(group, held)]
+        values = row.configuration
+        group = (row.what, values.get("device"), values.get("batch"), values.get("length"), row.summary.items)
+        groups.setdefault(group, []).append(row)
+    compared = [row for several in groups.values() for row in _compare(several, held)]
     return Results(held, tuple(sorted(compared, key=_order)))
-
-
-def _group(row: Row) -> tuple[Any, ...]:
-    values = row.configuration
-    return (row.what, values.get("device"), values.get("batch"), values.get("length"), row.summary.items)
 
 
 def _compare(group: Sequence[Row], held: Samples) -> list[Row]:
@@ -135,7 +132,7 @@ def _compare(group: Sequence[Row], held: Samples) -> list[Row]:
     compared = []
     for row in group:
         ratio = None if row is base else paired_ratio(held.samples[base.arm], held.samples[row.arm])
-        compared.append(Row(row.arm, row.configuration, row.summary, row.warm_up, ratio, base.label))
+        compared.append(replace(row, ratio=ratio, baseline=base.label))
     return compared
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from tbps_infer.benchmarks.environment import Environment
+from tbps_infer.benchmarks.environment import Environment, list_changes
 from tbps_infer.benchmarks.measure import Arm, Sample, Value, WarmUp
 from tbps_infer.errors import BenchmarkError
 
@@ -214,8 +214,7 @@ def _check_configuration(held: Samples, arm: str, configuration: dict[str, Value
     """Note down an arm's configuration; refuse another one than was noted."""
     known = held.configurations.setdefault(arm, configuration)
     if known != configuration:
-        names = [name for name in {**known, **configuration} if known.get(name) != configuration.get(name)]
-        changed = "; ".join(f"{name}: {known.get(name)!r}, now {configuration.get(name)!r}" for name in names)
+        changed = "; ".join(list_changes(known, configuration))
         raise BenchmarkError(
             f"{held.path} holds samples of {arm} under another configuration ({changed}), and two are not mixed.",
             "Give another file for the raw samples.",

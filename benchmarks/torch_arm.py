@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tbps_infer.errors import BackendError
 from tbps_infer.families.table import SourceModel
 from tbps_infer.model_facts import Branch, Precision
 from tbps_infer.runners.options import RunOptions
-from tbps_infer.runners.protocol import Feeds
+from tbps_infer.runners.protocol import DeviceTimes, Feeds
 from tbps_infer.runners.torch_runner import TorchRunner
 
 __all__ = ["TorchArm"]
@@ -53,10 +54,10 @@ class TorchArm(TorchRunner):
         """Version, way, device, precision and threads."""
         return self._text
 
-    def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-        """Run the branch once and tell the milliseconds of copies and compute; on the CPU, none."""
+    def run_timed(self, feeds: Feeds) -> tuple[dict[str, NDArray[Any]], DeviceTimes | None]:
+        """Run the branch once and tell the times of copies and compute; None on the CPU."""
         if self._device.type == "cpu":
-            return self.run(feeds), {}
+            return self.run(feeds), None
         tensors = self._host_tensors(feeds)
         marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
         with torch.inference_mode(), self._arithmetic():
@@ -68,8 +69,7 @@ class TorchArm(TorchRunner):
             embedding = result.cpu().numpy()
             marks[3].record()
             marks[3].synchronize()
-        names = ("host_to_device_ms", "compute_ms", "device_to_host_ms")
-        times = {name: float(marks[n].elapsed_time(marks[n + 1])) for n, name in enumerate(names)}
+        times = DeviceTimes(*(float(before.elapsed_time(after)) for before, after in itertools.pairwise(marks)))
         return {self.outputs[0].name: embedding}, times
 
     @contextlib.contextmanager

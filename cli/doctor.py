@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
                 _print(finding)
     problems = sum(finding.status == "problem" for finding in findings)
     if as_json:
-        values = {"problems": problems, "findings": [finding.to_json() for finding in findings]}
+        values = {"problems": problems, "findings": [asdict(finding) for finding in findings]}
         click.echo(json.dumps(values, indent=2, ensure_ascii=False))
     return int(problems > 0)
 

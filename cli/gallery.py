@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.filter_options import filter_options
-from tbps_infer.cli.shared.options import EXISTING, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, filter_options, output_option, verbosity_options
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:

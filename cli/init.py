@@ -51,8 +51,7 @@ def init(
 
     from tbps_infer.errors import UsageError
     from tbps_infer.reference.config import ViTConfig, base_config, tiny_config
-    from tbps_infer.reference.pretrained import initial_checkpoint
-    from tbps_infer.training.start import VOCAB_SIZE
+    from tbps_infer.reference.pretrained import VOCAB_SIZE, initial_checkpoint
 
     if output.exists():
         raise UsageError(f"{output} already exists.", "Choose another folder.")

@@ -12,8 +12,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.cli.shared.filter_options import filter_options
-from tbps_infer.cli.shared.options import EXISTING, encoder_options, query_options, verbosity_options
+from tbps_infer.cli.shared.options import (
+    EXISTING,
+    encoder_options,
+    filter_options,
+    query_options,
+    verbosity_options,
+)
 from tbps_infer.cli.shared.output import FORMATS, write_results
 from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
@@ -146,8 +151,7 @@ def _new_sheet(
     """Yield a function that adds a query and its hits to a sheet, and the right record where no hit is one."""
     from tbps_infer.queries import encode_queries
     from tbps_infer.render.sheet import new_sheet
-    from tbps_infer.render.strip import Strip, shown
-    from tbps_infer.render.truth import best_right
+    from tbps_infer.render.strip import Strip, best_right, shown
 
     with new_sheet(file, gallery.model.layout, k) as add_strip:
 

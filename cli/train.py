@@ -80,8 +80,8 @@ def train(
     tbps train people -o run --epochs 20 --milestones 13,18 --warmup-epochs 1
     """
     from tbps_infer.errors import UsageError
+    from tbps_infer.reference.pretrained import initial_tiny_checkpoint
     from tbps_infer.training.options import TrainOptions
-    from tbps_infer.training.start import initial_tiny_checkpoint
     from tbps_infer.training.trainer import train as run_training
 
     try:

@@ -7,7 +7,6 @@ import platform
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import Bundle, file_facts, is_bundle
+from tbps_infer.devices import installed_versions
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BundleError, UsageError
 from tbps_infer.export.fp16.bundle_graphs import write_half_graphs
@@ -201,8 +201,4 @@ def _check_place(out: Path, overwrite: bool) -> None:
 
 
 def _versions() -> Mapping[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # of the two of ONNX Runtime, one is installed
-            versions[name] = metadata.version(name)
-    return versions
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["core_quota", "usable_cores"]
+__all__ = ["core_quota", "read_text", "usable_cores"]
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -39,24 +39,24 @@ def _scheduled_cpus() -> set[int]:
 
 def _siblings(root: Path, cpu: int) -> str:
     """The name of the physical core of a hardware thread: the list of the threads that share it."""
-    listed = _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    listed = read_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     return listed or str(cpu)
 
 
 def _quotas(root: Path) -> Iterator[float]:
     """Cores granted by each control group that this process is in, groups without a limit left out."""
     mount = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         # In a container the group's name may be the host's; then only the mount's own root is there to be read.
         levels = (PurePosixPath(group), *PurePosixPath(group).parents)
         if not controllers:  # version 2
             for level in levels:
-                yield from _ratio(_text(mount / level.relative_to("/") / "cpu.max"))
+                yield from _ratio(read_text(mount / level.relative_to("/") / "cpu.max"))
         elif "cpu" in controllers.split(","):
             for level in levels:
                 folder = mount / controllers / level.relative_to("/")
-                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+                quota, period = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
                 yield from _ratio(f"{quota} {period}")
 
 
@@ -67,8 +67,9 @@ def _ratio(text: str) -> Iterator[float]:
         yield int(parts[0]) / int(parts[1])
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A small file of the system, without the blanks around its text; empty when it cannot be read."""
     try:
-        return file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         return ""

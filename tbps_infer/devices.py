@@ -1,15 +1,16 @@
-"""What runs a model: backends, and processors by name (``cpu``, ``cuda``, ``cuda:1``)."""
+"""What runs a model: backends, their packages, and processors by name (``cpu``, ``cuda``, ``cuda:1``)."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tbps_infer.errors import UsageError
 from tbps_infer.tensorrt.flavours import FlavourName
 
-__all__ = ["BACKENDS", "BackendName", "Device"]
+__all__ = ["BACKENDS", "BackendName", "Device", "installed_versions"]
 
 BackendName = Literal["onnxruntime", FlavourName, "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
@@ -34,3 +35,16 @@ class Device:
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed, by name."""
+    from importlib import metadata  # takes longer to import than a command's help to print
+
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.cores import usable_cores
+from tbps_infer.devices import installed_versions
 from tbps_infer.errors import BackendError, TbpsError
 from tbps_infer.images import load_crop
 from tbps_infer.model_facts import BRANCHES, Branch, Precision
@@ -59,10 +59,6 @@ class Finding:
     status: Status
     detail: str
     action: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """The finding as plain JSON values."""
-        return dataclasses.asdict(self)
 
 
 def examine_machine(device: int = 0) -> Iterator[Finding]:
@@ -240,7 +236,8 @@ def _flavour(name: str) -> Finding:
 
 
 def _onnxruntime() -> Iterator[Finding]:
-    wheels = _versions(("onnxruntime", "onnxruntime-gpu"))
+    versions = installed_versions(("onnxruntime", "onnxruntime-gpu"))
+    wheels = [f"{name} {version}" for name, version in versions.items()]
     if not wheels:
         yield Finding("onnxruntime", "absent", "not installed", 'pip install "tbps-infer[cpu]", or [gpu]')
         return
@@ -259,19 +256,11 @@ def _onnxruntime() -> Iterator[Finding]:
 
 
 def _packages(subject: str, names: tuple[str, ...], install: str, *, wants_all: bool = True) -> Finding:
-    found = _versions(names)
+    found = installed_versions(names)
     enough = len(found) == len(names) if wants_all else bool(found)
-    missing = [name for name in names if not any(text.startswith(f"{name} ") for text in found)]
-    detail = ", ".join([*found, *(f"no {name}" for name in missing)])
+    present = [f"{name} {version}" for name, version in found.items()]
+    detail = ", ".join([*present, *(f"no {name}" for name in names if name not in found)])
     return Finding(subject, "ok" if enough else "absent", detail, "" if enough else install)
-
-
-def _versions(names: tuple[str, ...]) -> list[str]:
-    found = []
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return found
 
 
 def _memory_text() -> str:

@@ -128,24 +128,16 @@ def embed_gallery(
         # Two batches ahead: one being decoded while one waits for the encoder.
         ahead = 2 * options.batch_size + workers
         with _pool(workers) as pool:
-            futures = (pool.submit(_prepare, run.task(path, item)) for path, item in distinct.items())
+            futures = (
+                pool.submit(_prepare, path, item, run.recorded(path), encoder.facts.preprocessing, options.rehash)
+                for path, item in distinct.items()
+            )
             for done, outcome in enumerate(_in_order(futures, ahead), 1):
                 run.take(outcome)
                 if on_progress is not None:
                     on_progress(done, len(distinct))
         run.finish()
     return EmbedReport(len(distinct), run.embedded, run.unchanged, tuple(run.rejects))
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One picture to look at; `known` is what the gallery has recorded about it."""
-
-    path: Path
-    item: SourceItem
-    known: Entry | None
-    preprocessing: Preprocessing
-    rehash: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +151,13 @@ class _Decoded:
 _Outcome = _Decoded | Entry | Reject  # an Entry by itself is an unchanged picture
 
 
-def _prepare(task: _Task) -> _Outcome:
-    """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels."""
-    path = task.path
+def _prepare(
+    path: Path, item: SourceItem, known: FileStamp | None, preprocessing: Preprocessing, rehash: bool
+) -> _Outcome:
+    """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels.
+
+    `known` is what the gallery has recorded about the file.
+    """
     if not _is_utf8(path):
         name = str(path).encode("utf-8", "backslashreplace").decode()
         return Reject(Path(name), "Its name is not UTF-8 text, so it cannot be recorded; rename the file.")
@@ -169,19 +165,18 @@ def _prepare(task: _Task) -> _Outcome:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return Reject(path, "It is not a file.")
-        known = task.known.stamp if task.known else None
-        if known and not task.rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            return Entry(path, known, task.item.metadata)
+        if known and not rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            return Entry(path, known, item.metadata)
         content = path.read_bytes()
     except OSError as error:
         return Reject(path, f"It cannot be read: {error.strerror or error}.")
     # The status was taken before the content: a file written to meanwhile looks changed the next time.
     stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
-    entry = Entry(path, stamp, task.item.metadata)
+    entry = Entry(path, stamp, item.metadata)
     if known and known.sha256 == stamp.sha256:
         return entry
     try:
-        return _Decoded(entry, load_crop(content, task.preprocessing))
+        return _Decoded(entry, load_crop(content, preprocessing))
     except ImageError as error:
         return Reject(path, error.message)
 
@@ -219,7 +214,6 @@ class _Run:
 
     def __init__(self, encoder: CropEncoder, writer: GalleryWriter, options: EmbedOptions) -> None:
         self._encoder = encoder
-        self._preprocessing = encoder.facts.preprocessing
         self._writer = writer
         self._options = options
         self.embedded = 0
@@ -232,9 +226,9 @@ class _Run:
         self._committed_rejects = 0
         self._committed_at = time.monotonic()
 
-    def task(self, path: Path, item: SourceItem) -> _Task:
+    def recorded(self, path: Path) -> FileStamp | None:
         known = self._writer.find(path) if _is_utf8(path) else None
-        return _Task(path, item, known, self._preprocessing, self._options.rehash)
+        return None if known is None else known.stamp
 
     def take(self, outcome: _Outcome) -> None:
         match outcome:

@@ -170,8 +170,7 @@ class Encoder:
 
         Raises:
             ImageError: The first picture that cannot be decoded.
-            BackendError: The backend failed.
-            VerificationError: What came out is no embedding of this model.
+            BackendError, VerificationError: As `encode_crops`.
         """
         from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -203,8 +202,7 @@ class Encoder:
 
         Raises:
             UsageError: A caption has no words; the sentence gives its number, counted from 1.
-            BackendError: The backend failed.
-            VerificationError: What came out is no embedding of this model.
+            BackendError, VerificationError: As `encode_crops`.
         """
         from tbps_infer.text import pad_ids
 

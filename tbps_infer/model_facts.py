@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tbps_infer.errors import BundleError
@@ -14,7 +14,7 @@ from tbps_infer.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from tbps_infer.layout import VectorLayout
 
-__all__ = ["BRANCHES", "PRECISIONS", "Branch", "ModelFacts", "Precision", "model_fingerprint"]
+__all__ = ["BRANCHES", "PRECISIONS", "Branch", "ModelFacts", "Precision"]
 
 Branch = Literal["image", "text"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
@@ -35,7 +35,7 @@ class ModelFacts:
         max_length: Tokens per caption at most, special tokens included.
         pad_id: The id that fills a batch's shorter captions.
         layout: The division of an embedding.
-        fingerprint: `model_fingerprint` of all the above, the tokenizer and the weights.
+        fingerprint: The name of the embedding space, as `identified` makes it.
     """
 
     family: str
@@ -45,20 +45,12 @@ class ModelFacts:
     max_length: int
     pad_id: int
     layout: VectorLayout
-    fingerprint: str
+    fingerprint: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
-        return {
-            "family": self.family,
-            "config": dict(self.config),
-            "preprocessing": self.preprocessing.to_json(),
-            "caption_rule": self.caption_rule,
-            "max_length": self.max_length,
-            "pad_id": self.pad_id,
-            "layout": self.layout.to_json(),
-            "fingerprint": self.fingerprint,
-        }
+        nested = {"preprocessing": self.preprocessing.to_json(), "layout": self.layout.to_json()}
+        return {**vars(self), "config": dict(self.config), **nested}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelFacts:
@@ -81,39 +73,18 @@ class ModelFacts:
                 f"The model facts are not valid: {error!r}.", "Export the bundle again with tbps export."
             ) from error
 
+    def identified(self, weights_sha256: str, tokenizer_sha256: str) -> ModelFacts:
+        """The same facts with their fingerprint: equal fingerprints mean comparable embeddings.
 
-def model_fingerprint(
-    *,
-    family: str,
-    config: Mapping[str, Any],
-    preprocessing: Preprocessing,
-    caption_rule: str,
-    max_length: int,
-    weights_sha256: str,
-    tokenizer_sha256: str,
-) -> str:
-    """The name of an embedding space: equal fingerprints mean comparable embeddings.
+        It depends on what the numbers mean (weights, tokenizer, preprocessing), not on how they are computed
+        (opset, precision, backend), so a gallery embedded on a server answers queries encoded on an edge device.
 
-    It depends on what the numbers mean (weights, tokenizer, preprocessing), not on how they are computed
-    (opset, precision, backend), so a gallery embedded on a server answers queries encoded on an edge device.
-
-    Args:
-        family: The kind of model.
-        config: The model's configuration.
-        preprocessing: How pictures become crops.
-        caption_rule: How captions are cleaned.
-        max_length: Tokens per caption at most.
-        weights_sha256: A hash of the tensors' names, shapes and values, not of the file that carried them.
-        tokenizer_sha256: Of the tokenizer's file.
-    """
-    facts = {
-        "family": family,
-        "config": dict(config),
-        "preprocessing": preprocessing.to_json(),
-        "caption_rule": caption_rule,
-        "max_length": max_length,
-        "weights": weights_sha256,
-        "tokenizer": tokenizer_sha256,
-    }
-    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+        Args:
+            weights_sha256: A hash of the tensors' names, shapes and values, not of the file that carried them.
+            tokenizer_sha256: Of the tokenizer's file.
+        """
+        facts = {**self.to_json(), "weights": weights_sha256, "tokenizer": tokenizer_sha256}
+        for name in ("pad_id", "layout", "fingerprint"):  # they follow from the others
+            del facts[name]
+        canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return replace(self, fingerprint=hashlib.sha256(canonical.encode()).hexdigest())

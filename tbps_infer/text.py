@@ -26,10 +26,6 @@ __all__ = [
 ]
 
 
-def _as_written(caption: str) -> str:
-    return caption
-
-
 def _tbps_clip(caption: str) -> str:
     """TBPS-CLIP's: lower case, some punctuation (not the comma) to spaces, at most 77 words."""
     spaced = re.sub(r"""[.!"()*#:;~]""", " ", caption.lower())
@@ -49,13 +45,13 @@ def _clip(caption: str) -> str:
     return re.sub(r"\s+", " ", mended).strip().lower()
 
 
-def _tbps_clip_bpe(caption: str) -> str:
-    """TBPS-CLIP's, then CLIP's own."""
-    return _clip(_tbps_clip(caption))
-
-
 CAPTION_RULES: Mapping[str, Callable[[str], str]] = MappingProxyType(
-    {"none": _as_written, "pre_caption": _tbps_clip, "clip": _clip, "pre_caption_clip": _tbps_clip_bpe}
+    {
+        "none": str,
+        "pre_caption": _tbps_clip,
+        "clip": _clip,
+        "pre_caption_clip": lambda caption: _clip(_tbps_clip(caption)),
+    }
 )
 """What is done to a caption before the tokenizer, by the name a bundle gives it."""
 

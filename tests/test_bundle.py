@@ -15,7 +15,8 @@ from text_files import change_json
 from tbps_infer.bundle import Bundle, file_facts, file_sha256, is_bundle
 from tbps_infer.errors import BundleError, TbpsError
 from tbps_infer.images import load_crop
-from tbps_infer.model_facts import Branch, model_fingerprint
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.runners import Feeds, RunOptions, open_runner
@@ -190,6 +191,11 @@ def test_the_fingerprint_depends_on_each_fact_of_the_numbers() -> None:
         "weights_sha256": "b",
         "tokenizer_sha256": "a",
     }
-    prints = {model_fingerprint(**{**facts, name: value}) for name, value in others.items()}
-    assert len(prints | {model_fingerprint(**facts)}) == 8
-    assert model_fingerprint(**facts) == model_fingerprint(**dict(reversed(list(facts.items()))))
+
+    def fingerprint(weights_sha256: str, tokenizer_sha256: str, **values: Any) -> str:
+        layout = VectorLayout((Segment("global", 4),))
+        return ModelFacts(**values, pad_id=0, layout=layout).identified(weights_sha256, tokenizer_sha256).fingerprint
+
+    prints = {fingerprint(**{**facts, name: value}) for name, value in others.items()}
+    assert len(prints | {fingerprint(**facts)}) == 8
+    assert fingerprint(**facts) == fingerprint(**dict(reversed(list(facts.items()))))

@@ -112,8 +112,8 @@ def training_run(out: Path) -> None:
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.reference.checkpoint import load_checkpoint, save_checkpoint
     from tbps_infer.reference.model import PartModel
+    from tbps_infer.reference.pretrained import initial_tiny_checkpoint
     from tbps_infer.training.options import TrainOptions
-    from tbps_infer.training.start import initial_tiny_checkpoint
     from tbps_infer.training.trainer import train
 
     dataset(out)

@@ -41,8 +41,10 @@ from tbps_infer.benchmarks.measure import (
 )
 from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 from tbps_infer.benchmarks.stages import write_gallery
+from tbps_infer.benchmarks.studies.peers.indexes import open_faiss
 from tbps_infer.benchmarks.summary import paired_ratio, summarise
 from tbps_infer.cores import usable_cores
+from tbps_infer.errors import BackendError
 from tbps_infer.gallery import Filter, Gallery, SearchOptions, index_gallery
 from tbps_infer.gallery.search.multiply import numkong_usable
 from tbps_infer.gallery.search.rows import Rows
@@ -127,21 +129,14 @@ def _faiss_arms(
     full: NDArray[np.float32], queries: NDArray[np.float32], threads: int
 ) -> dict[str, Callable[[], object]]:
     try:
-        import faiss
-    except ImportError:
+        find = open_faiss(full, K, threads)
+    except BackendError:
         print("faiss is not installed: its arm is left out.", file=sys.stderr)
         return {}
-    index = faiss.IndexFlatIP(full.shape[1])
-    index.add(full)
-
-    def search() -> object:
-        faiss.omp_set_num_threads(threads)
-        return index.search(queries, K)
-
     want = top_k(StoredVectors(full), Rows.of(np.arange(len(full))), queries, K, max_norm=1.02).scores
-    found = index.search(queries, K)[0]
+    found = np.take_along_axis(queries @ full.T, find(queries), axis=1)
     np.testing.assert_allclose(found, want, atol=1e-5)
-    return {f"faiss-cpu IndexFlatIP float32, {threads} threads": search}
+    return {f"faiss-cpu IndexFlatIP float32, {threads} threads": partial(find, queries)}
 
 
 def _torch_arm(full: NDArray[np.float32], queries: NDArray[np.float32]) -> dict[str, Callable[[], object]]:

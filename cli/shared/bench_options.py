@@ -58,17 +58,13 @@ def selection_options(all_backends: tuple[str, ...]) -> Callable[[Command], Comm
     )
 
 
-def _files(json_file: Path | None, csv_file: Path | None, markdown_file: Path | None, html_file: Path | None) -> Any:
-    return ReportFiles(json_file, csv_file, markdown_file, html_file)
-
-
 report_options = combined(
     "files",
-    _files,
-    click.option("--json", "json_file", type=FILE, help="Write the results as JSON; - for standard output."),
-    click.option("--csv", "csv_file", type=FILE, help="Write the results as CSV."),
-    click.option("--markdown", "markdown_file", type=FILE, help="Write the tables as Markdown."),
-    click.option("--html", "html_file", type=FILE, help="Write the results as one self-contained page."),
+    ReportFiles,
+    click.option("--json", type=FILE, help="Write the results as JSON; - for standard output."),
+    click.option("--csv", type=FILE, help="Write the results as CSV."),
+    click.option("--markdown", type=FILE, help="Write the tables as Markdown."),
+    click.option("--html", type=FILE, help="Write the results as one self-contained page."),
 )
 """``--json``, ``--csv``, ``--markdown`` and ``--html``; passes ``files``, `ReportFiles`."""
 

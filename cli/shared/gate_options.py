@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,27 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = ["result_lines", "threshold_options", "verify_data_option"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+_USUAL = Thresholds()
 
-
-def threshold_options(command: Command) -> Command:
-    """``--max-rank1-drop`` and the other limits; passes ``thresholds``, `Thresholds`."""
-    options = {
-        "max_rank1_drop": (float, "With labels: R@1 may fall by this, in points."),
-        "max_map_drop": (float, "With labels: mAP may fall by this, in points."),
-        "min_overlap": (click.FloatRange(0, 1), "Without labels: least overlap of top 10s."),
-        "min_cosine": (click.FloatRange(-1, 1), "Without labels: least cosine of any item."),
-    }
-    usual = asdict(Thresholds())
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return command(*args, thresholds=Thresholds(**{name: kwargs.pop(name) for name in options}), **kwargs)
-
-    for name, (kind, text) in reversed(options.items()):
-        flag = f"--{name.replace('_', '-')}"
-        wrapped = click.option(flag, type=kind, default=usual[name], help=text)(wrapped)
-    return wrapped  # type: ignore[return-value]
+threshold_options = combined(
+    "thresholds",
+    Thresholds,
+    *(
+        click.option(f"--{name}", type=kind, default=getattr(_USUAL, name.replace("-", "_")), help=text)
+        for name, kind, text in (
+            ("max-rank1-drop", float, "With labels: R@1 may fall by this, in points."),
+            ("max-map-drop", float, "With labels: mAP may fall by this, in points."),
+            ("min-overlap", click.FloatRange(0, 1), "Without labels: least overlap of top 10s."),
+            ("min-cosine", click.FloatRange(-1, 1), "Without labels: least cosine of any item."),
+        )
+    ),
+)
+"""``--max-rank1-drop`` and the other limits; passes ``thresholds``, `Thresholds`."""
 
 
 def _evaluation_set(verify_data: Path | None) -> Any:

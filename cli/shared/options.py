@@ -21,6 +21,7 @@ __all__ = [
     "combined",
     "dataset_options",
     "encoder_options",
+    "filter_options",
     "int8_limit_options",
     "json_option",
     "kind_option",
@@ -206,3 +207,31 @@ run_options = combined(
 def encoder_options(command: Command) -> Command:
     """``--batch-size`` and `run_options`: how to embed."""
     return batch_size_option(run_options(command))
+
+
+def _filter(
+    camera: tuple[str, ...],
+    after: str | None,
+    before: str | None,
+    identity: tuple[str, ...],
+    not_id: tuple[str, ...],
+    where_sql: str | None,
+) -> Any:
+    from tbps_infer.gallery import Filter
+
+    return Filter(camera, after, before, where_sql, identity, not_id)
+
+
+filter_options = combined(
+    "where",
+    _filter,
+    click.option("--camera", multiple=True, help="Only records of this camera. Repeatable."),
+    click.option("--after", help="Only records from this time on: ISO 8601, a year, or Unix seconds."),
+    click.option("--before", help="Only records before this time."),
+    click.option("--id", "identity", multiple=True, help="Only records of this identity. Repeatable."),
+    click.option("--not-id", multiple=True, help="No records of this identity. Repeatable."),
+    click.option(
+        "--where", "where_sql", metavar="SQL", help='SQL condition, such as "shelf = 3 and id is not null".'
+    ),
+)
+"""``--camera``, ``--after``, ``--before``, ``--id``, ``--not-id``, ``--where``; passes ``where``, a `Filter`."""

@@ -94,7 +94,7 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
         BackendError: TensorRT is missing, or a GPU where one is needed: to build, or to verify on data.
     """
     library = open_library(options.backend)
-    library.flavour.refuse_ignored({**options.settings.to_json(), "timing_cache": options.timing_cache})
+    library.flavour.refuse_ignored({**vars(options.settings), "timing_cache": options.timing_cache})
     gpu = find_gpu(options.device)
     if gpu is None and library.flavour.needs_gpu_to_build:
         reason = why_no_gpu(options.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +89,9 @@ class EngineOptions:
         """What an engine's bytes follow from, as plain JSON values."""
         return {
             "precision": self.precision,
-            "batch": self.batch.to_json(),
+            "batch": asdict(self.batch),
             "text_lengths": list(self.lengths_for(model)),
-            "settings": self.settings.to_json(),
+            "settings": asdict(self.settings),
             "keep_fp32": list(self.mixed.keep_fp32),
             "auto_islands": self.mixed.auto_islands,
         }

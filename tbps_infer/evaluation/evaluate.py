@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from tbps_infer.data.dataset import Split
 from tbps_infer.errors import DatasetError
-from tbps_infer.evaluation.metrics import KS, RetrievalMetrics, retrieval_metrics
+from tbps_infer.evaluation.metrics import RetrievalMetrics, retrieval_metrics
 
 __all__ = [
     "EncodeImages",
     "EncodeTexts",
     "EvaluationReport",
+    "embed_both",
     "embed_split",
-    "encode_in_parts",
     "evaluate",
     "evaluate_embeddings",
 ]
@@ -52,21 +52,14 @@ class EvaluationReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        return {
-            "dataset": self.dataset,
-            "split": self.split,
-            "identities": self.identities,
-            "text_to_image": self.text_to_image.to_json(),
-            "image_to_text": self.image_to_text.to_json(),
-        }
+        directions = {"text_to_image": self.text_to_image, "image_to_text": self.image_to_text}
+        return {**vars(self), **{name: metrics.to_json() for name, metrics in directions.items()}}
 
 
 def evaluate(
     encode_texts: EncodeTexts,
     encode_images: EncodeImages,
     split: Split,
-    *,
-    ks: Sequence[int] = KS,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> EvaluationReport:
     """Embed a split and measure retrieval in both directions.
@@ -77,14 +70,13 @@ def evaluate(
         encode_texts: Captions to float32 ``[n, dim]``; `Encoder.encode_texts` is one.
         encode_images: Picture files to float32 ``[n, dim]``; `Encoder.encode_images` is one.
         split: What to evaluate on.
-        ks: Which R@k.
         on_progress: Called with the captions and pictures embedded, and how many there are.
 
     Raises:
         DatasetError: The split has no caption.
     """
     texts, images = embed_split(encode_texts, encode_images, split, on_progress)
-    return evaluate_embeddings(texts, images, split, ks=ks)
+    return evaluate_embeddings(texts, images, split)
 
 
 def embed_split(
@@ -97,30 +89,37 @@ def embed_split(
     if not split.captions:
         raise DatasetError(f"{split.dataset} {split.name} has no captions.", "Choose a split that has some.")
     paths = [picture.path for picture in split.pictures]
-    total = len(split.captions) + len(paths)
-    texts = encode_in_parts(encode_texts, split.captions, lambda done: on_progress(done, total))
-    images = encode_in_parts(encode_images, paths, lambda done: on_progress(len(split.captions) + done, total))
-    return texts, images
+    return embed_both(encode_texts, encode_images, split.captions, paths, on_progress)
 
 
-def evaluate_embeddings(
-    texts: NDArray[np.float32], images: NDArray[np.float32], split: Split, *, ks: Sequence[int] = KS
-) -> EvaluationReport:
+def evaluate_embeddings(texts: NDArray[np.float32], images: NDArray[np.float32], split: Split) -> EvaluationReport:
     """What `evaluate` measures, of embeddings that `embed_split` made."""
     text_ids, image_ids = split.caption_identities, split.identities
     return EvaluationReport(
         dataset=split.dataset,
         split=split.name,
         identities=len(np.unique(image_ids)),
-        text_to_image=retrieval_metrics(texts, images, text_ids, image_ids, ks=ks),
-        image_to_text=retrieval_metrics(images, texts, image_ids, text_ids, ks=ks),
+        text_to_image=retrieval_metrics(texts, images, text_ids, image_ids),
+        image_to_text=retrieval_metrics(images, texts, image_ids, text_ids),
     )
 
 
-def encode_in_parts(
+def embed_both(
+    encode_texts: EncodeTexts,
+    encode_images: EncodeImages,
+    captions: Sequence[str],
+    pictures: Sequence[Path],
+    on_progress: Callable[[int, int], None],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embed captions, float32 ``[captions, dim]``, then pictures, ``[pictures, dim]``; otherwise as `evaluate`."""
+    done, total = len(captions), len(captions) + len(pictures)
+    texts = _encode_in_parts(encode_texts, captions, lambda texts: on_progress(texts, total))
+    return texts, _encode_in_parts(encode_images, pictures, lambda images: on_progress(done + images, total))
+
+
+def _encode_in_parts(
     encode: Callable[[Sequence[_Item]], NDArray[np.float32]], items: Sequence[_Item], on_done: Callable[[int], None]
 ) -> NDArray[np.float32]:
-    """Embed items, float32 ``[items, dim]``; ``on_done`` hears how many are done, many at a time."""
     parts = []
     for start in range(0, len(items), _AT_ONCE):
         parts.append(encode(items[start : start + _AT_ONCE]))

@@ -119,9 +119,7 @@ def retrieval_metrics(
     query_identities: NDArray[np.integer[Any]],
     gallery_identities: NDArray[np.integer[Any]],
     *,
-    ks: Sequence[int] = KS,
     chunk: int = CHUNK,
-    threads: int | None = None,
 ) -> RetrievalMetrics:
     """Rank a gallery for every query by inner product, and measure.
 
@@ -130,15 +128,13 @@ def retrieval_metrics(
         gallery: Floating-point ``[g, dim]``.
         query_identities: Integer ``[q]``.
         gallery_identities: Integer ``[g]``.
-        ks: Which R@k.
         chunk: Queries whose scores are held at once, per thread.
-        threads: Chunks counted at once; one per usable core when not given.
 
     Raises:
         UsageError: The sizes do not fit, or a score is NaN.
     """
     block = _inner_products(queries, gallery, query_identities, gallery_identities)
-    return rank_metrics(block, query_identities, gallery_identities, ks=ks, chunk=chunk, threads=threads)
+    return rank_metrics(block, query_identities, gallery_identities, chunk=chunk)
 
 
 def query_metrics(
@@ -147,9 +143,7 @@ def query_metrics(
     query_identities: NDArray[np.integer[Any]],
     gallery_identities: NDArray[np.integer[Any]],
     *,
-    ks: Sequence[int] = KS,
     chunk: int = CHUNK,
-    threads: int | None = None,
 ) -> QueryMetrics:
     """As `retrieval_metrics`, each query by itself: what paired comparisons of two models need.
 
@@ -157,11 +151,11 @@ def query_metrics(
         UsageError: The sizes do not fit, or a score is NaN.
     """
     block = _inner_products(queries, gallery, query_identities, gallery_identities)
-    measured = _measure_all(block, query_identities, gallery_identities, ks, chunk, threads)
+    measured = _measure_all(block, query_identities, gallery_identities, KS, chunk, None)
     rows = [lost for _, (lost, _) in measured]
     return QueryMetrics(
-        names=tuple(_mean([], ks).named()),
-        values=100 * np.array(rows, dtype=np.float64).reshape(len(rows), len(ks) + 3),
+        names=tuple(_mean([], KS).named()),
+        values=100 * np.array(rows, dtype=np.float64).reshape(len(rows), len(KS) + 3),
         indices=np.array([index for index, _ in measured], dtype=np.int64),
     )
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from tbps_infer.data.dataset import Split
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import DatasetError, UsageError
-from tbps_infer.evaluation.evaluate import encode_in_parts
+from tbps_infer.evaluation.evaluate import embed_both
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
 
@@ -75,7 +75,6 @@ def measure_commonality(
     encoder: Encoder,
     split: Split,
     *,
-    seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Commonality:
     """κ of every part of a split's pictures, 2,048 at most, in random batches of 64 as in training.
@@ -93,14 +92,10 @@ def measure_commonality(
         raise DatasetError(
             f"{split.dataset} {split.name} has {len(described)} pictures with captions, want 2 or more."
         )
-    order = np.random.default_rng(seed).permutation(len(described))[:_MOST_PICTURES]
+    order = np.random.default_rng(0).permutation(len(described))[:_MOST_PICTURES]
     chosen = [described[index] for index in order]
-    total = 2 * len(chosen)
-    texts = encode_in_parts(
-        encoder.encode_texts, [picture.captions[0] for picture in chosen], lambda done: on_progress(done, total)
-    )
-    paths = [picture.path for picture in chosen]
-    images = encode_in_parts(encoder.encode_images, paths, lambda done: on_progress(len(chosen) + done, total))
+    captions, paths = [picture.captions[0] for picture in chosen], [picture.path for picture in chosen]
+    texts, images = embed_both(encoder.encode_texts, encoder.encode_images, captions, paths, on_progress)
     image_parts, text_parts = _unit_parts(images, layout, names), _unit_parts(texts, layout, names)
     # A last batch of one would have nothing to share with.
     starts = [start for start in range(0, len(chosen), BATCH) if len(chosen) - start > 1]

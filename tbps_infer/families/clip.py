@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.reference.attention import split_heads
 from tbps_infer.reference.backbones import MASK_FLOOR
 
 __all__ = [
@@ -123,20 +124,16 @@ class _Attention(nn.Module):
     def query(self, tokens: Tensor) -> Tensor:
         projected = F.linear(tokens, self.in_proj_weight[: self.width], self.in_proj_bias[: self.width])
         scale: float = _HEAD**-0.5
-        return self._split(projected) * scale
+        return split_heads(projected, self.heads) * scale
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         projected = F.linear(tokens, self.in_proj_weight[self.width :], self.in_proj_bias[self.width :])
         keys, values = projected.chunk(2, dim=-1)
-        return self._split(keys), self._split(values)
+        return split_heads(keys, self.heads), split_heads(values, self.heads)
 
     def join(self, weights: Tensor, values: Tensor) -> Tensor:
         merged: Tensor = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
         return merged
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        batch, length, _ = tokens.shape
-        return tokens.view(batch, length, self.heads, _HEAD).transpose(1, 2)
 
 
 class Block(nn.Module):

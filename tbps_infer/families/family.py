@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from tbps_infer.errors import CheckpointError
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.layout import VectorLayout
-from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.preprocessing import Preprocessing, json_values
 
 __all__ = [
     "CLIP_MEAN",
@@ -23,6 +23,7 @@ __all__ = [
     "check_setting",
     "image_grid",
     "prefixed",
+    "sizes_json",
     "text_length",
 ]
 
@@ -94,6 +95,11 @@ def prefixed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
         for name in network.get_submodule(part).state_dict()
         if not name.endswith(".num_batches_tracked")
     }
+
+
+def sizes_json(image: Any, text: Any) -> dict[str, Any]:
+    """The sizes of two networks, a dataclass each, as JSON values: a plan's ``config``."""
+    return json_values({"image": asdict(image), "text": asdict(text)})
 
 
 def image_grid(

@@ -5,7 +5,7 @@ NAM, HAM, GA-DMS, FMFA and VFE-TPS save the same tensors, beside others that ser
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from tbps_infer.families.family import (
     check_setting,
     image_grid,
     prefixed,
+    sizes_json,
     text_length,
 )
 from tbps_infer.families.files import CheckpointFile
@@ -63,10 +64,6 @@ class IrraSizes:
     preprocessing: Preprocessing
     max_length: int
 
-    def to_json(self) -> dict[str, object]:
-        """As JSON values."""
-        return {"image": {**asdict(self.image), "grid": list(self.image.grid)}, "text": asdict(self.text)}
-
 
 def irra_sizes(file: CheckpointFile, options: LoadOptions) -> IrraSizes:
     """Read the sizes from the tensors, and what these leave open from the settings. Raises CheckpointError."""
@@ -105,7 +102,7 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
         network=network,
         table=prefixed(network, {"image": "base_model.visual.", "text": "base_model."}),
         droppable=DROPPABLE,
-        config=sizes.to_json(),
+        config=sizes_json(sizes.image, sizes.text),
         preprocessing=sizes.preprocessing,
         caption_rule="clip",
         max_length=sizes.max_length,

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.files import CheckpointFile
-from tbps_infer.reference.checkpoint import IGNORED_SUFFIX
+from tbps_infer.reference.checkpoint import own_tensors
 
 __all__ = ["Coverage", "copy_tensors", "cover"]
 
@@ -48,7 +48,7 @@ def cover(file: CheckpointFile, network: nn.Module, table: Mapping[str, str], dr
     Raises:
         CheckpointError: Names the first tensor that is missing, misshapen, or neither wanted nor droppable.
     """
-    targets = _tensors_of(network)
+    targets = own_tensors(network)
     assert set(table.values()) == targets.keys(), set(table.values()) ^ targets.keys()
     for name in table:
         tensor = file.tensors.get(name)
@@ -65,7 +65,8 @@ def cover(file: CheckpointFile, network: nn.Module, table: Mapping[str, str], dr
                 "Use the checkpoint as its training wrote it.",
             )
     dropped = tuple(name for name in file.tensors if name not in table)
-    unknown = [name for name in dropped if not _is_droppable(name, droppable)]
+    modules = tuple(entry for entry in droppable if entry.endswith("."))
+    unknown = [name for name in dropped if name not in droppable and not name.startswith(modules)]
     if unknown:
         more = f" ({len(unknown)} such tensors)" if len(unknown) > 1 else ""
         raise CheckpointError(
@@ -81,7 +82,7 @@ def copy_tensors(file: CheckpointFile, network: nn.Module, table: Mapping[str, s
     Raises:
         CheckpointError: Names the first tensor that has NaN or infinite values, or is not of real numbers.
     """
-    targets = _tensors_of(network)
+    targets = own_tensors(network)
     for name, target in table.items():
         tensor = file.tensors[name]
         if not tensor.is_floating_point():
@@ -89,12 +90,3 @@ def copy_tensors(file: CheckpointFile, network: nn.Module, table: Mapping[str, s
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file.path}: {name} has NaN or infinite values.", "Use another checkpoint.")
         targets[target].copy_(tensor)
-
-
-def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    state = network.state_dict()
-    return {name: tensor.detach() for name, tensor in state.items() if not name.endswith(IGNORED_SUFFIX)}
-
-
-def _is_droppable(name: str, droppable: Sequence[str]) -> bool:
-    return any(name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in droppable)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,12 @@ from torch.nn import functional as F
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.clip import PixelScale
-from tbps_infer.families.family import DualEncoder, Family, Plan, image_grid, prefixed, text_length
+from tbps_infer.families.family import DualEncoder, Family, Plan, image_grid, prefixed, sizes_json, text_length
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
-from tbps_infer.reference.attention import l2_normalize
+from tbps_infer.reference.attention import l2_normalize, split_heads
 from tbps_infer.reference.backbones import additive_mask
 
 __all__ = ["PLIP"]
@@ -88,8 +87,8 @@ class _AttentionPool(nn.Module):
         cells = maps.flatten(2).transpose(1, 2)
         mean = cells.mean(dim=1, keepdim=True)
         tokens = torch.cat((mean, cells), dim=1) + self.positional_embedding
-        keys, values = _heads(self.k_proj(tokens), _POOL_HEADS), _heads(self.v_proj(tokens), _POOL_HEADS)
-        query = _heads(self.q_proj(tokens[:, :1]), _POOL_HEADS) * keys.shape[-1] ** -0.5
+        keys, values = split_heads(self.k_proj(tokens), _POOL_HEADS), split_heads(self.v_proj(tokens), _POOL_HEADS)
+        query = split_heads(self.q_proj(tokens[:, :1]), _POOL_HEADS) * keys.shape[-1] ** -0.5
         pooled = (query @ keys.transpose(2, 3)).softmax(dim=-1) @ values
         embedding: Tensor = self.c_proj(pooled.transpose(1, 2).flatten(1))
         return embedding
@@ -142,8 +141,8 @@ class _BertLayer(nn.Module):
         assert isinstance(inner, nn.ModuleDict) and isinstance(out, nn.ModuleDict)
         heads = tokens.shape[2] // _BERT_HEAD
         kept = tokens if wanted is None else tokens[:, :wanted]
-        keys, values = _heads(inner["key"](tokens), heads), _heads(inner["value"](tokens), heads)
-        scores = _heads(inner["query"](kept), heads) * _BERT_HEAD**-0.5 @ keys.transpose(2, 3) + mask
+        keys, values = split_heads(inner["key"](tokens), heads), split_heads(inner["value"](tokens), heads)
+        scores = split_heads(inner["query"](kept), heads) * _BERT_HEAD**-0.5 @ keys.transpose(2, 3) + mask
         attended = out["dense"]((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
         kept = out["LayerNorm"](attended + kept)
         inside = F.gelu(self.intermediate["dense"](kept))
@@ -198,11 +197,6 @@ def _norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-12)
 
 
-def _heads(tokens: Tensor, heads: int) -> Tensor:
-    batch, length, width = tokens.shape
-    return tokens.view(batch, length, heads, width // heads).transpose(1, 2)
-
-
 def _sizes(file: CheckpointFile, grid: tuple[int, int]) -> tuple[_ImageSizes, _TextSizes]:
     embeddings = f"{_TEXT}embeddings."
     vocab, width = file.shape(f"{embeddings}word_embeddings.weight", 2)
@@ -238,15 +232,11 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
     length = min(_MAX_LENGTH, text.positions)
     if file.settings.number("text_length") is not None:
         length = text_length(file, "text_length", text.positions)
-    config: Mapping[str, object] = {
-        "image": {**asdict(image), "layers": list(image.layers), "grid": list(grid)},
-        "text": asdict(text),
-    }
     return Plan(
         network=network,
         table=prefixed(network, {"image": _IMAGE, "text": _TEXT}),
         droppable=_DROPPABLE,
-        config=config,
+        config=sizes_json(image, text),
         preprocessing=facts,
         caption_rule="none",
         max_length=length,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.clip import ClipImage, ClipText, PixelScale, end_positions
-from tbps_infer.families.family import DualEncoder, Family, Plan, prefixed
+from tbps_infer.families.family import DualEncoder, Family, Plan, prefixed, sizes_json
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.irra import DROPPABLE, IrraSizes, irra_sizes
 from tbps_infer.families.options import LoadOptions
@@ -126,11 +126,12 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
         "image_head": "visul_emb_layer.",
         "text_head": "texual_emb_layer.",
     }
+    counts = {"image_tokens": network.image_tokens, "text_tokens": network.text_tokens}
     return Plan(
         network=network,
         table=prefixed(network, prefixes),
         droppable=(*DROPPABLE, *_UNUSED),
-        config={**sizes.to_json(), "image_tokens": network.image_tokens, "text_tokens": network.text_tokens},
+        config={**sizes_json(sizes.image, sizes.text), **counts},
         preprocessing=sizes.preprocessing,
         caption_rule="clip",
         max_length=sizes.max_length,

@@ -23,7 +23,7 @@ from tbps_infer.families.plip import PLIP
 from tbps_infer.families.rde import RDE
 from tbps_infer.families.tbps_clip import TBPS_CLIP
 from tbps_infer.families.vocabulary import find_tokenizer
-from tbps_infer.model_facts import Branch, ModelFacts, model_fingerprint
+from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.reference.checkpoint import CONFIG_JSON, FAMILY, load_checkpoint, tensors_sha256
 from tbps_infer.reference.model import PartModel
 
@@ -199,16 +199,7 @@ def _load_published(found: Found, options: LoadOptions) -> SourceModel:
 
 def _facts(found: Found, tokenizer_sha256: str) -> ModelFacts:
     plan = found.plan
-    fingerprint = model_fingerprint(
-        family=found.family.name,
-        config=plan.config,
-        preprocessing=plan.preprocessing,
-        caption_rule=plan.caption_rule,
-        max_length=plan.max_length,
-        weights_sha256=tensors_sha256({own: found.file.tensors[name] for name, own in plan.table.items()}),
-        tokenizer_sha256=tokenizer_sha256,
-    )
-    return ModelFacts(
+    facts = ModelFacts(
         family=found.family.name,
         config=plan.config,
         preprocessing=plan.preprocessing,
@@ -216,5 +207,6 @@ def _facts(found: Found, tokenizer_sha256: str) -> ModelFacts:
         max_length=plan.max_length,
         pad_id=_PAD_ID,
         layout=plan.layout,
-        fingerprint=fingerprint,
     )
+    weights = {own: found.file.tensors[name] for name, own in plan.table.items()}
+    return facts.identified(tensors_sha256(weights), tokenizer_sha256)

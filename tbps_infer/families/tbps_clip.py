@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from tbps_infer.families.clip import image_sizes, text_sizes
-from tbps_infer.families.family import Family, Plan, check_setting, image_grid, prefixed, text_length
+from tbps_infer.families.family import Family, Plan, check_setting, image_grid, prefixed, sizes_json, text_length
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.irra import ClipPair, check_widths
 from tbps_infer.families.options import LoadOptions
@@ -36,7 +34,7 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
         network=network,
         table=prefixed(network, {"image": "visual.", "text": "encode_text."}),
         droppable=_DROPPABLE,
-        config={"image": {**asdict(image), "grid": list(grid)}, "text": asdict(text)},
+        config=sizes_json(image, text),
         preprocessing=preprocessing,
         caption_rule="pre_caption_clip",
         max_length=text_length(file, "experiment.text_length", text.positions),

@@ -40,7 +40,10 @@ def find_tokenizer(
     file = place if place.is_file() else next((place / n for n in names if (place / n).is_file()), None)
     if file is None:
         raise UsageError(f"{place} has no {', '.join(names[:-1])} or {names[-1]} to read captions by.", _WANTED[kind])
-    tokenizer = _made(file) if file.suffix == ".json" else _build(kind, file, vocab_size)
+    if file.suffix == ".json":
+        tokenizer = _made(file)
+    else:
+        tokenizer = clip_tokenizer(file, vocab_size) if kind == "clip" else wordpiece_tokenizer(file)
     if tokenizer.get_vocab_size() != vocab_size:
         raise UsageError(
             f"{file} has {tokenizer.get_vocab_size()} tokens, and the model knows {vocab_size}.", _WANTED[kind]
@@ -49,10 +52,6 @@ def find_tokenizer(
     if (*tokens[:1], *tokens[-1:]) != _ENDS[kind]:  # a caption's end is where its embedding is read
         raise UsageError(f"{file} does not put {' and '.join(_ENDS[kind])} around a caption.", _WANTED[kind])
     return tokenizer
-
-
-def _build(kind: Literal["clip", "bert"], file: Path, vocab_size: int) -> tokenizers.Tokenizer:
-    return clip_tokenizer(file, vocab_size) if kind == "clip" else wordpiece_tokenizer(file)
 
 
 def _made(file: Path) -> tokenizers.Tokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Attention", "DecoderLayer", "EncoderLayer", "FeedForward", "l2_normalize"]
+__all__ = ["Attention", "DecoderLayer", "EncoderLayer", "FeedForward", "l2_normalize", "split_heads"]
 
 
 class Attention(nn.Module):
@@ -31,18 +31,14 @@ class Attention(nn.Module):
         Returns:
             The attended values ``[batch, q, dim]`` and the weights ``[batch, heads, q, m]``.
         """
-        query = self._split(self.query(queries)) * self.scale
-        scores = query @ self._split(self.key(memory)).transpose(2, 3)
+        query = split_heads(self.query(queries), self.heads) * self.scale
+        scores = query @ split_heads(self.key(memory), self.heads).transpose(2, 3)
         if mask is not None:
             scores = scores + mask
         weights = scores.softmax(dim=-1)
-        values = weights @ self._split(self.value(memory))
+        values = weights @ split_heads(self.value(memory), self.heads)
         merged: Tensor = self.out(values.transpose(1, 2).flatten(2))
         return merged, weights
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        batch, length, dim = tokens.shape
-        return tokens.view(batch, length, self.heads, dim // self.heads).transpose(1, 2)
 
 
 class FeedForward(nn.Sequential):
@@ -95,6 +91,12 @@ class DecoderLayer(nn.Module):
         attended, weights = self.cross_attention(self.cross_norm(tokens), memory, mask)
         tokens = tokens + self.dropout(attended)
         return tokens + self.dropout(self.ffn(self.ffn_norm(tokens))), weights
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """``[batch, length, dim]`` to ``[batch, heads, length, dim / heads]``."""
+    batch, length, dim = tokens.shape
+    return tokens.view(batch, length, heads, dim // heads).transpose(1, 2)
 
 
 def l2_normalize(vectors: Tensor, epsilon: float = 1e-12) -> Tensor:

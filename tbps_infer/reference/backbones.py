@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from tbps_infer.reference.config import ResNetConfig, TextConfig, ViTConfig
 
-__all__ = ["MASK_FLOOR", "ResNetBackbone", "TextBackbone", "ViTBackbone", "additive_mask", "image_backbone"]
+__all__ = [
+    "MASK_FLOOR",
+    "ResNetBackbone",
+    "TextBackbone",
+    "ViTBackbone",
+    "additive_mask",
+    "bert_config",
+    "image_backbone",
+]
 
 MASK_FLOOR = -3e4
 """Added to masked attention scores: far below any score, and still a number in FP16 (whose least is -65504)."""
@@ -73,19 +81,7 @@ class TextBackbone(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        model = transformers.BertModel(
-            transformers.BertConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=config.mlp_size,
-                max_position_embeddings=config.max_positions,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=config.dropout,
-            ),
-            add_pooling_layer=False,
-        )
+        model = transformers.BertModel(bert_config(config), add_pooling_layer=False)
         # Eager attention exports to plain MatMul and Softmax, which TensorRT fuses; its own mask of -3.4e38
         # would become -inf in FP16, so the mask is made here and only the layers are used.
         model.set_attn_implementation("eager")
@@ -104,6 +100,20 @@ class TextBackbone(nn.Module):
             output = layer(hidden, mask)
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden
+
+
+def bert_config(config: TextConfig) -> transformers.BertConfig:
+    """The text backbone's sizes, as transformers takes them."""
+    return transformers.BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp_size,
+        max_position_embeddings=config.max_positions,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+    )
 
 
 def additive_mask(attention_mask: Tensor, like: Tensor) -> Tensor:

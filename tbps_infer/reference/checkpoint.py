@@ -29,12 +29,12 @@ from typing import Any, Literal
 import numpy as np
 import tokenizers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
-from tbps_infer.model_facts import ModelFacts, model_fingerprint
+from tbps_infer.model_facts import ModelFacts
 from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
 
@@ -45,6 +45,7 @@ __all__ = [
     "Checkpoint",
     "find_tensors",
     "load_checkpoint",
+    "own_tensors",
     "read_pickled",
     "read_tensors",
     "save_checkpoint",
@@ -145,7 +146,7 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     tensors = {}
-    for name, tensor in _own_tensors(model).items():
+    for name, tensor in own_tensors(model).items():
         stored = tensor.half() if dtype == "fp16" and tensor.is_floating_point() else tensor
         if not torch.isfinite(stored).all():
             raise CheckpointError(f"The tensor {name} is not finite as {dtype}.", "Save the checkpoint as fp32.")
@@ -262,7 +263,7 @@ def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -
     Raises:
         CheckpointError: Names the first tensor that is missing, unknown, misshapen or not finite.
     """
-    wanted = _own_tensors(model)
+    wanted = own_tensors(model)
     given = {name: tensor for name, tensor in tensors.items() if not name.endswith(IGNORED_SUFFIX)}
     for problem, names in (
         ("has no tensor", sorted(wanted.keys() - given.keys())),
@@ -287,16 +288,7 @@ def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -
 def model_facts(model: PartModel, tokenizer_sha256: str) -> ModelFacts:
     """What defines a model's embedding space, with its fingerprint."""
     config = model.config
-    fingerprint = model_fingerprint(
-        family=FAMILY,
-        config=config.to_json(),
-        preprocessing=config.preprocessing,
-        caption_rule=CAPTION_RULE,
-        max_length=config.text.max_length,
-        weights_sha256=weights_sha256(model),
-        tokenizer_sha256=tokenizer_sha256,
-    )
-    return ModelFacts(
+    facts = ModelFacts(
         family=FAMILY,
         config=config.to_json(),
         preprocessing=config.preprocessing,
@@ -304,13 +296,13 @@ def model_facts(model: PartModel, tokenizer_sha256: str) -> ModelFacts:
         max_length=config.text.max_length,
         pad_id=PAD_ID,
         layout=config.layout,
-        fingerprint=fingerprint,
     )
+    return facts.identified(weights_sha256(model), tokenizer_sha256)
 
 
 def weights_sha256(model: PartModel) -> str:
     """A hash of a model's tensors: names, shapes and FP32 values, whatever file carried them."""
-    return tensors_sha256(_own_tensors(model))
+    return tensors_sha256(own_tensors(model))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -322,8 +314,9 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _own_tensors(model: PartModel) -> dict[str, Tensor]:
-    return {name: t for name, t in model.state_dict().items() if not name.endswith(IGNORED_SUFFIX)}
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """A network's tensors by name, those that no forward pass uses left out; writing to one changes the network."""
+    return {name: t for name, t in network.state_dict().items() if not name.endswith(IGNORED_SUFFIX)}
 
 
 def _check_tokenizer(path: Path, vocab_size: int) -> None:

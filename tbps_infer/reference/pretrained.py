@@ -1,7 +1,8 @@
-"""ImageNet and BERT weights as torchvision and Hugging Face publish them, loaded into the backbones from local files.
+"""Checkpoints to start training from: random weights, or ImageNet and BERT weights as their publishers write them.
 
-Every tensor of a backbone is named with its name in the file; what else a file may hold is on a list. All of it is
-loaded or none: a tensor that is missing, unknown or misshapen is an error that names it.
+Published weights are read from local files. Every tensor of a backbone is named with its name in the file; what else
+a file may hold is on a list. All of it is loaded or none: a tensor that is missing, unknown or misshapen is an error
+that names it.
 
 torchvision's ViT weights were trained with a LayerNorm epsilon of 1e-6 and Hugging Face's with 1e-12, which is what
 is used here; images are normalised as the configuration says, whatever the weights were trained with.
@@ -20,12 +21,23 @@ from torch import Tensor, nn
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
 from tbps_infer.reference.backbones import ResNetBackbone, TextBackbone, ViTBackbone
-from tbps_infer.reference.checkpoint import IGNORED_SUFFIX, read_tensors, save_checkpoint
-from tbps_infer.reference.config import ModelConfig
+from tbps_infer.reference.checkpoint import IGNORED_SUFFIX, own_tensors, read_tensors, save_checkpoint
+from tbps_infer.reference.config import ModelConfig, tiny_config
 from tbps_infer.reference.model import PartModel
 from tbps_infer.reference.published import Format, Source, bert_formats, modern_name, resnet_formats, vit_formats
+from tbps_infer.tokenizer_files import train_wordpiece
 
-__all__ = ["Coverage", "initial_checkpoint", "load_image_weights", "load_text_weights"]
+__all__ = [
+    "VOCAB_SIZE",
+    "Coverage",
+    "initial_checkpoint",
+    "initial_tiny_checkpoint",
+    "load_image_weights",
+    "load_text_weights",
+]
+
+VOCAB_SIZE = 1200
+"""Entries of a vocabulary that is learnt from captions."""
 
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -94,6 +106,18 @@ def initial_checkpoint(
     return save_checkpoint(folder, model, tokenizer_json, training=training)
 
 
+def initial_tiny_checkpoint(folder: Path, captions: Iterable[str], seed: int) -> Path:
+    """Write a checkpoint of the tiny configuration with random weights, and a WordPiece vocabulary of the captions.
+
+    Args:
+        folder: Where to write it.
+        captions: Training captions only, so that nothing of the other splits leaks into the vocabulary.
+        seed: Of the weights.
+    """
+    tokenizer = train_wordpiece(captions, VOCAB_SIZE)
+    return initial_checkpoint(folder, tiny_config(tokenizer.get_vocab_size()), tokenizer.to_str(pretty=True), seed)
+
+
 def load_image_weights(backbone: ResNetBackbone | ViTBackbone, path: Path) -> Coverage:
     """Load published ImageNet weights into an image backbone.
 
@@ -107,8 +131,8 @@ def load_image_weights(backbone: ResNetBackbone | ViTBackbone, path: Path) -> Co
         CheckpointError: As `load_text_weights`.
     """
     if isinstance(backbone, ViTBackbone):
-        return _load(backbone, path, vit_formats(_names(backbone)), grid=backbone.map_size)
-    return _load(backbone, path, resnet_formats(_names(backbone)))
+        return _load(backbone, path, vit_formats(own_tensors(backbone)), grid=backbone.map_size)
+    return _load(backbone, path, resnet_formats(own_tensors(backbone)))
 
 
 def load_text_weights(backbone: TextBackbone, path: Path) -> Coverage:
@@ -122,7 +146,7 @@ def load_text_weights(backbone: TextBackbone, path: Path) -> Coverage:
         CheckpointError: The file is missing or damaged, carries code, is of no known format, or a tensor is
             missing, unknown, misshapen or not finite; the sentence names it.
     """
-    return _load(backbone, path, bert_formats(_names(backbone)))
+    return _load(backbone, path, bert_formats(own_tensors(backbone)))
 
 
 def _load(
@@ -132,7 +156,7 @@ def _load(
     tensors = {modern_name(name): tensor for name, tensor in read_tensors(file).items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(IGNORED_SUFFIX)}
     chosen, tensors = _recognise(file, tensors, list(formats))
-    wanted = _names(backbone)
+    wanted = own_tensors(backbone)
     sources = {source.name for source in chosen.table.values()}
     dropped = tuple(sorted(name for name in tensors.keys() - sources if name.startswith(chosen.droppable)))
     unknown = sorted(tensors.keys() - sources - set(dropped))
@@ -152,7 +176,7 @@ def _load(
             resized.append(source.name)
         values[name] = _checked(file, source.name, value, target)
     for name, value in values.items():
-        wanted[name].detach().copy_(value)
+        wanted[name].copy_(value)
     return Coverage(file, chosen.name, len(values), len(wanted), dropped, tuple(resized))
 
 
@@ -167,11 +191,6 @@ def _recognise(file: Path, tensors: Mapping[str, Tensor], formats: list[Format])
         f"{file} is of no known format: it has no {markers}.",
         "Give weights as torchvision or Hugging Face publish them, of the configured kind of backbone.",
     )
-
-
-def _names(backbone: nn.Module) -> dict[str, Tensor]:
-    state = backbone.state_dict()
-    return {name: tensor for name, tensor in state.items() if not name.endswith(IGNORED_SUFFIX)}
 
 
 def _find(path: Path) -> Path:

@@ -132,15 +132,13 @@ def draw_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], verdic
         _draw_mark(draw, (right - _MARK - 4, top + 4), verdict, colour)
 
 
-def draw_bar(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], size: tuple[int, int], share: float, colour: Colour = BAR
-) -> None:
+def draw_bar(draw: ImageDraw.ImageDraw, at: tuple[int, int], size: tuple[int, int], share: float) -> None:
     """A horizontal bar, ``share`` of it (0 to 1) filled."""
     (left, top), (width, height) = at, size
     draw.rectangle((left, top, left + width - 1, top + height - 1), fill=REST)
     filled = round(width * min(max(share, 0.0), 1.0))
     if filled:
-        draw.rectangle((left, top, left + filled - 1, top + height - 1), fill=colour)
+        draw.rectangle((left, top, left + filled - 1, top + height - 1), fill=BAR)
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, at: tuple[int, int], verdict: Verdict, colour: Colour) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
@@ -14,9 +14,12 @@ from tbps_infer.render import canvas
 from tbps_infer.render.marks import Verdict, verdict
 
 if TYPE_CHECKING:
-    from tbps_infer.gallery import Hit
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["LABEL_WIDTH", "MARGIN", "THUMB", "Shown", "Strip", "draw_strip", "shown", "tile_left"]
+    from tbps_infer.gallery import Filter, Gallery, Hit
+
+__all__ = ["LABEL_WIDTH", "MARGIN", "THUMB", "Shown", "Strip", "best_right", "draw_strip", "shown", "tile_left"]
 
 THUMB = (96, 288)
 """Width and height of a thumbnail in pixels, 1:3 as person crops are."""
@@ -70,6 +73,31 @@ class Strip:
 def shown(hit: Hit, rank: int, wanted: str | None) -> Shown:
     """A hit of a gallery as a picture of a strip."""
     return Shown(hit.path, rank, hit.score, verdict(hit.metadata, wanted), hit.split)
+
+
+def best_right(gallery: Gallery, query: NDArray[np.floating[Any]], person: str, where: Filter) -> Shown | None:
+    """The best picture of a person among those that pass a filter, with its rank in the whole of them.
+
+    Args:
+        gallery: Where to look.
+        query: Float ``[1, dim]``.
+        person: The ``id`` in the metadata.
+        where: The filter of the search.
+
+    Returns:
+        The picture; None where the person has none that passes.
+    """
+    from tbps_infer.gallery import SearchOptions
+
+    vector = query.astype("float32")
+    if "id" not in gallery.columns or (where.id and person not in where.id):
+        return None
+    own = gallery.search(vector, 1, replace(where, id=(person,)))[0]
+    if not own:
+        return None
+    ahead = gallery.search(vector, gallery.count, where, SearchOptions(min_score=own[0].score))[0]
+    rank = 1 + sum(hit.score > own[0].score for hit in ahead)
+    return Shown(own[0].path, rank, own[0].score, "right", own[0].split)
 
 
 def tile_left(index: int, layout: VectorLayout) -> int:

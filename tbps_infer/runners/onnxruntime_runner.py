@@ -6,6 +6,10 @@ graphs on recent GPUs in TF32. Both are refused here: the provider is read back,
 The packages ``onnxruntime`` and ``onnxruntime-gpu`` own the same files. With both installed a CUDA device is refused,
 because which of them runs is an accident of the order of installation; the CPU is served, because either gives the
 CPU provider that was asked for.
+
+Its fast INT8 products multiply uint8 with int8. x86 processors without VNNI add pairs of such products up in 16 bits,
+which saturate: other embeddings, and no word about it. It can turn the weights to uint8 when it loads a graph, whose
+products are exact everywhere and slower.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import platform
+import re
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.cores import usable_cores
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, installed_versions
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.int8_kernels import products_saturate
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, check_feeds
 
-__all__ = ["OnnxRuntimeRunner", "open_session"]
+__all__ = ["OnnxRuntimeRunner", "open_session", "products_saturate"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 _ERRORS_ONLY = 3
+_X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
+_VNNI = re.compile(r"\b(avx512_vnni|avx_vnni)\b")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
@@ -127,6 +133,21 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     return ort, _open_session(ort, graph, settings, device)
 
 
+def products_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether products of uint8 and int8 may saturate here: on x86, unless Linux says that there is VNNI.
+
+    Args:
+        machine: As `platform.machine` names it.
+        cpuinfo: Where Linux lists the processor's features.
+    """
+    if (machine or platform.machine()).lower() not in _X86:
+        return False
+    try:
+        return _VNNI.search(cpuinfo.read_text(encoding="utf-8", errors="replace")) is None
+    except OSError:  # not Linux: exact for certain, and perhaps slower than need be
+        return True
+
+
 def run_bound(session: Any, names: list[str], feeds: Feeds, device: Device) -> tuple[list[NDArray[Any]], DeviceTimes]:
     """Run with inputs copied to the device once, and outputs left on it until they are fetched together.
 
@@ -166,7 +187,7 @@ def _import_onnxruntime(device: Device) -> Any:
     if device.kind == "cpu":
         return onnxruntime
     repair = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "tbps-infer[gpu]"'
-    wheels = _installed("onnxruntime", "onnxruntime-gpu")
+    wheels = installed_versions(("onnxruntime", "onnxruntime-gpu"))
     if len(wheels) > 1:
         raise BackendError(
             f"The packages {' and '.join(wheels)} are both installed, and they overwrite each other's files.",
@@ -211,15 +232,6 @@ def _open_session(ort: Any, graph: Path, settings: Any, device: Device) -> Any:
             'Install the CUDA libraries that it needs: pip install "onnxruntime-gpu[cuda,cudnn]".',
         )
     return session
-
-
-def _installed(*names: str) -> list[str]:
-    found = []
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            metadata.version(name)
-            found.append(name)
-    return found
 
 
 def _spec(node: Any) -> TensorSpec:

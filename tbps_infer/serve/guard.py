@@ -91,7 +91,8 @@ class RequestGuard:
         if response is not None and not status:
             await response(scope, receive, answer)
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, _method(scope["method"]), str(status)).inc()
+        method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "other"
+        self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
@@ -100,7 +101,8 @@ class RequestGuard:
         self._count_refusal("host", lambda: self._access.check_host(headers))
         if path.startswith("/api/") or scope["method"] not in ("GET", "HEAD"):
             self._count_refusal("origin", lambda: self._access.check_origin(headers))
-        if not _is_open(path) and not self._access.allows(headers):
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+        if not is_open and not self._access.allows(headers):
             return self._refuse_unauthenticated(scope, headers, client)
         if path in _COSTLY:
             self._spend(self._searches, client)
@@ -172,14 +174,6 @@ def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
     headers["X-Request-ID"] = request_id
     if "cache-control" not in headers:
         headers["Cache-Control"] = "no-cache" if path.startswith(_OPEN_FOLDER) else "no-store"
-
-
-def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
-
-
-def _method(method: str) -> str:
-    return method if method in ("GET", "HEAD", "POST") else "other"
 
 
 def _check_json(headers: Headers) -> None:

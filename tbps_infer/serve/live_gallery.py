@@ -40,13 +40,12 @@ class Facets:
 
 
 class Snapshot:
-    """One opened gallery and how many are using it; it closes with its last user once it was replaced."""
+    """One opened gallery and how many are using it, the server itself among them while it is the newest."""
 
     def __init__(self, gallery: Gallery, seen: object) -> None:
         self.gallery = gallery
         self.seen = seen
-        self.users = 0
-        self.replaced = False
+        self.users = 1
         self.facets: Facets | None = None
 
     def record(self, number: int) -> Record | None:
@@ -96,11 +95,7 @@ class LiveGallery:
         try:
             yield snapshot
         finally:
-            with self._lock:
-                snapshot.users -= 1
-                unused = snapshot.replaced and snapshot.users == 0
-            if unused:
-                snapshot.gallery.close()
+            self._release(snapshot)
 
     @property
     def count(self) -> int:
@@ -126,11 +121,15 @@ class LiveGallery:
 
     def close(self) -> None:
         """Close the snapshot; those who use it have ended."""
+        self._release(self._current)
+
+    def _release(self, snapshot: Snapshot) -> None:
+        """One user less; the last one closes the gallery."""
         with self._lock:
-            self._current.replaced = True
-            unused = self._current.users == 0
+            snapshot.users -= 1
+            unused = snapshot.users == 0
         if unused:
-            self._current.gallery.close()
+            snapshot.gallery.close()
 
     def _look(self) -> None:
         """Open the gallery again if its files have changed; one thread does, the others go on with what there is."""
@@ -154,10 +153,7 @@ class LiveGallery:
             return
         with self._lock:
             old, self._current = self._current, fresh
-            old.replaced = True
-            unused = old.users == 0
-        if unused:
-            old.gallery.close()
+        self._release(old)
         self._look_after = time.monotonic() + (time.monotonic() - started) / _OPENING_SHARE
         log.info("The gallery %s has %d records now.", self.path, fresh.gallery.count)
 

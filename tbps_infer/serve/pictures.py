@@ -8,7 +8,6 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,19 +21,11 @@ from tbps_infer.serve.metrics import Metrics
 if TYPE_CHECKING:
     from tbps_infer.preprocessing import Preprocessing
 
-__all__ = ["PictureBytes", "Pictures", "decode_example"]
+__all__ = ["Pictures", "decode_example"]
 
 _SIZES = {"thumbnail": (192, 576), "picture": (1600, 1600)}  # width, height at most: twice what the page shows
 _QUALITY = {"thumbnail": 82, "picture": 92}
 _EXAMPLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-
-
-@dataclass(frozen=True, slots=True)
-class PictureBytes:
-    """A JPEG, and the ETag of the file and size that it was made of."""
-
-    data: bytes
-    etag: str
 
 
 class Pictures:
@@ -63,8 +54,8 @@ class Pictures:
         facts = f"{record.record} {record.path} {stat.st_size} {stat.st_mtime_ns} {kind}"
         return f'"{hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
 
-    def make(self, record: Record, kind: str, etag: str) -> PictureBytes:
-        """The picture, from memory or from its file; kind is ``thumbnail`` or ``picture``.
+    def make(self, record: Record, kind: str, etag: str) -> bytes:
+        """The picture as JPEG, from memory or from its file; kind is ``thumbnail`` or ``picture``.
 
         Raises:
             RefusedError: 404, when the file cannot be decoded any more.
@@ -73,13 +64,13 @@ class Pictures:
             data = self._kept.get(etag)
             if data is not None:
                 self._kept.move_to_end(etag)
-                return PictureBytes(data, etag)
+                return data
         started = time.perf_counter()
         data = self._encode(record, kind)
         self._metrics.stage_seconds.labels(kind).observe(time.perf_counter() - started)
         if kind == "thumbnail":
             self._keep(etag, data)
-        return PictureBytes(data, etag)
+        return data
 
     def close(self) -> None:
         """End the threads."""

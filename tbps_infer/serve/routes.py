@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tbps_infer.errors import FilterError, ImageError
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Filter, Record, SearchOptions
+from tbps_infer.gallery import Filter, Record
 from tbps_infer.gallery.columns import Value
 from tbps_infer.serve.downloads import hits_csv, hits_zip
 from tbps_infer.serve.failures import RefusedError
@@ -147,7 +147,8 @@ async def export(asked: ExportRequest, request: Request) -> Response:
         raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
     job = await _job(service, asked.search)
     only = Filter(where=f"record IN ({', '.join(map(str, chosen))})")
-    answer = await _search(service, replace(job, k=len(chosen), where=only, options=_plain(service), keep_like=True))
+    options = service.searcher.search_options
+    answer = await _search(service, replace(job, k=len(chosen), where=only, options=options, keep_like=True))
     missing = set(chosen) - {hit.record for hit in answer.hits}
     if missing:
         raise RefusedError(404, f"There is no record {min(missing)}.", "It may have been removed; search again.")
@@ -186,7 +187,7 @@ async def _job(service: Service, asked: SearchRequest) -> SearchJob:
         exclude_weight=asked.exclude_weight,
         k=asked.k,
         where=where,
-        options=replace(_plain(service), per_id=asked.per_id, min_score=asked.min_score),
+        options=replace(service.searcher.search_options, per_id=asked.per_id, min_score=asked.min_score),
     )
 
 
@@ -206,8 +207,8 @@ async def _picture(request: Request, number: int, kind: Literal["thumbnail", "pi
     headers = {"ETag": etag, "Cache-Control": _PICTURE_CACHE}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    made = await _in_pool(service, service.pictures.make, record, kind, etag)
-    return Response(made.data, media_type="image/jpeg", headers=headers)
+    data = await _in_pool(service, service.pictures.make, record, kind, etag)
+    return Response(data, media_type="image/jpeg", headers=headers)
 
 
 async def _record(service: Service, number: int) -> Record:
@@ -254,10 +255,6 @@ def _reply(record: Record) -> RecordReply:
         sha256=record.stamp.sha256,
         state=state,
     )
-
-
-def _plain(service: Service) -> SearchOptions:
-    return service.searcher.search_options
 
 
 def _plain_metadata(metadata: Mapping[str, Value]) -> dict[str, Value]:

@@ -141,7 +141,7 @@ class EngineFacts:
             "version": self.version,
             "precision": self.precision,
             "target": self.target,
-            "gpu": None if self.gpu is None else self.gpu.to_json(),
+            "gpu": None if self.gpu is None else dataclasses.asdict(self.gpu),
             "spec": dict(self.spec),
             "spec_sha256": spec_hash(self.spec),
             "plans": [plan.to_json() for plan in self.plans],

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tbps_infer.errors import UsageError
 
-__all__ = ["FLAVOURS", "Flavour", "FlavourName", "flavour_named"]
+__all__ = ["FLAVOURS", "Flavour", "FlavourName"]
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -75,10 +75,3 @@ _RTX = Flavour(
 )
 
 FLAVOURS: Mapping[str, Flavour] = MappingProxyType({flavour.name: flavour for flavour in (_TENSORRT, _RTX)})
-
-
-def flavour_named(name: str) -> Flavour:
-    """The flavour of a name; raises UsageError on any other."""
-    if name not in FLAVOURS:
-        raise UsageError(f"The TensorRT flavour {name!r} is not known.", f"Give one of {', '.join(FLAVOURS)}.")
-    return FLAVOURS[name]

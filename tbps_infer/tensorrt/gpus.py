@@ -40,13 +40,9 @@ class GpuFacts:
         """Whether an engine built on one runs on the other."""
         return (self.name, self.sm) == (other.name, other.sm)
 
-    def to_json(self) -> dict[str, Any]:
-        """The facts as plain JSON values."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GpuFacts:
-        """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
+        """Read what `dataclasses.asdict` gave; raises KeyError or TypeError on anything else."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 

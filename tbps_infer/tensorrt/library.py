@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tbps_infer.errors import BackendError
-from tbps_infer.tensorrt.flavours import Flavour, flavour_named
+from tbps_infer.errors import BackendError, UsageError
+from tbps_infer.tensorrt.flavours import FLAVOURS, Flavour
 from tbps_infer.tensorrt.interruption import held_back
 from tbps_infer.tensorrt.journal import Journal, attachments
 
@@ -114,6 +114,10 @@ _DTYPES = {
     "UINT8": np.dtype(np.uint8),
 }
 
+_LIBRARIES_HINT = (
+    "Check with nvidia-smi that the driver runs, and that TensorRT's libraries are of the module's version."
+)
+
 
 class Library:
     """A TensorRT module with its logger, error recorder and journal.
@@ -126,6 +130,7 @@ class Library:
         flavour: Which product it is.
         version: Of the module.
         journal: What it said since the last operation began.
+        logger, recorder: The module's, for the objects that take one.
     """
 
     def __init__(self, module: Any, flavour: Flavour) -> None:
@@ -139,15 +144,10 @@ class Library:
                 f"{self} lacks {', '.join(missing)}.",
                 "Install TensorRT 10.3 or later, or TensorRT for RTX 1.7 or later.",
             )
-        self._logger, self.recorder = attachments(module, self.journal)
+        self.logger, self.recorder = attachments(module, self.journal)
 
     def __str__(self) -> str:
         return f"{self.flavour.name} {self.version}"
-
-    @property
-    def logger(self) -> Any:
-        """The module's logger, for the objects that take one."""
-        return self._logger
 
     def has(self, owner: str, member: str) -> bool:
         """Whether a class or enumeration of the module has a member."""
@@ -164,21 +164,12 @@ class Library:
 
     def create_builder(self) -> Any:
         """A builder. Raises BackendError, for one where the libraries behind the module do not load."""
-        self.begin()
-        try:
-            builder = self.module.Builder(self._logger)
-        except (TypeError, RuntimeError) as error:
-            raise self._unusable("builder", error) from error
-        return self.made(builder, "make a builder")
+        return self._create("Builder")
 
     def create_runtime(self) -> Any:
         """A runtime with the recorder attached. Raises BackendError."""
-        self.begin()
-        try:
-            runtime = self.module.Runtime(self._logger)
-        except (TypeError, RuntimeError) as error:
-            raise self._unusable("runtime", error) from error
-        self.made(runtime, "make a runtime").error_recorder = self.recorder
+        runtime = self._create("Runtime")
+        runtime.error_recorder = self.recorder
         return runtime
 
     def deserialize(self, runtime: Any, plan: Any, name: str) -> Any:
@@ -205,12 +196,14 @@ class Library:
             )
         return found
 
-    def _unusable(self, what: str, error: Exception) -> BackendError:
-        reason = self.journal.text() if self.journal.errors else str(error)
-        return BackendError(
-            f"{self} makes no {what}: {reason}.",
-            "Check with nvidia-smi that the driver runs, and that TensorRT's libraries are of the module's version.",
-        )
+    def _create(self, kind: str) -> Any:
+        self.begin()
+        try:
+            created = getattr(self.module, kind)(self.logger)
+        except (TypeError, RuntimeError) as error:
+            reason = self.journal.text() if self.journal.errors else str(error)
+            raise BackendError(f"{self} makes no {kind.lower()}: {reason}.", _LIBRARIES_HINT) from error
+        return self.made(created, f"make a {kind.lower()}")
 
 
 def missing_api(module: Any) -> list[str]:
@@ -231,7 +224,9 @@ def open_library(name: str) -> Library:
         UsageError: The flavour is not known.
         BackendError: It is not installed, does not load, or lacks something that this project uses.
     """
-    flavour = flavour_named(name)
+    if name not in FLAVOURS:
+        raise UsageError(f"The TensorRT flavour {name!r} is not known.", f"Give one of {', '.join(FLAVOURS)}.")
+    flavour = FLAVOURS[name]
     try:
         module = importlib.import_module(flavour.module)
     except (ImportError, OSError) as error:  # OSError: a library behind the module

@@ -48,7 +48,7 @@ def build_plan(
         UsageError: An option does not apply to the flavour, or its target is not one that it builds for.
         BackendError: Any step failed; with TensorRT's reason.
     """
-    library.flavour.refuse_ignored({**settings.to_json(), "timing_cache": timing_cache})
+    library.flavour.refuse_ignored({**vars(settings), "timing_cache": timing_cache})
     builder = library.create_builder()
     config = library.made(builder.create_builder_config(), "make a builder configuration")
     _configure(library, config, settings)
@@ -189,28 +189,22 @@ def _monitor(module: Any, on_progress: OnProgress, interruption: Interruption) -
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             del parent_phase
-            try:
-                self.steps[phase_name] = num_steps
-                self._report(phase_name, 0)
-            except BaseException as error:
-                interruption.note(error)
+            self.steps[phase_name] = num_steps
+            self._report(phase_name, 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                self._report(phase_name, step + 1)
-            except BaseException as error:
-                interruption.note(error)
+            self._report(phase_name, step + 1)
             return interruption.error is None
 
         def phase_finish(self, phase_name: str) -> None:
-            try:
-                self._report(phase_name, self.steps.get(phase_name, 0))
-            except BaseException as error:
-                interruption.note(error)
+            self._report(phase_name, self.steps.get(phase_name, 0))
 
         def _report(self, phase: str, done: int) -> None:
-            if interruption.error is None:
-                on_progress(phase, done, self.steps.get(phase, 0))
+            try:
+                if interruption.error is None:
+                    on_progress(phase, done, self.steps.get(phase, 0))
+            except BaseException as error:
+                interruption.note(error)
 
     return Monitor()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tbps_infer.errors import UsageError
 from tbps_infer.model_facts import Branch, ModelFacts
@@ -33,10 +32,6 @@ class BatchRange:
                 f"The batch sizes are {self.minimum}, {self.optimum} and {self.maximum}; "
                 "want minimum ≤ optimum ≤ maximum, all at least 1."
             )
-
-    def to_json(self) -> dict[str, int]:
-        """The three as plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -72,10 +67,6 @@ class BuildSettings:
             object.__setattr__(self, "target", self.target.lower())  # as GPUs and plans call themselves
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"The optimization level is {self.optimization_level}, want 0 to 5.")
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.model_facts import Branch, Precision
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, branch_specs, check_feeds
 from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
-from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, device_of, open_memory
+from tbps_infer.tensorrt.device_memory import DeviceMemory, device_of, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
@@ -187,7 +187,7 @@ def open_engines(
     precision: Precision,
     *,
     device: int = 0,
-    memory_kind: MemoryKind | None = None,
+    cuda_graphs: bool | None = None,
 ) -> TensorRTRunner:
     """Open a bundle's engines of one branch on this machine.
 
@@ -197,15 +197,18 @@ def open_engines(
         flavour: Which TensorRT.
         precision: That of the engines.
         device: Index of the GPU: 1 for ``cuda:1``.
-        memory_kind: The package that calls CUDA; the first one installed when not given.
+        cuda_graphs: Whether runs are launched as CUDA graphs; when not given, where the package that calls CUDA can.
 
     Raises:
-        BackendError: TensorRT or CUDA is not to be had, or the bundle has no engines that fit: of this precision,
-            version, GPU, and made from its graphs.
+        BackendError: TensorRT, CUDA or CUDA's graphs are not to be had, or the bundle has no engines that fit: of
+            this precision, version, GPU, and made from its graphs.
     """
     library = open_library(flavour)
-    memory = open_memory(device, memory_kind)
+    memory = open_memory(device)
     try:
+        if cuda_graphs and not memory.has_graphs:
+            raise BackendError(f"{memory.name} has no CUDA graphs.", "Install cuda-bindings.")
+        memory.has_graphs = memory.has_graphs if cuda_graphs is None else cuda_graphs
         gpu = memory.gpu()
         folder = find_engines(bundle, library, precision, gpu)
         return run_folder(folder, bundle, branch, library, memory, where=f"cuda:{device} {gpu.name}")

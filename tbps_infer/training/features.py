@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,6 @@ def cache_text_features(
     tokens: Sequence[Sequence[int]],
     folder: Path,
     device: torch.device,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> TextFeatures:
     """Compute, or find from an earlier run, the features of every caption.
 
@@ -53,7 +52,6 @@ def cache_text_features(
         tokens: Ids per caption, special tokens included.
         folder: Where the cache lives.
         device: Where the backbone is.
-        on_progress: Called with the captions done and their number.
     """
     lengths = np.array([len(row) for row in tokens], np.int64)
     starts = np.concatenate(([0], np.cumsum(lengths)))
@@ -63,14 +61,13 @@ def cache_text_features(
         with new_file(file, UsageError, parents=True) as temporary:
             rows = np.memmap(temporary, np.float16, "w+", shape=(int(starts[-1]), hidden))
             order = np.argsort(lengths, kind="stable")
-            for done in range(0, len(order), BATCH):
-                chosen = order[done : done + BATCH]
+            for start in range(0, len(order), BATCH):
+                chosen = order[start : start + BATCH]
                 padded = pad_ids([tokens[i] for i in chosen], 0)
                 with torch.inference_mode():
                     features = backbone(*(torch.from_numpy(array).long().to(device) for array in padded))
                 for caption, values in zip(chosen, features.half().cpu().numpy(), strict=True):
                     rows[starts[caption] : starts[caption + 1]] = values[: lengths[caption]]
-                on_progress(min(done + BATCH, len(order)), len(order))
             rows.flush()
     return TextFeatures(file, starts, hidden)
 

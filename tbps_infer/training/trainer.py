@@ -136,7 +136,7 @@ def train(
         trainer.close()
     if fabric.is_global_zero:
         trainer.save(run / "last", progress.epoch)
-    history = tuple(EpochLog(e["epoch"], e["seconds"], e["values"]) for e in progress.history)
+    history = tuple(EpochLog(**entry) for entry in progress.history)
     return TrainReport(run / "best", progress.best_epoch, progress.best_rank1, history)
 
 
@@ -200,19 +200,13 @@ class _Trainer:
         """Save the best checkpoint first, then the state that counts the epoch as done."""
         progress = self.progress
         progress.epoch = entry.epoch
-        progress.history.append({"epoch": entry.epoch, "seconds": entry.seconds, "values": dict(entry.values)})
+        progress.history.append(vars(entry))
         rank1 = entry.values["val_R@1"]
         if rank1 > progress.best_rank1:
             progress.best_rank1, progress.best_epoch = rank1, entry.epoch
             self.save(self._run / "best", entry.epoch, rank1)
-        state = {
-            "objective": self._objective.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "epoch": progress.epoch,
-            "best_epoch": progress.best_epoch,
-            "best_rank1": progress.best_rank1,
-            "history": progress.history,
-        }
+        state = {"objective": self._objective.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state |= vars(progress)
         with new_file(self._run / STATE, TrainingError) as temporary:
             try:
                 torch.save(state, temporary)
@@ -247,10 +241,10 @@ class _Trainer:
         if not file.is_file():
             return _Progress()
         state = torch.load(file, map_location=self._fabric.device, weights_only=True)
-        self._objective.load_state_dict(state["objective"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._objective.load_state_dict(state.pop("objective"))
+        self._optimizer.load_state_dict(state.pop("optimizer"))
         _log.info("carrying on after epoch %d of %s", state["epoch"], self._run)
-        return _Progress(state["epoch"], state["best_epoch"], state["best_rank1"], state["history"])
+        return _Progress(**state)
 
 
 def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: TrainOptions) -> None:

@@ -13,7 +13,7 @@ from tbps_infer.bundle import Bundle, file_sha256
 from tbps_infer.data.dataset import Split
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import DatasetError
-from tbps_infer.evaluation.evaluate import encode_in_parts
+from tbps_infer.evaluation.evaluate import embed_both
 from tbps_infer.verification.agreement import Embedded
 from tbps_infer.verification.differences import Labels
 
@@ -114,9 +114,5 @@ def embed_set(
     Raises:
         As `Encoder.encode_images` and `Encoder.encode_texts`.
     """
-    total = len(data)
-    texts = encode_in_parts(encoder.encode_texts, data.captions, lambda done: on_progress(done, total))
-    images = encode_in_parts(
-        encoder.encode_images, data.pictures, lambda done: on_progress(len(data.captions) + done, total)
-    )
+    texts, images = embed_both(encoder.encode_texts, encoder.encode_images, data.captions, data.pictures, on_progress)
     return Embedded(images, texts)

@@ -14,7 +14,7 @@ from command_line import fail, run, succeed
 from places import SHIPPED
 from planted_faults import perturb_weights, seal
 
-from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy, NotRun, list_engines
+from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy, list_engines
 from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_document, accuracy_page
 from tbps_infer.benchmarks.document import markdown_text
 from tbps_infer.benchmarks.environment import Environment
@@ -126,7 +126,7 @@ def results(tmp_path: Path) -> AccuracyResults:
         data=EvaluationSet("people test", (tmp_path / "gone.jpg",), ("a <b>bold</b> man",)),
         reference="a checkpoint",
         engines=engines,
-        not_run=(NotRun("x cpu fp16", "no kernels."), NotRun("y cpu fp16", "no kernels.")),
+        not_run=(("x cpu fp16", "no kernels."), ("y cpu fp16", "no kernels.")),
         environment=Environment({"cpu": "Abacus", "usable_cores": 1, "packages": {"numpy": "9"}}, {}),
         command="tbps bench accuracy",
     )

@@ -205,8 +205,6 @@ def test_engines_tell_the_devices_times(tiny_bundle: Path, monkeypatch: pytest.M
     """Over a fake session whose copies and runs take a millisecond of the device's clock each."""
     from fake_memory import FakeMemory
 
-    import tbps_infer.tensorrt.device_memory as device_memory
-    import tbps_infer.tensorrt.library as library
     import tbps_infer.tensorrt.runner as runner
 
     bundle, memory, asked = Bundle.open(tiny_bundle), FakeMemory(), list[str]()
@@ -235,8 +233,8 @@ def test_engines_tell_the_devices_times(tiny_bundle: Path, monkeypatch: pytest.M
         specs = branch_specs(bundle.model, "image")
         return runner.TensorRTRunner(specs, {None: lambda: cast(EngineSession, Session())}, memory)
 
-    monkeypatch.setattr(device_memory, "open_memory", lambda _index: memory)
-    monkeypatch.setattr(library, "open_library", lambda _flavour: None)
+    monkeypatch.setattr(runner, "open_memory", lambda _index: memory)
+    monkeypatch.setattr(runner, "open_library", lambda _flavour: None)
     monkeypatch.setattr(runner, "find_engines", lambda *_args: None)
     monkeypatch.setattr(runner, "run_folder", run_folder)
     opened, run = open_choice(Choice("tensorrt", "cuda:0", "fp16", graphs), Models(bundle, None, 1), "image")
@@ -253,12 +251,11 @@ def test_graphs_are_refused_where_cuda_is_called_without_them(
 ) -> None:
     from fake_memory import FakeMemory
 
-    import tbps_infer.tensorrt.device_memory as device_memory
-    import tbps_infer.tensorrt.library as library
+    import tbps_infer.tensorrt.runner as runner
 
     memory = FakeMemory(has_graphs=False)
-    monkeypatch.setattr(device_memory, "open_memory", lambda _index: memory)
-    monkeypatch.setattr(library, "open_library", lambda _flavour: None)
+    monkeypatch.setattr(runner, "open_memory", lambda _index: memory)
+    monkeypatch.setattr(runner, "open_library", lambda _flavour: None)
     with pytest.raises(BackendError, match="has no CUDA graphs"):
         open_choice(Choice("tensorrt", "cuda:0", "fp16", True), Models(Bundle.open(tiny_bundle), None, 1), "image")
     assert memory.closed

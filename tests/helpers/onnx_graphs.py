@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from tbps_infer.runners.int8_kernels import products_saturate
+from tbps_infer.runners.onnxruntime_runner import products_saturate
 
 __all__ = ["run_graph"]
 

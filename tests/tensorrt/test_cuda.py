@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -228,7 +229,7 @@ def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) 
 def test_gpus_have_names_for_folders_and_versions_are_read() -> None:
     orin = GpuFacts("Orin (nvgpu)", "sm87", 8 << 30, 1 << 30, "12.6", "12.6")
     assert orin.label == "orin-nvgpu-sm87"
-    assert GpuFacts.from_json(orin.to_json()) == orin
+    assert GpuFacts.from_json(asdict(orin)) == orin
     assert orin.same_kind(GpuFacts("Orin (nvgpu)", "sm87", 0, 0, "13.0", "13.0"))
     assert not orin.same_kind(GpuFacts("Orin (nvgpu)", "sm89", 8 << 30, 1 << 30, "12.6", "12.6"))
     assert [version_text(number) for number in (12060, 13000, 11080)] == ["12.6", "13.0", "11.8"]

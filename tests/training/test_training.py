@@ -17,11 +17,11 @@ from tbps_infer.reference.backbones import TextBackbone
 from tbps_infer.reference.checkpoint import load_checkpoint, read_tensors, save_checkpoint
 from tbps_infer.reference.config import TextConfig
 from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.pretrained import initial_tiny_checkpoint
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import PairBatches, Shard, names_a_side
 from tbps_infer.training.features import cache_text_features
 from tbps_infer.training.options import Term, TrainOptions
-from tbps_infer.training.start import initial_tiny_checkpoint
 from tbps_infer.training.trainer import TrainingError, train
 from tbps_infer.training.validation import hold_out_identities
 

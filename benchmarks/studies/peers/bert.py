@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError
+from tbps_infer.reference.backbones import bert_config
 from tbps_infer.reference.checkpoint import load_checkpoint
 
 __all__ = ["Embed", "open_optimum", "open_sentence_transformers", "open_transformers", "write_bert"]
@@ -36,15 +37,7 @@ def write_bert(checkpoint: Path, folder: Path) -> Path:
 
     loaded = load_checkpoint(checkpoint)
     text = loaded.config.text
-    config = transformers.BertConfig(
-        vocab_size=text.vocab_size,
-        hidden_size=text.hidden_size,
-        num_hidden_layers=text.layers,
-        num_attention_heads=text.heads,
-        intermediate_size=text.mlp_size,
-        max_position_embeddings=text.max_positions,
-    )
-    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    model = transformers.BertModel(bert_config(text), add_pooling_layer=False).eval()
     backbone = loaded.model.text_backbone
     model.embeddings.load_state_dict(backbone.embeddings.state_dict(), strict=False)
     missing = model.encoder.load_state_dict(backbone.encoder.state_dict(), strict=False)

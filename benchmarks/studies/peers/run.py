@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ class _Run:
 
 def peer_arms(run: _Run) -> Iterator[Arm]:
     """All arms, each compared with its group's baseline."""
-    encoders = _encoders(run)
-    yield from _picture_arms(run, encoders)
-    yield from _caption_arms(run, encoders)
+    yield from _embedding_arms(run, _encoders(run))
     yield from _bert_arms(run)
     yield from _search_arms(run)
     yield from limit_arms(Device("cpu"), run.models.threads)
@@ -102,32 +101,29 @@ def _encoders(run: _Run) -> Mapping[Precision, Encoder]:
     return found
 
 
-def _picture_arms(run: _Run, encoders: Mapping[Precision, Encoder]) -> Iterator[Arm]:
-    from tbps_infer.benchmarks.studies.peers.plain_loop import embed_pictures
+def _embedding_arms(run: _Run, encoders: Mapping[Precision, Encoder]) -> Iterator[Arm]:
+    from tbps_infer.benchmarks.studies.peers.plain_loop import embed_captions, embed_pictures
 
-    files = [run.material.jpegs[number % len(run.material.jpegs)] for number in range(run.count)]
-    source = run.models.reference
+    source, material = run.models.reference, run.material
     assert source is not None
-    wanted = embed_pictures(source, files[:4], _BATCH)
-    yield _arm(run, PICTURES, _PLAIN, lambda: embed_pictures(source, files, _BATCH), len(files), True)
-    for precision, encoder in encoders.items():
-        name = f"tbps-infer onnxruntime {precision}"
-        _record_parity(run, f"{PICTURES}: {name}", encoder.encode_images(files[:4]), wanted, precision)
-        yield _arm(run, PICTURES, name, lambda encoder=encoder: encoder.encode_images(files), len(files))  # type: ignore[misc]
+    files = [material.jpegs[number % len(material.jpegs)] for number in range(run.count)]
+    loop: Any = partial(embed_pictures, source, batch=_BATCH)
+    ours: dict[Precision, Any] = {precision: encoder.encode_images for precision, encoder in encoders.items()}
+    yield from _branch_arms(run, PICTURES, files, loop, ours)
+    loop = partial(embed_captions, source, material.tokenizer, batch=_BATCH)
+    ours = {precision: encoder.encode_texts for precision, encoder in encoders.items()}
+    yield from _branch_arms(run, CAPTIONS, material.captions, loop, ours, ", by length")
 
 
-def _caption_arms(run: _Run, encoders: Mapping[Precision, Encoder]) -> Iterator[Arm]:
-    from tbps_infer.benchmarks.studies.peers.plain_loop import embed_captions
-
-    captions, tokenizer, source = run.material.captions, run.material.tokenizer, run.models.reference
-    assert source is not None
-    wanted = embed_captions(source, tokenizer, captions[:4], _BATCH)
-    work = lambda: embed_captions(source, tokenizer, captions, _BATCH)  # noqa: E731
-    yield _arm(run, CAPTIONS, _PLAIN, work, len(captions), True)
-    for precision, encoder in encoders.items():
-        name = f"tbps-infer onnxruntime {precision}, by length"
-        _record_parity(run, f"{CAPTIONS}: {name}", encoder.encode_texts(captions[:4]), wanted, precision)
-        yield _arm(run, CAPTIONS, name, lambda encoder=encoder: encoder.encode_texts(captions), len(captions))  # type: ignore[misc]
+def _branch_arms(
+    run: _Run, what: str, items: Sequence[Any], loop: Any, ours: Mapping[Precision, Any], remark: str = ""
+) -> Iterator[Arm]:
+    wanted = loop(items[:4])
+    yield _arm(run, what, _PLAIN, partial(loop, items), len(items), True)
+    for precision, embed in ours.items():
+        name = f"tbps-infer onnxruntime {precision}{remark}"
+        _record_parity(run, f"{what}: {name}", embed(items[:4]), wanted, precision)
+        yield _arm(run, what, name, partial(embed, items), len(items))
 
 
 def _bert_arms(run: _Run) -> Iterator[Arm]:
@@ -153,7 +149,7 @@ def _bert_arms(run: _Run) -> Iterator[Arm]:
         embed = run.open(name, opener)
         if embed is not None:
             _record_parity(run, f"{BERT}: {name}", embed(captions[:4]), wanted, "fp32")
-            yield _arm(run, BERT, name, lambda embed=embed: embed(captions), len(captions))  # type: ignore[misc]
+            yield _arm(run, BERT, name, partial(embed, captions), len(captions))
 
 
 def _search_arms(run: _Run) -> Iterator[Arm]:
@@ -186,7 +182,7 @@ def _search_arms(run: _Run) -> Iterator[Arm]:
             if not overlap >= GATE["fp16"].min_overlap:  # float16 rows may swap hits that are all but equally near
                 raise VerificationError(f"{name} finds {100 * overlap:.1f} % of the top {TOP_K}; it is not exact.")
             run.parity[f"{group}: {name}"] = overlap
-            yield _arm(run, group, name, lambda s=search, q=queries: s(q), count, place == 0)  # type: ignore[misc]
+            yield _arm(run, group, name, partial(search, queries), count, place == 0)
 
 
 def _arm(run: _Run, what: str, peer: str, work: Callable[[], object], items: int, baseline: bool = False) -> Arm:

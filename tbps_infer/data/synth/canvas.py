@@ -12,21 +12,15 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tbps_infer.data.synth.palette import RGB
 
-__all__ = ["Canvas", "Framing", "Paint", "Point", "Texture"]
+__all__ = ["Canvas", "Framing", "Paint", "Point"]
 
 Point = tuple[float, float]
 _NEUTRAL = 128
 _STRIPS = 7
 
 
-@dataclass(frozen=True)
-class Texture:
-    """A pattern as large as the canvas; a part shows the piece of it that it covers."""
-
-    image: Image.Image
-
-
-Paint = RGB | Texture
+Paint = RGB | Image.Image
+"""A colour, or a pattern as large as the canvas, of which a part shows the piece that it covers."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +69,13 @@ class Canvas:
         if len(points) < 3:
             return
         large = self.pixels(points)
-        if isinstance(paint, Texture):
+        if isinstance(paint, Image.Image):
             self._fill_texture(large, paint)
         else:
             self._paint.polygon(large, fill=(*paint, 255))
         self._dim.polygon([(x / self.supersampling, y / self.supersampling) for x, y in large], fill=_NEUTRAL)
 
-    def _fill_texture(self, large: Sequence[Point], paint: Texture) -> None:
+    def _fill_texture(self, large: Sequence[Point], paint: Image.Image) -> None:
         xs, ys = [p[0] for p in large], [p[1] for p in large]
         left, top = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))
         right, bottom = min(self.large[0], math.ceil(max(xs)) + 1), min(self.large[1], math.ceil(max(ys)) + 1)
@@ -89,7 +83,7 @@ class Canvas:
             return
         mask = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in large], fill=255)
-        self._colour.paste(paint.image.crop((left, top, right, bottom)), (left, top), mask)
+        self._colour.paste(paint.crop((left, top, right, bottom)), (left, top), mask)
 
     def shade(self, points: Sequence[Point], factor: float) -> None:
         """Multiply the light inside a polygon, e.g. 0.8 for a shadow; later fills replace it."""

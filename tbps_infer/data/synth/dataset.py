@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -102,46 +103,37 @@ class SynthReport:
     oracle_rank1: float | None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One identity for one worker."""
-
-    identity: int
-    person: Person
-    split: str
-    imgs: Path
-    options: SynthOptions
-
-
-def _draw_identity(job: _Job) -> list[dict[str, Any]]:
+def _draw_identity(imgs: Path, options: SynthOptions, numbered: tuple[int, Person]) -> list[dict[str, Any]]:
     """Write one identity's pictures; returns their records for the annotation file."""
-    options = job.options
+    identity, person = numbered
     records: list[dict[str, Any]] = []
     for picture in range(options.pictures):
-        shot = plan_shot(options.seed, job.identity, picture, options.height)
-        file = f"{shot.camera.name}/{job.identity:05d}_{picture:02d}.jpg"
-        jpeg = draw_jpeg(job.person, shot, options.seed, job.identity, picture)
-        (job.imgs / file).write_bytes(jpeg)
-        written = write_captions(job.person, shot, options.captions, options.seed, job.identity, picture)
+        shot = plan_shot(options.seed, identity, picture, options.height)
+        file = f"{shot.camera.name}/{identity:05d}_{picture:02d}.jpg"
+        jpeg = draw_jpeg(person, shot, options.seed, identity, picture)
+        (imgs / file).write_bytes(jpeg)
+        written = write_captions(person, shot, options.captions, options.seed, identity, picture)
         texts = [caption.text for caption in written]
         records.append({
-            "split": job.split,
+            "split": options.split_of(identity),
             "captions": texts,
             "file_path": file,
             "processed_tokens": [caption_tokens(text) for text in texts],
-            "id": job.identity,
+            "id": identity,
         })  # fmt: skip
     return records
 
 
-def _run(jobs: Iterable[_Job], workers: int) -> Generator[list[dict[str, Any]], None, None]:
-    """Each job's records, in order; closing it stops the workers."""
+def _run(
+    draw: Callable[[tuple[int, Person]], list[dict[str, Any]]], chosen: Iterable[tuple[int, Person]], workers: int
+) -> Generator[list[dict[str, Any]], None, None]:
+    """Each identity's records, in order; closing it stops the workers."""
     if workers == 1:
-        yield from map(_draw_identity, jobs)
+        yield from map(draw, chosen)
         return
     # spawn: a fork of a process with threads (torch, ONNX Runtime) may hang.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_draw_identity, jobs, chunksize=4)
+        yield from pool.map(draw, chosen, chunksize=4)
 
 
 def check_out(out: Path) -> None:
@@ -198,14 +190,11 @@ def _write(
     for camera in CAMERAS:
         (folder / "imgs" / camera).mkdir(parents=True)
     people = list(islice(draw_people(options.seed), options.identities))
-    jobs = [
-        _Job(identity, person, options.split_of(identity), folder / "imgs", options)
-        for identity, person in enumerate(people, start=1)
-        if options.split_of(identity) in options.only
-    ]
-    total = len(jobs) * options.pictures
+    chosen = [one for one in enumerate(people, start=1) if options.split_of(one[0]) in options.only]
+    draw = partial(_draw_identity, folder / "imgs", options)
+    total = len(chosen) * options.pictures
     records: list[dict[str, Any]] = []
-    with closing(_run(jobs, min(options.workers or usable_cores(), len(jobs)))) as batches:
+    with closing(_run(draw, chosen, min(options.workers or usable_cores(), len(chosen)))) as batches:
         for drawn in batches:
             records += drawn
             if on_progress is not None:
@@ -214,7 +203,7 @@ def _write(
     (folder / "reid_raw.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     _write_facts(folder / "synth.json", options, people, oracle)
     words = [len(text.split()) for record in records for text in record["captions"]]
-    return SynthReport(out, len(jobs), total, len(words), sum(words) / len(words), oracle)
+    return SynthReport(out, len(chosen), total, len(words), sum(words) / len(words), oracle)
 
 
 def _write_facts(file: Path, options: SynthOptions, people: list[Person], oracle: float | None) -> None:

@@ -10,7 +10,7 @@ from tbps_infer.data.synth.body import Body, Look, pose
 from tbps_infer.data.synth.canvas import Canvas, Framing
 from tbps_infer.data.synth.carried import draw_backpack, draw_bag_in_hand, draw_held, draw_shoulder_bag, draw_straps
 from tbps_infer.data.synth.garments import Wardrobe, draw_arm, draw_upper, wardrobe_of
-from tbps_infer.data.synth.head import draw_hair_behind, draw_head, draw_scarf, head_of
+from tbps_infer.data.synth.head import Head, draw_hair_behind, draw_head, draw_scarf
 from tbps_infer.data.synth.legs import draw_leg, draw_lower
 from tbps_infer.data.synth.palette import scaled
 from tbps_infer.data.synth.shots import Shot
@@ -35,7 +35,7 @@ def draw_figure(person: Person, shot: Shot, look: Look) -> tuple[NDArray[np.floa
     canvas = Canvas(shot.width, shot.height, framing_of(shot), shot.camera.light)
     body = pose(person, shot, look)
     wardrobe = wardrobe_of(canvas, person, body)
-    head = head_of(body, shot.bow)
+    head = Head(body, shot.bow)
     faces = shot.facing > 0
     if faces:
         draw_backpack(canvas, person, body)

@@ -56,11 +56,6 @@ class Wardrobe:
     jacket: RGB
     lower: RGB
     shoes: RGB
-    rng_seed: int
-
-    def detail(self, purpose: str) -> Random:
-        """Draws for a detail that stays the same between pictures."""
-        return Random(f"{self.rng_seed}/{purpose}")
 
 
 def wardrobe_of(canvas: Canvas, person: Person, body: Body) -> Wardrobe:
@@ -74,7 +69,7 @@ def wardrobe_of(canvas: Canvas, person: Person, body: Body) -> Wardrobe:
     jacket, lower, shoes = shade(person.jacket_colour), shade(person.lower_colour), shade(person.shoes_colour)
     upper = pattern_paint(canvas, person.pattern, base, second, rng)
     sleeves = second if person.pattern == "contrast sleeves" else upper
-    return Wardrobe(body.look.skin, upper, sleeves, second, jacket, lower, shoes, body.look.shade_seed)
+    return Wardrobe(body.look.skin, upper, sleeves, second, jacket, lower, shoes)
 
 
 def _torso_levels(person: Person, body: Body, cut: Cut) -> list[Level]:
@@ -167,7 +162,7 @@ def _front_line(canvas: Canvas, body: Body, levels: list[Level], colour: RGB, bo
 
 
 def _draw_logo(canvas: Canvas, body: Body, wardrobe: Wardrobe, chest: tuple[float, float, float]) -> None:
-    rng = wardrobe.detail("logo")
+    rng = Random(f"{body.look.shade_seed}/logo")
     _, across, through = chest
     top, size = 0.25, rng.uniform(0.055, 0.075)
     wide = rng.uniform(26, 34)

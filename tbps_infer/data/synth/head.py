@@ -10,11 +10,11 @@ from tbps_infer.data.synth.body import Body
 from tbps_infer.data.synth.canvas import Canvas, Point
 from tbps_infer.data.synth.palette import COLOURS, HAIR_COLOURS, RGB, scaled, shade_of
 
-__all__ = ["Head", "draw_hair_behind", "draw_head", "draw_scarf", "head_of"]
+__all__ = ["Head", "draw_hair_behind", "draw_head", "draw_scarf"]
 
 
 class Head:
-    """An egg in body axes, and where it is in the picture."""
+    """An egg in body axes, and where it is in the picture, on a body that looks down by `bow`, 0 to 1."""
 
     def __init__(self, body: Body, bow: float) -> None:
         self.body = body
@@ -49,11 +49,6 @@ class Head:
         r = self.radius(y)
         x, y = self.body.surface(angle, y, self.across * r, self.through * r)
         return x, y + self.bow
-
-
-def head_of(body: Body, bow: float) -> Head:
-    """The head of a body that looks down by `bow`, 0 to 1."""
-    return Head(body, bow)
 
 
 def _hair(person: Person, body: Body) -> RGB:

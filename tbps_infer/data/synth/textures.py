@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from tbps_infer.data.synth.canvas import Canvas, Paint, Texture
+from tbps_infer.data.synth.canvas import Canvas, Paint
 from tbps_infer.data.synth.palette import RGB
 
 __all__ = ["pattern_paint"]
@@ -28,7 +28,7 @@ def pattern_paint(canvas: Canvas, pattern: str, base: RGB, second: RGB, rng: Ran
         _checks(draw, canvas.large, period * 1.1, phase, base, second)
     else:
         _dots(draw, canvas.large, period, phase, second)
-    return Texture(image)
+    return image
 
 
 def _bands(length: int, period: float, phase: float) -> list[float]:

@@ -25,7 +25,7 @@ from tbps_infer.export.int8.quantise import (
 from tbps_infer.export.int8.ranges import BINS, METHODS, Histogram, RangeMethod, clips, measure_histograms
 from tbps_infer.export.int8.signed import signed_graph
 from tbps_infer.model_facts import Branch
-from tbps_infer.runners.int8_kernels import products_saturate
+from tbps_infer.runners.onnxruntime_runner import products_saturate
 from tbps_infer.runners.protocol import Feeds
 
 onnx = pytest.importorskip("onnx")
