@@ -82,7 +82,7 @@ def compacted_gallery(out: Path) -> None:
     index_gallery(out / "g")
     assert compact_gallery(out / "g").dropped == 8
     assert sorted(f.name for f in (out / "g").iterdir() if f.name not in APPENDED) == [
-        *("cascade-1.idx", "gallery.json", "vectors-1.f16")
+        *("gallery.json", "sketch-1.idx", "vectors-1.f16")
     ]
 
 

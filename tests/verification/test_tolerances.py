@@ -17,7 +17,7 @@ TABLE = "tbps_infer/verification/tolerances.py"
 OTHER_NUMBERS = {
     "tbps_infer/data/synth/": "drawn people: proportions, colours and probabilities",
     "tbps_infer/training/options.py": "the learning rate's warm-up from 0.1 to 1",
-    "tbps_infer/gallery/search/": "how much of the vectors' energy the cascade's first stage keeps",
+    "tbps_infer/gallery/search/": "how much of the vectors' energy the sketch keeps",
     "benchmarks/studies/serve_load.py": "percentiles of latencies",
 }
 """Where numbers from 0.9 to 1 are no limit on a comparison of embeddings, and what they are."""
