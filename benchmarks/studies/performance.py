@@ -39,8 +39,7 @@ _LIMIT_TEXT = """Operations are counted from the shapes of the FP32 graph: matri
 attention. The compute limit is the fastest measured product of two large matrices in the same precision, or in FP32
 where that was not measured (`*`; INT8 may exceed it). The bandwidth limit is the fastest measured copy, reads and
 writes counted. A model at batch 1 has to read its weights once, a search its rows. The table compares medians with
-these limits.
-"""
+these limits."""
 
 _WEIGHT_SIZE = {"fp32": 1.0, "fp16": 0.5}
 """Of the FP32 graph's; how much of an INT8 graph is INT8 its file does not say here."""

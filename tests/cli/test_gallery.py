@@ -38,7 +38,9 @@ def gallery(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 def test_a_gallery_is_indexed_searched_thinned_compacted_and_verified(gallery: Path) -> None:
     everyone = hits(gallery, "a woman in a red coat", "-k", "100")
-    assert f"{len(everyone)} rows indexed for exact searches" in succeed("gallery", "index", gallery).stdout
+    assert json.loads(succeed("info", gallery, "--json").stdout)["indexes"] == []
+    assert f"sketch of {len(everyone)} rows built" in succeed("gallery", "index", gallery).stdout
+    assert json.loads(succeed("info", gallery, "--json").stdout)["indexes"] == ["sketch"]
     assert hits(gallery, "a woman in a red coat", "-k", "100") == everyone
     kept = [hit for hit in everyone if hit["metadata"]["camera"] == "cam1"]
     gone = len(everyone) - len(kept)

@@ -222,7 +222,7 @@ def test_the_uncommitted_tail_is_ignored_and_cut(tmp_path: Path) -> None:
 
 def test_a_creation_that_was_stopped_is_begun_again(tmp_path: Path) -> None:
     GalleryWriter.open(tmp_path, MODEL, dtype="float32").close()
-    (tmp_path / "gallery.json").rename(tmp_path / "gallery.json.tmp")
+    (tmp_path / "gallery.json").rename(tmp_path / ".gallery.json.0badcafe.partial")
     with pytest.raises(GalleryError, match=r"not a gallery: it has no gallery\.json"):
         Gallery.open(tmp_path)
     with GalleryWriter.open(tmp_path, replace(MODEL, fingerprint="e" * 64)) as writer:

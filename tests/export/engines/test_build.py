@@ -358,7 +358,7 @@ def test_engines_are_refused_on_another_version_or_gpu(fp16: BuiltEngines) -> No
 
 
 def open_on(bundle: Path, branch: Branch, monkeypatch: pytest.MonkeyPatch, gpu: GpuFacts = SM86) -> Any:
-    monkeypatch.setattr(runner_module, "open_memory", lambda _index, _kind: FakeMemory(gpu=gpu))
+    monkeypatch.setattr(runner_module, "open_memory", lambda _index: FakeMemory(gpu=gpu))
     return open_engines(Bundle.open(bundle), branch, "tensorrt-rtx", "fp16")
 
 
@@ -563,7 +563,7 @@ def test_engines_that_fail_the_gate_after_a_self_check_keep_its_report(
 ) -> None:
     pretend_gpu(monkeypatch, lambda branch: run_graph(small, branch))
     data = labelled_set(read_dataset(people, "test"))
-    monkeypatch.setattr(engine_check, "Thresholds", lambda: Thresholds(max_rank1_drop=-1))
+    monkeypatch.setattr(engine_check, "GATE", {"fp16": Thresholds(max_rank1_drop=-1)})
     with pytest.raises(VerificationError, match="The gate refuses tensorrt-rtx cuda:0 fp16: R@1") as caught:
         build_engines(small, options(gate_on=data))
     assert "No new engine was installed" in caught.value.hint

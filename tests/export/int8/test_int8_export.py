@@ -213,7 +213,7 @@ def test_where_int8_means_nothing_it_is_refused(int8: Path, tiny_bundle: Path, t
 
 def test_limits_without_calibration_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     done = fail(2, "export", tiny_checkpoint, "-o", tmp_path / "b", "--int8-max-rank1-drop", 1)
-    assert "--int8-max-rank1-drop is for --precision int8" in done.output
+    assert "need --precision int8 and --calibration DATA: --int8-max-rank1-drop" in done.output
 
 
 @pytest.mark.slow
