@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from places import ROOT
 from serve_world import SCRIPT, World
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Server:
 
     def __init__(self, world: World, port: int = 0) -> None:
         self.world = world
-        command = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(world.folder), str(port)]
+        command = [sys.executable, "-c", SERVER, str(ROOT / "tests" / "helpers"), str(world.folder), str(port)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
