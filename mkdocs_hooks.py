@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,11 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 def on_config(_: MkDocsConfig) -> None:
     """Lay out the package as an installation does, for a reader of sources that does not import them."""
     package = ROOT / "build" / "docs" / "tbps_infer"
-    package.mkdir(parents=True, exist_ok=True)
-    for old in package.iterdir():
-        old.unlink()
-    for source in (*(ROOT / "tbps_infer").iterdir(), *(ROOT / name for name in ("export", "benchmarks", "cli"))):
-        (package / source.name).symlink_to(source)
+    shutil.rmtree(package, ignore_errors=True)
+    # Copies: a link would be followed to the folder that has one part of the package alone.
+    shutil.copytree(ROOT / "tbps_infer", package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    for name in ("export", "benchmarks", "cli"):
+        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
