@@ -29,7 +29,7 @@ LAYOUT = VectorLayout((Segment("global", 24), Segment("coarse", 8)))
 FACTS = fake_facts((8, 4), layout=LAYOUT)
 OPTIONS = EmbedOptions(batch_size=4, workers=2, commit_rows=8)
 BATCH_SECONDS = 0.02
-LONGEST_LIFE_SECONDS = 0.4
+LONGEST_LIFE_SECONDS = 0.6
 
 Contents = tuple[list[tuple[int, str, dict[str, Value], bytes]], list[Reject]]
 
