@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent
@@ -19,6 +20,7 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 """Files of the repository's root, and the pages that they become."""
 
 
+@event_priority(100)  # before mkdocstrings, which forgets a path that is not there yet
 def on_config(_: MkDocsConfig) -> None:
     """Lay out the package as an installation does, for a reader of sources that does not import them."""
     package = ROOT / "build" / "docs" / "tbps_infer"
