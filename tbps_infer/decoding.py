@@ -12,9 +12,8 @@ from tbps_infer.cores import usable_cores
 __all__ = ["MOST_DECODERS", "decode_threads", "decoded_in_order"]
 
 MOST_DECODERS = 16
-"""Pillow lets other threads run while it decodes and resizes. What holds Python's lock, opening and hashing and
-copying, is a small part of a picture's time, but it is done by one thread at a time: beyond some ten threads more of
-them only wait for it."""
+"""Pillow lets other threads run while it decodes and resizes, most of a small picture's time. The rest holds Python's
+lock, one thread at a time: with more threads than this it is what all of them wait for."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

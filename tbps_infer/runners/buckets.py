@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import FeedError
 from tbps_infer.runners.protocol import Feeds
 
-__all__ = ["MOST_ROWS", "batch_buckets", "batches_of", "bucket_for", "fill_rows", "fill_text", "rows_of"]
-
-MOST_ROWS = 32
-"""The greatest bucket where a graph sets none of its own."""
+__all__ = ["batch_buckets", "batches_of", "bucket_for", "fill_rows", "fill_text", "free_bucket", "rows_of"]
 
 
 def batch_buckets(minimum: int, maximum: int) -> tuple[int, ...]:
@@ -29,6 +26,11 @@ def bucket_for(size: int, buckets: Sequence[int]) -> int:
         if bucket >= size:
             return bucket
     raise FeedError(f"want at most {buckets[-1]}, got {size}")
+
+
+def free_bucket(size: int) -> int:
+    """The bucket for so many where nothing sets a greatest: a power of two up to 32, above it a multiple of 32."""
+    return 1 << (size - 1).bit_length() if size <= 32 else -(-size // 32) * 32
 
 
 def rows_of(feeds: Feeds) -> int:

@@ -24,7 +24,6 @@ import logging
 import platform
 import re
 import time
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import Device, installed_versions
 from tbps_infer.errors import BackendError, FeedError
-from tbps_infer.runners.buckets import MOST_ROWS, batch_buckets, batches_of, bucket_for, fill_rows, rows_of
+from tbps_infer.runners.buckets import fill_rows, free_bucket, rows_of
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, SerialRunner, TensorSpec, blank_feeds, check_feeds
 
@@ -74,8 +73,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 class OnnxRuntimeRunner(SerialRunner):
     """One graph in an ONNX Runtime session; see `tbps_infer.runners.protocol.Runner`.
 
-    On a CUDA device a batch is filled up to a power of two, and one above `MOST_ROWS` is cut: each new batch size
-    makes cuDNN choose its algorithms and the arena grow.
+    On a CUDA device a batch is filled up to a bucket: each new size makes cuDNN choose its algorithms and the arena
+    grow.
 
     Args:
         graph: An ONNX file, its external data beside it.
@@ -126,7 +125,9 @@ class OnnxRuntimeRunner(SerialRunner):
             if self._device.kind == "cpu":
                 arrays = self._session.run(names, dict(feeds))
             else:
-                arrays, times = self._run_on_device(names, feeds)
+                rows = rows_of(feeds)
+                arrays, times = run_bound(self._session, names, fill_rows(feeds, free_bucket(rows)), self._device)
+                arrays = [array[:rows] for array in arrays]
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise BackendError(
                 f"ONNX Runtime failed on {self._device}: {_first_line(error)}.",
@@ -136,22 +137,9 @@ class OnnxRuntimeRunner(SerialRunner):
 
     def warm(self, rows: int, length: int) -> None:
         """Run one item, and on a CUDA device each bucket up to ``rows``. Raises as `run`."""
-        buckets = batch_buckets(1, MOST_ROWS)
-        most = 1 if self._device.kind == "cpu" else bucket_for(min(rows, MOST_ROWS), buckets)
-        for bucket in buckets[: buckets.index(most) + 1]:
+        buckets = {1} if self._device.kind == "cpu" else {free_bucket(size) for size in range(1, rows + 1)}
+        for bucket in sorted(buckets):
             self.run(blank_feeds(self.inputs, bucket, length))
-
-    def _run_on_device(self, names: list[str], feeds: Feeds) -> tuple[list[NDArray[Any]], DeviceTimes]:
-        parts: list[list[NDArray[Any]]] = []
-        times: list[DeviceTimes] = []
-        for piece in batches_of(feeds, MOST_ROWS):
-            rows = rows_of(piece)
-            filled = fill_rows(piece, bucket_for(rows, batch_buckets(1, MOST_ROWS)))
-            arrays, taken = run_bound(self._session, names, filled, self._device)
-            parts.append([array[:rows] for array in arrays])
-            times.append(taken)
-        total = DeviceTimes(*(sum(column) for column in zip(*map(astuple, times), strict=True)))
-        return [np.concatenate(column) for column in zip(*parts, strict=True)], total
 
     def close(self) -> None:
         """Let the session go."""

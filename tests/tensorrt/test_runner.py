@@ -496,7 +496,7 @@ def test_a_gallery_is_embedded_with_two_batches_under_way(tmp_path: Path, monkey
     with Encoder(FACTS, cast(Tokenizer, None), lambda: setup.runner, lambda: setup.runner, batch_size=4) as encoder:
         report = embed_gallery(encoder, read_sources([str(tmp_path)]), tmp_path / "g", EmbedOptions(batch_size=4))
         assert (report.embedded, report.rejected) == (42, 1)
-        assert setup.memory.most_busy == 2
+        assert setup.memory.most_busy == 2, "one batch after the other would keep one stream busy"
         # Two batches under way and one that is filled, in pinned memory; and two slots' outputs. Nothing else.
         assert setup.memory.pinned_bytes == 3 * 4 * (4 * 2 * 3) + 2 * 4 * (DIM * 4)
         assert setup.memory.copied_to_device == sum(setup.engines[None].batches) * 4 * 2 * 3
@@ -522,7 +522,7 @@ def test_pictures_that_stop_in_the_middle_leave_an_encoder_that_works(
         with monkeypatch.context() as patched:
             if kind is not ImageError:
 
-                def stop(event: Any) -> None:
+                def stop(_: Any) -> None:
                     raise kind("stopped")
 
                 patched.setattr(setup.memory, "wait_host", stop)
