@@ -1,4 +1,4 @@
-"""Loads a folder's engines, each at its first use and once for all of its profiles, so that weights are there once."""
+"""Loads a folder's engines, each at its first use and once for all of its profiles, which share its weights."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ class PrecisionProof:
         int8_products: How many of the graph's INT8 products are in a kernel that multiplies INT8.
         folded_products: How many of the FP16 and INT8 ones are in none at all, having been computed while building.
         unknown_kernels: How many have a type that the engine does not tell.
-        unknown_products: How many of the FP16 and INT8 products are in such a kernel and in none of their kind: running
-            the engine must show what they are.
+        unknown_products: How many of the FP16 and INT8 products are in such a kernel and in none of their kind:
+            running the engine must show what they are.
         fused_attention: Kernels that compute a whole attention.
         attentions: Attentions of the graph.
     """

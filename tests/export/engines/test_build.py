@@ -43,7 +43,7 @@ from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings, PlanSpec
 from tbps_infer.tensorrt.runner import find_engines, open_engines
 from tbps_infer.verification.evaluation_set import labelled_set
 from tbps_infer.verification.parity import Shapes
-from tbps_infer.verification.tolerances import Thresholds
+from tbps_infer.verification.tolerances import Thresholds, refuse_failures
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
@@ -57,7 +57,12 @@ ATTENTIONS = {"image": 3, "text": 7}
 def options(precision: Precision = "fp16", **changes: Any) -> EngineOptions:
     return replace(
         EngineOptions(
-            backend="tensorrt-rtx", precision=precision, text_lengths=(32, 100), settings=BuildSettings(target="sm86")
+            backend="tensorrt-rtx",
+            precision=precision,
+            image_batch=BatchRange(1, 8, 32),
+            text_batch=BatchRange(1, 8, 32),
+            text_lengths=(32, 100),
+            settings=BuildSettings(target="sm86"),
         ),
         **changes,
     )
@@ -92,21 +97,25 @@ def attention_kernels(plan: bytes) -> int:
 
 def test_fp16_engines_have_every_product_in_fp16_and_every_attention_fused(fp16: BuiltEngines) -> None:
     assert fp16.built
-    names = ["image.plan", "text-32.plan", "text-100.plan"]
+    names = ["image.plan", "text.plan"]
     assert sorted(path.name for path in fp16.folder.path.iterdir()) == sorted([*names, "engine.json"])
+    assert [(plan.lengths, len(plan.proofs)) for plan in fp16.folder.facts.plans] == [((), 1), ((32, 100), 2)]
     for plan in fp16.folder.facts.plans:
-        proof = plan.proof
-        assert proof.fused_attention == proof.attentions == ATTENTIONS[plan.branch]
-        assert attention_kernels((fp16.folder.path / plan.file).read_bytes()) == ATTENTIONS[plan.branch]
-        assert proof.fp16_kernels == proof.kernels - 1, "the norms of the end are one kernel"
-        assert proof.fp16_products > 40
-        assert proof.folded_products == 0
+        profiles = len(plan.proofs)
+        content = (fp16.folder.path / plan.file).read_bytes()
+        assert attention_kernels(content) == profiles * ATTENTIONS[plan.branch]
+        for proof in plan.proofs:
+            assert proof.fused_attention == proof.attentions == ATTENTIONS[plan.branch]
+            assert proof.fp16_kernels == proof.kernels - 1, "the norms of the end are one kernel"
+            assert proof.fp16_products > 40
+            assert (proof.folded_products, proof.unknown_kernels, proof.unknown_products) == (0, 0, 0)
 
 
 def test_fp32_engines_have_no_fp16_no_tf32_and_no_fused_attention(fp32: BuiltEngines) -> None:
     for plan in fp32.folder.facts.plans:
         content = (fp32.folder.path / plan.file).read_bytes()
-        assert (plan.proof.fp16_kernels, plan.proof.fused_attention, attention_kernels(content)) == (0, 0, 0)
+        assert {(proof.fp16_kernels, proof.fused_attention) for proof in plan.proofs} == {(0, 0)}
+        assert attention_kernels(content) == 0
         assert b"__myln_half*" not in content
         assert b"\n  tf32=0\n" in content
 
@@ -145,7 +154,7 @@ def test_what_is_known_of_the_engines_is_beside_them(bundle: Path, fp16: BuiltEn
     values = json.loads((fp16.folder.path / "engine.json").read_text(encoding="utf-8"))
     assert fp16.folder.path.name == f"tensorrt-rtx-{values['version']}-sm86-fp16"
     assert values["gpu"] is None or values["gpu"]["sm"]
-    assert values["spec"]["batch"] == {"minimum": 1, "optimum": 8, "maximum": 32}
+    assert values["spec"]["batch"] == dict.fromkeys(BRANCHES, {"minimum": 1, "optimum": 8, "maximum": 32})
     assert values["spec"]["graphs"]["text.onnx"] == Bundle.open(bundle).files["text.onnx"].sha256
     for plan in values["plans"]:
         content = (fp16.folder.path / plan["file"]).read_bytes()
@@ -191,8 +200,7 @@ def ready_plans(fp16: BuiltEngines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a build take the plans that were built already, where building them is not the point."""
 
     def take(_library: Any, _graph: Path, spec: PlanSpec, *_: Any, **__: Any) -> memoryview:
-        ids = spec.shapes.get("input_ids")
-        name = "image.plan" if ids is None else f"text-{ids.maximum[1]}.plan"
+        name = "text.plan" if "input_ids" in spec.profiles[0] else "image.plan"
         return memoryview((fp16.folder.path / name).read_bytes())
 
     monkeypatch.setattr(engine_plans, "build_plan", take)
@@ -210,19 +218,19 @@ def spoil_json(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready_plans")
-@pytest.mark.parametrize("spoil", [spoil_plan, spoil_json, lambda folder: (folder / "text-32.plan").unlink()])
+@pytest.mark.parametrize("spoil", [spoil_plan, spoil_json, lambda folder: (folder / "text.plan").unlink()])
 def test_spoilt_engines_are_built_again(small: Path, fp16: BuiltEngines, spoil: Callable[[Path], None]) -> None:
     folder = small / "engines" / fp16.folder.path.name
     spoil(folder)
     assert build_engines(small, options()).built
-    for name in ("image.plan", "text-32.plan", "text-100.plan"):
+    for name in ("image.plan", "text.plan"):
         assert (folder / name).read_bytes() == (fp16.folder.path / name).read_bytes()
 
 
 def test_other_options_build_again(small: Path) -> None:
-    built = build_engines(small, options(batch=BatchRange(1, 2, 4)))
+    built = build_engines(small, options(image_batch=BatchRange(1, 2, 4)))
     assert built.built
-    assert built.folder.facts.batch == (1, 2, 4)
+    assert built.folder.facts.batch_sizes == (1, 2, 4, 8, 32)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")])
@@ -230,7 +238,7 @@ def test_a_build_that_is_interrupted_leaves_what_was_there(small: Path, error: B
     before = contents(small)
 
     def progress(plan: str, _phase: str, done: int, _steps: int) -> None:
-        if plan == "text-32.plan" and done > 2:
+        if plan == "text.plan" and done > 2:
             raise error
 
     with pytest.raises(type(error)):
@@ -283,14 +291,21 @@ def test_a_build_whose_memory_cannot_be_predicted_goes_on_and_says_so(
     assert "Building image.plan: activations unknown at batch 32" in steps
     assert {plan.predicted_activation_bytes for plan in built.folder.facts.plans} == {None}
     values = json.loads((built.folder.path / "engine.json").read_text(encoding="utf-8"))
-    assert [plan["predicted_activation_bytes"] for plan in values["plans"]] == [None] * 3
+    assert [plan["predicted_activation_bytes"] for plan in values["plans"]] == [None] * 2
 
 
 def test_products_that_are_in_no_kernel_are_told(fp16: BuiltEngines) -> None:
     plan = fp16.folder.facts.plans[0]
     assert "are in none" not in engine_plans._described(plan)
-    folded = replace(plan, proof=replace(plan.proof, folded_products=2))
+    folded = replace(plan, proofs=(replace(plan.proofs[0], folded_products=2),))
     assert "FP16, 2 products are in none, " in engine_plans._described(folded)
+
+
+def test_types_that_an_engine_does_not_tell_are_told(fp16: BuiltEngines) -> None:
+    plan = fp16.folder.facts.plans[0]
+    assert "unknown" not in engine_plans._described(plan)
+    silent = replace(plan, proofs=(replace(plan.proofs[0], unknown_kernels=3, unknown_products=1),))
+    assert "FP16, of 3 with 1 products the type is unknown, " in engine_plans._described(silent)
 
 
 def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -> None:
@@ -301,8 +316,9 @@ def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -
     assert 20_000 < report["largest_activation"][1] < 40_000, "the mask's floor, measured on real captions"
     (text,) = (plan for plan in built.folder.facts.plans if plan.branch == "text")
     # TensorRT for RTX fuses it all the same: inside the kernel the exponentials are FP32 anyway.
-    assert text.proof.fused_attention == text.proof.attentions == 7
-    assert text.proof.fp16_products > 40
+    (proof,) = text.proofs
+    assert proof.fused_attention == proof.attentions == 7
+    assert proof.fp16_products > 40
 
 
 def test_options_that_do_not_fit_are_refused(bundle: Path) -> None:
@@ -425,7 +441,7 @@ def test_a_target_may_be_written_in_capitals(small: Path) -> None:
 def test_a_plan_that_does_not_load_here_says_why(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = open_on(small, "text", monkeypatch)
     feeds = {name: np.ones((2, 5), np.int32) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(BackendError, match=r"could not load the engine .*text-32\.plan: .*CUDA driver"):
+    with pytest.raises(BackendError, match=r"could not load the engine .*text\.plan: .*CUDA driver"):
         runner.run(feeds)
     runner.close()
 
@@ -475,7 +491,35 @@ def test_engines_that_fail_the_self_check_are_not_installed(small: Path, monkeyp
     with pytest.raises(VerificationError, match="golden image vectors have a cosine of") as caught:
         build_engines(small, options(rebuild=True))
     assert "were not installed" in caught.value.hint
-    assert contents(small) == before
+    after = contents(small)
+    aside = failed_folder(small)
+    assert str(aside) in caught.value.hint
+    assert {name: content for name, content in after.items() if ".failed/" not in name} == before
+    assert sorted(path.name for path in aside.iterdir()) == ["failed.json", "image.plan", "text.plan"]
+    report = json.loads((aside / "failed.json").read_text(encoding="utf-8"))["self_check"]
+    assert (report["executed"], report["passed"]) == (True, False)
+    assert report["refused"] == caught.value.message
+    assert report["image"]["cosine_min"] < 0.5, "what was measured, all of it"
+    assert len(engines_of(small)) == len(list((small / "engines").glob("*/engine.json"))), "they are no engines"
+
+
+@pytest.mark.usefixtures("ready_plans")
+def test_engines_that_failed_are_replaced_by_the_next_build(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Bundle.open(small).model
+    for _ in range(2):  # the second time they are in the way
+        with monkeypatch.context() as patch:
+            pretend_gpu(patch, lambda branch: FakeRunner(model, branch))
+            with pytest.raises(VerificationError, match="golden image vectors have a cosine of"):
+                build_engines(small, options(rebuild=True))
+    aside = failed_folder(small)
+    pretend_gpu(monkeypatch, lambda branch: run_graph(small, branch))
+    build_engines(small, options(rebuild=True))
+    assert not aside.exists()
+
+
+def failed_folder(bundle: Path) -> Path:
+    (folder,) = (bundle / "engines").glob("*.failed")
+    return folder
 
 
 def test_engines_built_elsewhere_are_tried_once_there_is_a_gpu(
@@ -515,7 +559,11 @@ def test_engines_built_elsewhere_that_are_wrong_here_are_removed(
     assert "were removed" in caught.value.hint
     left = {folder.facts.precision for folder in engines_of(small)}
     assert "fp16" not in left
-    assert bool(left) is (small / "engines").exists(), "no empty folder stays"
+    aside = failed_folder(small)
+    assert str(aside) in caught.value.hint
+    assert not aside.with_suffix("").exists(), "no empty folder stays"
+    with pytest.raises(BackendError, match="has no engines of tensorrt-rtx in fp16"):
+        find_engines(Bundle.open(small), open_library("tensorrt-rtx"), "fp16", SM86)
 
 
 class Counted:
@@ -606,8 +654,10 @@ def longer(array: Any) -> Any:
 def test_every_way_of_being_wrong_is_found(tiny_bundle: Path, fault: Callable[[Any], Any], said: str) -> None:
     branches: tuple[Branch, ...] = ("image", "text")
     runners = {branch: Distorted(run_graph(tiny_bundle, branch), fault) for branch in branches}
+    report = engine_check.compare_with_reference(Bundle.open(tiny_bundle), runners, Shapes((1, 4), (32,)), "fp16")
     with pytest.raises(VerificationError, match=said):
-        engine_check.compare_with_reference(Bundle.open(tiny_bundle), runners, Shapes((1, 4), (32,)), "fp16")
+        refuse_failures(report["failures"])
+    assert report["passed"] is False
 
 
 @pytest.mark.usefixtures("ready_plans")
@@ -671,7 +721,7 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
     from tbps_infer.families.table import load_source
     from tbps_infer.reference.config import base_config
     from tbps_infer.reference.pretrained import initial_checkpoint
-    from tbps_infer.tensorrt.kernels import rtx_program
+    from tbps_infer.tensorrt.kernels import rtx_programs
     from tbps_infer.tensorrt.library import open_library
     from tbps_infer.tensorrt.plan_builder import build_plan
     from tbps_infer.tensorrt.plan_spec import plan_spec
@@ -685,18 +735,18 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
     for branch, attentions, megabytes in (("image", 3, 86), ("text", 17, 250)):
         export_graph(source.branch(branch), branch, source.facts, tmp_path / "fp32.onnx")  # type: ignore[arg-type]
         convert_file(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", MixedPrecisionOptions())
-        length = None if branch == "image" else 64
-        spec = plan_spec(source.facts, branch, BatchRange(), length)  # type: ignore[arg-type]
+        lengths = () if branch == "image" else (64,)
+        spec = plan_spec(source.facts, branch, BatchRange(), lengths)  # type: ignore[arg-type]
         for precision, fused, share in (("fp16", attentions, 1.0), ("fp32", 0, 2.0)):
             graph = tmp_path / f"{precision}.onnx"
             plan = build_plan(library, graph, spec, BuildSettings(target="sm86"))
-            program = rtx_program(plan)
+            (program,) = rtx_programs(plan)
             wanted = graph_precision(graph, precision)  # type: ignore[arg-type]
             proof = prove_precision(program.kernels, wanted, "plan", branch)
             assert (proof.fused_attention, proof.attentions) == (fused, attentions)
             assert attention_kernels(bytes(plan)) == fused
             assert len(plan) == pytest.approx(share * megabytes * 1e6, rel=0.05)
-            predicted = predicted_activation_bytes(graph, {n: r.maximum for n, r in spec.shapes.items()})
+            predicted = predicted_activation_bytes(graph, {n: r.maximum for n, r in spec.profiles[0].items()})
             assert program.activation_bytes == pytest.approx(predicted, rel=0.4)
 
 
