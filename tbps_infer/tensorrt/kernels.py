@@ -154,9 +154,9 @@ _NOT_TOLD = re.compile(r"\bN/A\b")
 # Tactics name the types of their factors first, as sm80_xmma_gemm_f16f16_f16f32_f32 does, or by the instruction that
 # multiplies, as ampere_h16816gemm and maxwell_sgemm do; opaque ones (__myl_…) name nothing.
 _TACTICS = {
-    "int8": re.compile(r"(?:^|_)i8(?:i8|f32|f16|i32)_|imma|_int8"),
-    "half": re.compile(r"(?:^|_)f16f(?:16|32)_|(?:^|_)h\d{3,}|hmma|hgemm|_fp16|_half"),
-    "float": re.compile(r"(?:^|_)f32f32_|sgemm|scudnn|ffma|_fp32|_float"),
+    "int8": re.compile(r"(?:^|_)i8(?:i8|f32|f16|i32)_|imma|(?:^|_)int8"),
+    "half": re.compile(r"(?:^|_)f16f(?:16|32)_|(?:^|_)h\d{3,}|hmma|hgemm|(?:^|_)fp16"),
+    "float": re.compile(r"(?:^|_)f32f32_|sgemm|scudnn|ffma|(?:^|_)fp32"),
 }
 
 
