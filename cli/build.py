@@ -30,7 +30,12 @@ __all__ = ["build", "build_and_report"]
     show_default="sm80 and later",
 )
 @click.option("--min-batch", type=click.IntRange(1), default=1, help="Minimum batch size.")
-@click.option("--opt-batch", type=click.IntRange(1), default=8, help="Batch size to optimise for.")
+@click.option(
+    "--opt-batch",
+    type=Numbers(),
+    help="Batch sizes to optimise for: pictures,sentences, or one for both.",
+    show_default="maximum for pictures, minimum for sentences",
+)
 @click.option("--max-batch", type=click.IntRange(1), default=32, help="Maximum batch size; memory grows with it.")
 @click.option(
     "--text-lengths", type=Numbers(), default=(), show_default="32,48,64 and the maximum", help="Tokens per caption."
@@ -46,6 +51,7 @@ __all__ = ["build", "build_and_report"]
     "--timing-cache",
     type=click.Path(dir_okay=False, path_type=Path),
     help="tensorrt only: file that keeps kernel timings between builds.",
+    show_default="one per GPU and version in BUNDLE/engines",
 )
 @click.option("--rebuild", is_flag=True, help="Build again even if the engines are up to date.")
 @verify_data_option
@@ -58,7 +64,7 @@ def build(
     device: str,
     target: str | None,
     min_batch: int,
-    opt_batch: int,
+    opt_batch: tuple[int, ...] | None,
     max_batch: int,
     text_lengths: tuple[int, ...],
     workspace: int | None,
@@ -72,7 +78,7 @@ def build(
     """Build the TensorRT engines of BUNDLE on this machine.
 
     The precision of every kernel is checked and printed. Engines whose output differs from the reference are not
-    installed. INT8 needs a bundle that was exported with --precision int8.
+    installed and kept aside. INT8 needs a bundle that was exported with --precision int8.
 
     \b
     tbps build bundle --fp16
@@ -86,10 +92,14 @@ def build(
     chosen = Device.parse(device)
     if chosen.kind == "cpu":
         raise UsageError("Engines do not run on the CPU.", "Name a GPU: --device cuda, or cuda:1 for the second one.")
+    usual = opt_batch or (max_batch, min_batch)
+    if len(usual) > 2:
+        raise UsageError("More than two batch sizes are given.", "Give one for pictures and one for sentences.")
     options = EngineOptions(
         backend=backend,
         precision=precision,
-        batch=BatchRange(min_batch, opt_batch, max_batch),
+        image_batch=BatchRange(min_batch, usual[0], max_batch),
+        text_batch=BatchRange(min_batch, usual[-1], max_batch),
         text_lengths=text_lengths,
         settings=BuildSettings(workspace, optimization_level, target),
         timing_cache=timing_cache,

@@ -171,9 +171,10 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
         yield Finding(name, "problem", error.message, error.hint)
         return
     checked = f"checked on {facts.self_check['gpu']}" if facts.self_check.get("passed") else "never executed"
-    fp16 = sum(plan.proof.fp16_kernels for plan in facts.plans)
-    int8 = sum(plan.proof.int8_kernels for plan in facts.plans)
-    kernels = sum(plan.proof.kernels for plan in facts.plans)
+    proofs = [proof for plan in facts.plans for proof in plan.proofs]
+    fp16 = sum(proof.fp16_kernels for proof in proofs)
+    int8 = sum(proof.int8_kernels for proof in proofs)
+    kernels = sum(proof.kernels for proof in proofs)
     yield Finding(
         name,
         "ok",

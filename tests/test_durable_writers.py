@@ -54,11 +54,11 @@ def engine_json(out: Path) -> None:
 
 @writer
 def timing_cache(out: Path) -> None:
-    from tbps_infer.tensorrt.plan_builder import _write_timing_cache
+    from tbps_infer.tensorrt.timing_cache import TimingCache
 
     library: Any = SimpleNamespace(made=lambda value, *_: value)
     config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"times"))
-    _write_timing_cache(library, config, out / "folder" / "times")
+    TimingCache(library, out / "folder" / "times", named=True, on_step=lambda _step: None).keep(config)
 
 
 def make_gallery(path: Path) -> None:

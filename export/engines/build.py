@@ -5,6 +5,7 @@ All is made in a folder beside its place, proven, checked on the GPU where there
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ from typing import Any
 from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BackendError, BundleError
+from tbps_infer.export.engines.failed import failed_place
 from tbps_infer.export.engines.options import BuildContext, EngineOptions, OnPlanProgress, source_precision
 from tbps_infer.export.engines.plans import build_plans
 from tbps_infer.export.engines.self_check import check_engines
@@ -49,7 +51,8 @@ def build_engines(
 ) -> BuiltEngines:
     """Build the engines of both branches, one after the other, into the bundle's ``engines`` folder.
 
-    On any error, and on an interruption, what was there before is there still and nothing else is.
+    On any error, and on an interruption, what was there before is there still, and nothing else is but the timing
+    cache and engines that failed, which the next build replaces.
 
     Args:
         bundle_path: The bundle.
@@ -62,7 +65,7 @@ def build_engines(
         BundleError: The bundle is damaged, or cannot be written to.
         BackendError: TensorRT or a GPU is missing, the build fails, or the precision is not what was asked for.
         VerificationError: The graph does not fit FP16, or the engines do not do what the bundle's reference does, or
-            do not pass the gate; they are not installed.
+            do not pass the gate; they are not installed, and kept aside in the folder that the hint names.
     """
     bundle = Bundle.open(bundle_path)
     library, gpu = check_buildable(options)
@@ -81,6 +84,7 @@ def build_engines(
             facts = replace(facts, plans=plans, mixed_precision=mixed, created=created)
             _, verdict = check_engines(context, EngineFolder(folder, facts))
         engines = EngineFolder.open(place)
+        shutil.rmtree(failed_place(bundle, facts), ignore_errors=True)
     if verdict is not None:
         record_verdict(bundle.path, verdict)
     return BuiltEngines(engines, built=ready is None)

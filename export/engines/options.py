@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbps_infer.errors import UsageError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions
-from tbps_infer.model_facts import ModelFacts, Precision
+from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts, Precision
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
@@ -40,10 +40,13 @@ class EngineOptions:
     Attributes:
         backend: Which product builds them.
         precision: ``int8`` wants a bundle with INT8 graphs; what is not INT8 in them becomes FP16.
-        batch: Items per run.
-        text_lengths: Tokens per caption, one engine for each; `DEFAULT_LENGTHS` and the model's greatest when empty.
+        image_batch: Crops per run. Pictures are embedded in full batches, so kernels are chosen for the most.
+        text_batch: Captions per run. A query is one caption, so kernels are chosen for the least.
+        text_lengths: Tokens per caption, each with a profile or engine of its own; `DEFAULT_LENGTHS` and the model's
+            greatest when empty.
         settings: The builder's.
-        timing_cache: A file with the times of kernels, read and written; TensorRT only.
+        timing_cache: A file with the times of kernels, read and written; TensorRT only, which keeps one beside the
+            engines when not given.
         mixed: What stays in FP32 beyond the rules.
         rebuild: Build again what is there and up to date.
         device: Index of the GPU to build and check on.
@@ -55,7 +58,8 @@ class EngineOptions:
 
     backend: FlavourName = "tensorrt"
     precision: Precision = "fp16"
-    batch: BatchRange = field(default_factory=BatchRange)
+    image_batch: BatchRange = field(default_factory=lambda: BatchRange(1, 32, 32))
+    text_batch: BatchRange = field(default_factory=lambda: BatchRange(1, 1, 32))
     text_lengths: tuple[int, ...] = ()
     settings: BuildSettings = field(default_factory=BuildSettings)
     timing_cache: Path | None = None
@@ -67,6 +71,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
             raise UsageError("FP32 islands were asked for in an FP32 engine.", "Choose the precision fp16.")
+
+    def batch(self, branch: Branch) -> BatchRange:
+        """Items per run of a branch."""
+        return self.image_batch if branch == "image" else self.text_batch
 
     def lengths_for(self, model: ModelFacts) -> tuple[int, ...]:
         """The lengths to build, in order.
@@ -89,7 +97,7 @@ class EngineOptions:
         """What an engine's bytes follow from, as plain JSON values."""
         return {
             "precision": self.precision,
-            "batch": asdict(self.batch),
+            "batch": {branch: asdict(self.batch(branch)) for branch in BRANCHES},
             "text_lengths": list(self.lengths_for(model)),
             "settings": asdict(self.settings),
             "keep_fp32": list(self.mixed.keep_fp32),

@@ -4,8 +4,8 @@
 
     BUNDLE/engines/tensorrt-10.3.0-orin-sm87-fp16/
       image.plan
-      text-32.plan text-48.plan text-64.plan text-100.plan
-      engine.json      build spec and its hash, versions, GPU, profile, memory, times, proof of precision, self-check
+      text.plan        a profile for each text length; text-32.plan and so on where TensorRT wants one profile each
+      engine.json      build spec and its hash, versions, GPU, profiles, memory, times, proof of precision, self-check
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tbps_infer.tensorrt.precision_proof import PrecisionProof
 __all__ = [
     "ENGINES",
     "ENGINE_JSON",
+    "FAILED_JSON",
     "PORTABLE_TARGET",
     "EngineFacts",
     "EngineFolder",
@@ -39,8 +40,10 @@ __all__ = [
 ]
 
 ENGINE_JSON = "engine.json"
+FAILED_JSON = "failed.json"
+"""Stands in for `ENGINE_JSON` where engines failed, so that nothing takes them for engines."""
 ENGINES = "engines"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PORTABLE_TARGET = "sm80-and-later"
 """What TensorRT for RTX builds for when it is given no target."""
 
@@ -52,34 +55,35 @@ class PlanFacts:
     Attributes:
         file: Its name in the folder.
         branch: Of the model.
-        length: Tokens per caption; None for images.
+        lengths: Tokens per caption, one for each optimization profile in order; empty for images, of one profile.
         bytes: Its size.
         sha256: Of the file.
         build_seconds: How long the builder took.
-        activation_bytes: Device memory that it needs to run, beside its weights.
+        activation_bytes: Device memory that it needs to run, beside its weights, by its greatest profile.
         predicted_activation_bytes: What was said before building; None where it could not be predicted.
-        proof: Its precision.
+        proofs: Its precision, one for each profile.
     """
 
     file: str
     branch: Branch
-    length: int | None
+    lengths: tuple[int, ...]
     bytes: int
     sha256: str
     build_seconds: float
     activation_bytes: int
     predicted_activation_bytes: int | None
-    proof: PrecisionProof
+    proofs: tuple[PrecisionProof, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
-        return {**dataclasses.asdict(self), "proof": self.proof.to_json()}
+        return {**dataclasses.asdict(self), "proofs": [proof.to_json() for proof in self.proofs]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlanFacts:
         """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
         known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**known, "proof": PrecisionProof.from_json(known["proof"])})
+        proofs = tuple(PrecisionProof.from_json(proof) for proof in known["proofs"])
+        return cls(**{**known, "lengths": tuple(known["lengths"]), "proofs": proofs})
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,9 @@ class EngineFacts:
         return f"{self.flavour}-{self.version}-{self.built_for}-{self.precision}"
 
     @property
-    def batch(self) -> tuple[int, int, int]:
-        """(least, usual, most) items per run."""
-        values = self.spec["batch"]
-        return int(values["minimum"]), int(values["optimum"]), int(values["maximum"])
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Each branch's least, usual and most items per run, in order."""
+        return tuple(sorted({int(size) for sizes in self.spec["batch"].values() for size in sizes.values()}))
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""

@@ -24,6 +24,7 @@ class Flavour:
         install: How to get it.
         needs_gpu_to_build: Whether kernels are chosen by timing them on the GPU; otherwise it builds for a target,
             anywhere.
+        several_profiles_from: The first version whose engines give right numbers with several optimization profiles.
         ignored: Options of a build that its builder accepts and does nothing with, each with the reason in words.
     """
 
@@ -31,6 +32,7 @@ class Flavour:
     module: str
     install: str
     needs_gpu_to_build: bool
+    several_profiles_from: tuple[int, int]
     ignored: Mapping[str, str]
 
     def refuse_ignored(self, options: Mapping[str, object]) -> None:
@@ -58,6 +60,7 @@ _TENSORRT = Flavour(
         "NVIDIA's tensorrt package."
     ),
     needs_gpu_to_build=True,
+    several_profiles_from=(10, 8),  # NVIDIA/TensorRT#4250
     ignored=MappingProxyType({"target": "an engine is built for the GPU of the machine that builds it"}),
 )
 
@@ -66,10 +69,11 @@ _RTX = Flavour(
     module="tensorrt_rtx",
     install='Install it: pip install "tbps-infer[rtx]" (x86 only).',
     needs_gpu_to_build=False,
+    several_profiles_from=(1, 0),
     ignored=MappingProxyType(
         {
             "optimization_level": "it has one way of building",
-            "timing_cache": "it times no kernels while building",
+            "timing_cache": "it times no kernels while building, so nothing would be cached",
         }
     ),
 )

@@ -33,7 +33,7 @@ REQUIRED_API: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "BuilderFlag": ("TF32",),
         "DataType": ("BOOL", "FLOAT", "HALF", "INT32", "INT64", "INT8", "UINT8"),
-        "EngineInspector": ("get_engine_information",),
+        "EngineInspector": ("execution_context", "get_engine_information"),
         "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
         "IBuilderConfig": (
             "add_optimization_profile",
@@ -74,6 +74,7 @@ REQUIRED_API: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "infer_shapes",
             "set_device_memory",
             "set_input_shape",
+            "set_optimization_profile_async",
             "set_tensor_address",
         ),
         "IHostMemory": ("nbytes",),
@@ -99,7 +100,9 @@ OPTIONAL_API: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "ComputeCapability": ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
         "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),
-        "IExecutionContext": ("is_stream_capturable",),
+        "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
+        "IRuntimeCache": ("deserialize", "serialize"),
+        "IRuntimeConfig": ("create_runtime_cache", "cuda_graph_strategy", "set_runtime_cache"),
     }
 )
 """What is used where it is there: TensorRT for RTX alone has it."""
@@ -152,6 +155,12 @@ class Library:
     def has(self, owner: str, member: str) -> bool:
         """Whether a class or enumeration of the module has a member."""
         return hasattr(getattr(self.module, owner, None), member)
+
+    @property
+    def several_profiles(self) -> bool:
+        """Whether an engine may have several optimization profiles."""
+        major, minor = map(int, self.version.split(".")[:2])
+        return (major, minor) >= self.flavour.several_profiles_from
 
     def begin(self) -> None:
         """Forget what was said before, ahead of an operation."""

@@ -1,4 +1,4 @@
-"""Builds one engine from one ONNX graph: strongly typed, one profile, every setting read back."""
+"""Builds one engine from one ONNX graph: strongly typed, every setting read back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tbps_infer.atomic import write_bytes
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.tensorrt.interruption import Interruption, held_back
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.plan_spec import BuildSettings, PlanSpec
+from tbps_infer.tensorrt.timing_cache import TimingCache
 
 __all__ = ["OnProgress", "build_plan"]
 
@@ -26,7 +26,7 @@ def build_plan(
     spec: PlanSpec,
     settings: BuildSettings,
     *,
-    timing_cache: Path | None = None,
+    timing_cache: TimingCache | None = None,
     on_progress: OnProgress = lambda _phase, _done, _steps: None,
 ) -> memoryview:
     """Build an engine.
@@ -36,9 +36,9 @@ def build_plan(
     Args:
         library: The TensorRT that builds.
         graph: An ONNX file, its external data beside it.
-        spec: What the graph must take and give, and the profile.
+        spec: What the graph must take and give, and the profiles.
         settings: The builder's.
-        timing_cache: A file to read, if it is there, and to write, with the times of kernels.
+        timing_cache: Times of kernels, which the build uses and adds to; TensorRT only.
         on_progress: Called with the phase, the steps done and their number.
 
     Returns:
@@ -58,12 +58,12 @@ def build_plan(
         # Only now: a parser on a network whose builder has a recorder crashes when it is freed.
         builder.error_recorder = library.recorder
         try:
-            _add_profile(library, builder, config, spec)
+            _add_profiles(library, builder, config, spec)
             if timing_cache is not None:
-                _read_timing_cache(library, config, timing_cache)
+                timing_cache.attach(config)
             plan = _build(library, builder, network, config, _monitor(library.module, on_progress, interruption))
             if timing_cache is not None and interruption.error is None:
-                _write_timing_cache(library, config, timing_cache)
+                timing_cache.keep(config)
         finally:
             del parser, network
     return memoryview(plan)
@@ -152,13 +152,14 @@ def _listed(tensors: set[tuple[str, np.dtype[Any]]]) -> str:
     return ", ".join(f"{name} {dtype}" for name, dtype in sorted(tensors, key=str)) or "(none)"
 
 
-def _add_profile(library: Library, builder: Any, config: Any, spec: PlanSpec) -> None:
+def _add_profiles(library: Library, builder: Any, config: Any, spec: PlanSpec) -> None:
     library.begin()
-    profile = library.made(builder.create_optimization_profile(), "make an optimization profile")
-    for name, shapes in spec.shapes.items():
-        profile.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
-    if not bool(profile) or config.add_optimization_profile(profile) < 0:
-        raise library.failed("use the shapes given")
+    for shapes in spec.profiles:
+        profile = library.made(builder.create_optimization_profile(), "make an optimization profile")
+        for name, each in shapes.items():
+            profile.set_shape(name, each.minimum, each.optimum, each.maximum)
+        if not bool(profile) or config.add_optimization_profile(profile) < 0:
+            raise library.failed("use the shapes given")
 
 
 def _build(library: Library, builder: Any, network: Any, config: Any, monitor: Any) -> Any:
@@ -207,23 +208,3 @@ def _monitor(module: Any, on_progress: OnProgress, interruption: Interruption) -
                 interruption.note(error)
 
     return Monitor()
-
-
-def _read_timing_cache(library: Library, config: Any, path: Path) -> None:
-    try:
-        stored = path.read_bytes() if path.is_file() else b""
-    except OSError as error:
-        raise BackendError(
-            f"The timing cache {path} cannot be read: {error.strerror}.", "Give another file."
-        ) from error
-    cache = library.made(config.create_timing_cache(stored), f"read the timing cache {path}", "Delete the file.")
-    if not config.set_timing_cache(cache, False):
-        raise library.failed(
-            f"use the timing cache {path}", "It is of another TensorRT, CUDA or GPU: give another file."
-        )
-
-
-def _write_timing_cache(library: Library, config: Any, path: Path) -> None:
-    cache = library.made(config.get_timing_cache(), "give the timing cache back")
-    content = memoryview(library.made(cache.serialize(), "write the timing cache"))
-    write_bytes(path, content, BackendError, parents=True)

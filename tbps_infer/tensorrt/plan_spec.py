@@ -71,42 +71,45 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class PlanSpec:
-    """One engine: one branch, one profile (several profiles on one engine gave wrong numbers before 10.8).
+    """One engine of one branch.
 
     Attributes:
         inputs: What the graph takes.
         outputs: What it gives.
-        shapes: The profile, by input.
+        profiles: The shapes of each optimization profile, by input.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    shapes: Mapping[str, ShapeRange]
+    profiles: tuple[Mapping[str, ShapeRange], ...]
 
 
-def plan_spec(model: ModelFacts, branch: Branch, batch: BatchRange, length: int | None) -> PlanSpec:
-    """The engine of a branch, for a range of batches and, for text, one fixed length.
+def plan_spec(model: ModelFacts, branch: Branch, batch: BatchRange, lengths: tuple[int, ...]) -> PlanSpec:
+    """The engine of a branch, for a range of batches and, for text, one profile for each fixed length.
 
     Args:
         model: Whose branch.
         branch: Which.
         batch: Items per run.
-        length: Tokens per caption; None for images.
+        lengths: Tokens per caption; empty for images.
 
     Raises:
         UsageError: A length is missing for text, given for images, or below 3.
     """
-    if (branch == "text") != (length is not None) or (length is not None and length < 3):
-        raise UsageError(f"A length of {length} does not fit the {branch} branch.", "Give text lengths of 3 or more.")
+    if (branch == "text") != bool(lengths) or min(lengths, default=3) < 3:
+        raise UsageError(
+            f"Lengths of {list(lengths)} do not fit the {branch} branch.", "Give text lengths of 3 or more."
+        )
     inputs, outputs = branch_specs(model, branch)
 
-    def shape(spec: TensorSpec, size: int) -> tuple[int, ...]:
+    def shape(spec: TensorSpec, size: int, length: int) -> tuple[int, ...]:
         return tuple(
-            {"batch": size, "length": length or 0}[axis] if isinstance(axis, str) else axis for axis in spec.shape
+            {"batch": size, "length": length}[axis] if isinstance(axis, str) else axis for axis in spec.shape
         )
 
-    ranges = {
-        spec.name: ShapeRange(shape(spec, batch.minimum), shape(spec, batch.optimum), shape(spec, batch.maximum))
-        for spec in inputs
-    }
-    return PlanSpec(inputs, outputs, ranges)
+    sizes = (batch.minimum, batch.optimum, batch.maximum)
+    profiles = tuple(
+        {spec.name: ShapeRange(*(shape(spec, size, length) for size in sizes)) for spec in inputs}
+        for length in lengths or (0,)
+    )
+    return PlanSpec(inputs, outputs, profiles)

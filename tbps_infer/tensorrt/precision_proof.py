@@ -11,7 +11,7 @@ from tbps_infer.errors import BackendError
 from tbps_infer.model_facts import Precision
 from tbps_infer.tensorrt.kernels import Kernel
 
-__all__ = ["GraphPrecision", "PrecisionProof", "prove_precision"]
+__all__ = ["GraphPrecision", "PrecisionProof", "Source", "prove_precision"]
 
 Source = Literal["plan", "inspector"]
 
@@ -49,6 +49,9 @@ class PrecisionProof:
         int8_kernels: How many read or write INT8.
         int8_products: How many of the graph's INT8 products are in a kernel that multiplies INT8.
         folded_products: How many of the FP16 and INT8 ones are in none at all, having been computed while building.
+        unknown_kernels: How many have a type that the engine does not tell.
+        unknown_products: How many of the FP16 and INT8 products are in such a kernel and in none of their kind:
+            running the engine must show what they are.
         fused_attention: Kernels that compute a whole attention.
         attentions: Attentions of the graph.
     """
@@ -60,6 +63,8 @@ class PrecisionProof:
     int8_kernels: int
     int8_products: int
     folded_products: int
+    unknown_kernels: int
+    unknown_products: int
     fused_attention: int
     attentions: int
 
@@ -90,11 +95,12 @@ def prove_precision(kernels: Sequence[Kernel], graph: GraphPrecision, source: So
     Raises:
         BackendError: FP16 or INT8 was asked for and a product is computed in more, or FP16 was not asked for and is
             there; or no kernel is known by its ONNX node, or fewer than half of the products are, so that nothing is
-            proven.
+            proven. What the engine does not tell is counted and not an error.
     """
     known = {node for kernel in kernels for node in kernel.nodes}
     half = {node for kernel in kernels if kernel.fp16 for node in kernel.nodes}
     whole = {node for kernel in kernels if kernel.int8_inputs >= _INT8_OPERANDS[source] for node in kernel.nodes}
+    unknown = {node for kernel in kernels if kernel.unknown for node in kernel.nodes}
     proof = PrecisionProof(
         source=source,
         kernels=len(kernels),
@@ -103,6 +109,8 @@ def prove_precision(kernels: Sequence[Kernel], graph: GraphPrecision, source: So
         int8_kernels=sum("int8" in kernel.dtypes for kernel in kernels),
         int8_products=len(graph.int8_products & whole),
         folded_products=len((graph.fp16_products | graph.int8_products) - known),
+        unknown_kernels=sum(kernel.unknown for kernel in kernels),
+        unknown_products=len((graph.fp16_products & unknown) - half) + len((graph.int8_products & unknown) - whole),
         fused_attention=sum(kernel.fused_attention for kernel in kernels),
         attentions=graph.attentions,
     )
@@ -113,14 +121,22 @@ def prove_precision(kernels: Sequence[Kernel], graph: GraphPrecision, source: So
     if graph.precision == "fp32" and proof.fp16_kernels:
         raise BackendError(f"{graph.precision} was asked for, and {proof.fp16_kernels} kernels of {engine} use FP16.")
     if graph.precision == "int8":
-        _require("INT8", graph.int8_products, whole, known, engine)
+        _require("INT8", graph.int8_products, whole | unknown, known, engine)
     if graph.precision == "fp16" or graph.fp16_products:
-        _require("FP16", graph.fp16_products, half, known, engine)
+        _require("FP16", graph.fp16_products, half | unknown, known, engine)
     return proof
 
 
 def _require(kind: str, wanted: frozenset[str], got: set[str], known: set[str], engine: str) -> None:
-    """Refuse an engine in which a known product is not of its kind, or in which most products are not known."""
+    """Refuse an engine in which a known product is not of its kind, or in which most products are not known.
+
+    Args:
+        kind: What they must be.
+        wanted: The products.
+        got: Nodes that are of the kind, or whose types the engine does not tell.
+        known: Nodes that are in any kernel.
+        engine: What to call it.
+    """
     hint = "Build in fp32, or report it with the versions that tbps doctor prints."
     missed = sorted((wanted & known) - got)
     if missed or not wanted & got:

@@ -21,6 +21,8 @@ from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_o
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
+from tbps_infer.tensorrt.loading import LoadedEngines
+from tbps_infer.tensorrt.runtime_cache import RuntimeCache
 from tbps_infer.tensorrt.session import EngineSession, Slot
 
 __all__ = ["TensorRTRunner", "find_engines", "open_engines", "run_folder"]
@@ -69,7 +71,7 @@ class TensorRTRunner:
 
     @property
     def description(self) -> str:
-        """Flavour, version, precision, GPU, and how many CUDA graphs are in use."""
+        """Flavour, version, precision, GPU, and how many CUDA graphs were captured here."""
         graphs = sum(session.captured for session in self._sessions.values())
         return f"{self._description}, {graphs} CUDA graphs"
 
@@ -298,31 +300,27 @@ def run_folder(
             shows at its first use.
     """
     specs = branch_specs(bundle.model, branch)
-    plans = {plan.length: plan for plan in folder.facts.plans if plan.branch == branch}
+    plans = [plan for plan in folder.facts.plans if plan.branch == branch]
     if not plans:
         raise BackendError(f"{folder.path} has no engine of the {branch} branch.", f"Build: {folder.rebuild_command}")
-    runtimes: list[Any] = []
+    cache: RuntimeCache | None = None
+    if RuntimeCache.serves(library):
+        file = folder.path / f"{branch}-{memory.gpu().label}.cache"
+        cache = RuntimeCache(library, file, cuda_graphs=memory.has_graphs)
+    loaded = LoadedEngines(folder, library, cache)
 
-    def loader(plan: PlanFacts) -> Callable[[], EngineSession]:
-        def load() -> EngineSession:
-            path = folder.check_plan(plan)
-            if not runtimes:
-                runtimes.append(library.create_runtime())
-            content = np.fromfile(path, np.uint8)
-            engine = library.deserialize(runtimes[0], content.data, str(path))
-            return EngineSession(library, engine, memory, specs)
-
-        return load
+    def loader(plan: PlanFacts, profile: int) -> Callable[[], EngineSession]:
+        return lambda: EngineSession(library, loaded.engine(plan), memory, specs, profile, cache)
 
     facts = folder.facts
     checked = ", self-check not executed" if facts.self_check.get("executed") is False else ""
     return TensorRTRunner(
         specs,
-        {length: loader(plan) for length, plan in plans.items()},
+        {length: loader(plan, number) for plan in plans for number, length in enumerate(plan.lengths or (None,))},
         memory,
         pad_id=bundle.model.pad_id,
         description=f"{facts.flavour} {facts.version}, {facts.precision} on {where} over {memory.name}{checked}",
-        release=runtimes.clear,
+        release=loaded.close,
     )
 
 

@@ -24,6 +24,7 @@ from tbps_infer.runners.buckets import batch_buckets, bucket_for, rows_of
 from tbps_infer.runners.protocol import Feeds, TensorSpec
 from tbps_infer.tensorrt.device_memory import DeviceMemory
 from tbps_infer.tensorrt.library import Library
+from tbps_infer.tensorrt.runtime_cache import RuntimeCache
 
 __all__ = ["EngineSession", "Slot"]
 
@@ -65,12 +66,14 @@ class EngineSession:
 
     Args:
         library: What loaded the engine.
-        engine: A deserialized engine with one profile.
+        engine: A deserialized engine.
         memory: Of the device that it was loaded on.
         specs: Inputs and outputs that it must have.
+        profile: Which of its optimization profiles is run.
+        runtime_cache: What makes execution contexts of TensorRT for RTX, which captures their runs itself.
 
     Raises:
-        BackendError: Its tensors are others, it has several profiles, or the device has too little memory.
+        BackendError: Its tensors are others, it has no such profile, or the device has too little memory.
 
     Attributes:
         maximum: Items per run at most.
@@ -84,8 +87,12 @@ class EngineSession:
         engine: Any,
         memory: DeviceMemory,
         specs: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
+        profile: int = 0,
+        runtime_cache: RuntimeCache | None = None,
     ) -> None:
         self._library = library
+        self._profile_number = profile
+        self._runtime_cache = runtime_cache
         self._engine = engine
         self._memory = memory
         self._inputs, self._outputs = tuple(specs[0]), tuple(specs[1])
@@ -201,10 +208,10 @@ class EngineSession:
             found.add((direction, name, self._library.dtype(self._engine.get_tensor_dtype(name), name)))
         wanted = {("in", spec.name, spec.dtype) for spec in self._inputs}
         wanted |= {("out", spec.name, spec.dtype) for spec in self._outputs}
-        if found != wanted or self._engine.num_optimization_profiles != 1:
+        if found != wanted or self._profile_number >= self._engine.num_optimization_profiles:
             raise BackendError(
                 f"The engine has the tensors {sorted(found, key=str)} and {self._engine.num_optimization_profiles} "
-                f"profiles; this model's has {sorted(wanted, key=str)} and one.",
+                f"profiles; this model's has {sorted(wanted, key=str)} and a profile {self._profile_number}.",
                 "Build the engines again: tbps build BUNDLE --rebuild.",
             )
 
@@ -213,7 +220,8 @@ class EngineSession:
         sizes = {}
         least, most = 1, 1
         for spec in self._inputs:
-            low, _, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(spec.name, 0))
+            shapes = self._engine.get_tensor_profile_shape(spec.name, self._profile_number)
+            low, _, high = (tuple(shape) for shape in shapes)
             fixed = [size for size in spec.shape[1:] if isinstance(size, int)]
             if low[1:] != high[1:] or (fixed and fixed != list(high[1:])):
                 raise BackendError(
@@ -283,9 +291,7 @@ class EngineSession:
 
     def _capture(self, slot: Slot, bound: _Bound) -> None:
         bound.capturable = self._memory.has_graphs
-        asks = self._library.has("IExecutionContext", "is_stream_capturable")
-        # TensorRT for RTX compiles a new shape's kernels while others stand in for them: asked until that is done.
-        if not bound.capturable or (asks and not bound.context.is_stream_capturable(slot.stream)):
+        if not bound.capturable:
             return
         bound.capturable = False  # one try: what fails once is run plainly
         bound.graph = self._memory.capture(slot.stream, lambda: self._enqueue(slot, bound))
@@ -296,8 +302,14 @@ class EngineSession:
         """A context of its own for a slot and a batch size: a captured graph must not see shapes change."""
         library = self._library
         library.begin()
-        strategy = library.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = library.made(self._engine.create_execution_context(strategy), "make an execution context")
+        if self._runtime_cache is None:
+            strategy = library.module.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = library.made(self._engine.create_execution_context(strategy), "make an execution context")
+        else:
+            context = self._runtime_cache.context(self._engine)
+        if self._engine.num_optimization_profiles > 1:
+            chosen = context.set_optimization_profile_async(self._profile_number, slot.stream)
+            library.made(chosen, f"choose the profile {self._profile_number}")
         if self._scratch:
             context.set_device_memory(self._scratch, self._scratch_bytes)
         for spec in self._inputs:
@@ -315,4 +327,4 @@ class EngineSession:
                 raise BackendError(f"The engine gives {spec.name} of shape {list(shape)}; want {list(wanted)}.")
         for name, buffer in slot.buffers.items():
             library.made(context.set_tensor_address(name, buffer.address), f"set the address of {name}")
-        return _Bound(context)
+        return _Bound(context, capturable=self._runtime_cache is None)

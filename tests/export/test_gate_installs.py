@@ -79,6 +79,7 @@ def pretended(shipped_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engines, "find_gpu", lambda _index: GPU)
     monkeypatch.setattr(engines, "build_plans", lambda _context, _folder: ((), {}))
     report = {"executed": True, "passed": True, "golden_cosine": {"image": 1.0, "text": 1.0}}
+    report |= {"failures": [], "differences": {}}
     monkeypatch.setattr(engine_check, "compare_with_reference", lambda *_: report)
     monkeypatch.setattr(engine_check, "open_memory", lambda _index: None)
     monkeypatch.setattr(engine_check, "run_folder", open_branch)

@@ -12,7 +12,7 @@ import pytest
 
 from tbps_infer.errors import BackendError
 from tbps_infer.model_facts import Precision
-from tbps_infer.tensorrt.kernels import Kernel, inspected_kernels, rtx_program
+from tbps_infer.tensorrt.kernels import Kernel, inspected_kernels, rtx_programs
 from tbps_infer.tensorrt.precision_proof import GraphPrecision, PrecisionProof, prove_precision
 
 
@@ -70,7 +70,7 @@ def test_an_engine_without_details_proves_nothing(information: str) -> None:
 def test_a_plan_that_is_not_as_known_proves_nothing() -> None:
     for content in (b"", b"ftrt" + bytes(1000), b"header {\n  version = 5\n  accelerators={*}\n}\nmain {\n}\n"):
         with pytest.raises(BackendError, match="precision is not proven"):
-            rtx_program(content)
+            rtx_programs(content)
 
 
 def kernel(nodes: str, *dtypes: str, name: str = "k", int8_inputs: int = 0) -> Kernel:
@@ -90,7 +90,7 @@ def test_a_proof_counts_products_kernels_and_attentions() -> None:
         kernel("size", "int64"),
     ]
     proof = prove(kernels, "fp16", "m1 m2 constant")
-    assert proof == PrecisionProof("plan", 4, 2, 2, 0, 0, 1, 1, 1)
+    assert proof == PrecisionProof("plan", 4, 2, 2, 0, 0, 1, 0, 0, 1, 1)
     assert proof.fp16_share == 0.5
     assert PrecisionProof.from_json(json.loads(json.dumps(proof.to_json()))) == proof
 
@@ -120,7 +120,7 @@ def test_a_proof_of_int8_wants_both_factors_in_int8() -> None:
         kernel("scores", "half", name="_gemm_mha_v2"),
     ]
     proof = prove_precision(right, INT8_GRAPH, "plan", "text-32.plan")
-    assert proof == PrecisionProof("plan", 4, 2, 1, 3, 2, 0, 1, 1)
+    assert proof == PrecisionProof("plan", 4, 2, 1, 3, 2, 0, 0, 0, 1, 1)
     for wrong in (kernel("m2", "int8", "half", int8_inputs=1), kernel("m2", "half"), kernel("m2", "float")):
         with pytest.raises(BackendError, match=r"INT8 was asked for, .* has 1 products in FP32 or FP16: m2"):
             prove_precision([right[0], wrong, *right[2:]], INT8_GRAPH, "plan", "text-32.plan")

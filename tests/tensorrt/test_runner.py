@@ -28,6 +28,7 @@ from tbps_infer.sources import read_sources
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.library import REQUIRED_API, Library
 from tbps_infer.tensorrt.runner import TensorRTRunner
+from tbps_infer.tensorrt.runtime_cache import RuntimeCache
 from tbps_infer.tensorrt.session import EngineSession
 from tbps_infer.text import Tokenizer
 
@@ -373,28 +374,18 @@ def test_a_run_that_cannot_be_captured_runs_plainly_and_is_not_tried_again(monke
     assert (len(tries), setup.memory.launches) == (1, 0)
 
 
-def test_tensorrt_for_rtx_is_asked_whether_a_stream_can_be_captured() -> None:
-    setup = Setup()
-    asked: list[int] = []
-    ready: list[bool] = []
-
-    def answer(_context: FakeContext, stream: int) -> bool:
-        asked.append(stream)
-        return bool(ready)
-
-    FakeContext.is_stream_capturable = answer  # type: ignore[attr-defined]
-    vars(setup.library.module)["IExecutionContext"].is_stream_capturable = None
-    try:
-        for _ in range(3):
-            setup.runner.run(crops(1))
-        assert (len(asked), setup.memory.captures) == (2, 0), "asked again, and not after a first run"
-        ready.append(True)
-        setup.runner.run(crops(1))
-        assert (len(asked), setup.memory.captures, setup.memory.launches) == (3, 1, 1)
-        setup.runner.run(crops(1))
-        assert (len(asked), setup.memory.captures, setup.memory.launches) == (3, 1, 2)
-    finally:
-        del FakeContext.is_stream_capturable  # type: ignore[attr-defined]
+@pytest.mark.parametrize("graphs", [True, False])
+def test_tensorrt_for_rtx_captures_its_runs_itself(tmp_path: Path, graphs: bool) -> None:
+    setup = Setup(graphs=graphs)
+    engine = FakeEngine(setup.memory, setup.library.recorder)
+    cache = RuntimeCache(setup.library, tmp_path / "image.cache", cuda_graphs=graphs)
+    vars(cache)["context"] = lambda engine: engine.create_execution_context("USER_MANAGED")
+    session = EngineSession(setup.library, engine, setup.memory, IMAGE, 0, cache)
+    for _ in range(4):
+        outputs = session.collect(session.submit(crops(2)))
+        np.testing.assert_array_equal(outputs["image_embedding"], embed(crops(2)))
+    assert (engine.executed, setup.memory.captures, setup.memory.launches) == (4, 0, 0)
+    session.close()
 
 
 def test_one_batch_travels_while_another_computes() -> None:
@@ -641,18 +632,67 @@ def test_too_little_memory_says_so() -> None:
     setup.runner.close()
 
 
-def test_an_engine_of_another_model_or_with_several_profiles_is_refused() -> None:
+def test_an_engine_of_another_model_or_without_the_profile_is_refused() -> None:
     memory, library = FakeMemory(), fake_library()
     other = (IMAGE[0], (TensorSpec("text_embedding", np.dtype(np.float32), ("batch", DIM)),))
     with pytest.raises(BackendError, match="text_embedding"):
         EngineSession(library, FakeEngine(memory, library.recorder), memory, other)
-    several = FakeEngine(memory, library.recorder)
-    several.num_optimization_profiles = 2
-    with pytest.raises(BackendError, match="2 profiles"):
-        EngineSession(library, several, memory, IMAGE)
+    with pytest.raises(BackendError, match=r"1 profiles; .* a profile 1"):
+        EngineSession(library, FakeEngine(memory, library.recorder), memory, IMAGE, profile=1)
     larger = ((TensorSpec("pixels", np.dtype(np.uint8), ("batch", 8, 2, 3)),), IMAGE[1])
     with pytest.raises(BackendError, match=r"shapes \[1, 4, 2, 3\] to \[8, 4, 2, 3\]"):
         EngineSession(library, FakeEngine(memory, library.recorder), memory, larger)
+    assert memory.held == 0
+
+
+class FakeProfiles(FakeEngine):
+    """A text engine with a profile for each of two lengths."""
+
+    num_optimization_profiles = 2
+    lengths = (6, 10)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert name in self.profile
+        length = self.lengths[profile]
+        return [(1, length), (8, length), (8, length)]
+
+    def create_execution_context(self, strategy: str) -> FakeContext:
+        assert strategy == "USER_MANAGED"
+        self.contexts.append(FakeProfileContext(self))
+        return self.contexts[-1]
+
+
+class FakeProfileContext(FakeContext):
+    """Takes shapes of its profile alone, which is the first one until another is chosen."""
+
+    number = 0
+
+    def set_optimization_profile_async(self, number: int, stream: int) -> bool:
+        assert stream
+        assert not self.shapes, "the profile comes before the shapes"
+        self.number = number
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = tuple(shape)
+        return shape[1] == FakeProfiles.lengths[self.number]
+
+
+def test_the_lengths_of_one_engine_are_its_profiles() -> None:
+    memory, library = FakeMemory(), fake_library()
+    engine = FakeProfiles(memory, library.recorder, TEXT, length=6)
+
+    def loader(profile: int) -> Callable[[], EngineSession]:
+        return lambda: EngineSession(library, engine, memory, TEXT, profile)
+
+    runner = TensorRTRunner(TEXT, {length: loader(number) for number, length in enumerate(engine.lengths)}, memory)
+    for length, filled in ((4, 6), (10, 10), (6, 6), (9, 10)):
+        feeds = captions(2, length, length)
+        wanted = embed({name: np.pad(array, ((0, 0), (0, filled - length))) for name, array in feeds.items()})
+        np.testing.assert_array_equal(runner.run(feeds)["text_embedding"], wanted)
+    chosen = [context.number for context in engine.contexts if isinstance(context, FakeProfileContext)]
+    assert chosen == [0, 1]
+    runner.close()
     assert memory.held == 0
 
 

@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_memory import FakeMemory
+from fake_tensorrt import fake_library
 from planted_faults import Distorted
 
 from tbps_infer.atomic import new_folder
@@ -27,23 +27,25 @@ from tbps_infer.export.engines import self_check as engine_check
 from tbps_infer.export.engines import source_graphs as engine_graphs
 from tbps_infer.export.engines.build import BuiltEngines, build_engines
 from tbps_infer.export.engines.options import EngineOptions
+from tbps_infer.export.engines.source_graphs import graph_precision
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_model
 from tbps_infer.export.fp16.emulation import emulated
 from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners.fake import FakeRunner
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
+from tbps_infer.runners.protocol import SerialRunner
 from tbps_infer.tensorrt import device_memory
 from tbps_infer.tensorrt import runner as runner_module
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
-from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts
+from tbps_infer.tensorrt.kernels import Kernel
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings, PlanSpec
 from tbps_infer.tensorrt.runner import find_engines, open_engines
 from tbps_infer.verification.evaluation_set import labelled_set
 from tbps_infer.verification.parity import Shapes
-from tbps_infer.verification.tolerances import Thresholds
+from tbps_infer.verification.tolerances import Thresholds, refuse_failures
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
@@ -57,7 +59,12 @@ ATTENTIONS = {"image": 3, "text": 7}
 def options(precision: Precision = "fp16", **changes: Any) -> EngineOptions:
     return replace(
         EngineOptions(
-            backend="tensorrt-rtx", precision=precision, text_lengths=(32, 100), settings=BuildSettings(target="sm86")
+            backend="tensorrt-rtx",
+            precision=precision,
+            image_batch=BatchRange(1, 8, 32),
+            text_batch=BatchRange(1, 8, 32),
+            text_lengths=(32, 100),
+            settings=BuildSettings(target="sm86"),
         ),
         **changes,
     )
@@ -92,21 +99,25 @@ def attention_kernels(plan: bytes) -> int:
 
 def test_fp16_engines_have_every_product_in_fp16_and_every_attention_fused(fp16: BuiltEngines) -> None:
     assert fp16.built
-    names = ["image.plan", "text-32.plan", "text-100.plan"]
+    names = ["image.plan", "text.plan"]
     assert sorted(path.name for path in fp16.folder.path.iterdir()) == sorted([*names, "engine.json"])
+    assert [(plan.lengths, len(plan.proofs)) for plan in fp16.folder.facts.plans] == [((), 1), ((32, 100), 2)]
     for plan in fp16.folder.facts.plans:
-        proof = plan.proof
-        assert proof.fused_attention == proof.attentions == ATTENTIONS[plan.branch]
-        assert attention_kernels((fp16.folder.path / plan.file).read_bytes()) == ATTENTIONS[plan.branch]
-        assert proof.fp16_kernels == proof.kernels - 1, "the norms of the end are one kernel"
-        assert proof.fp16_products > 40
-        assert proof.folded_products == 0
+        profiles = len(plan.proofs)
+        content = (fp16.folder.path / plan.file).read_bytes()
+        assert attention_kernels(content) == profiles * ATTENTIONS[plan.branch]
+        for proof in plan.proofs:
+            assert proof.fused_attention == proof.attentions == ATTENTIONS[plan.branch]
+            assert proof.fp16_kernels == proof.kernels - 1, "the norms of the end are one kernel"
+            assert proof.fp16_products > 40
+            assert (proof.folded_products, proof.unknown_kernels, proof.unknown_products) == (0, 0, 0)
 
 
 def test_fp32_engines_have_no_fp16_no_tf32_and_no_fused_attention(fp32: BuiltEngines) -> None:
     for plan in fp32.folder.facts.plans:
         content = (fp32.folder.path / plan.file).read_bytes()
-        assert (plan.proof.fp16_kernels, plan.proof.fused_attention, attention_kernels(content)) == (0, 0, 0)
+        assert {(proof.fp16_kernels, proof.fused_attention) for proof in plan.proofs} == {(0, 0)}
+        assert attention_kernels(content) == 0
         assert b"__myln_half*" not in content
         assert b"\n  tf32=0\n" in content
 
@@ -116,8 +127,22 @@ def test_the_weights_of_fp16_take_half_the_room(bundle: Path, fp16: BuiltEngines
     weights = {name: Bundle.open(bundle).files[name].bytes for name in ("image.onnx", "text.onnx")}
     for plan in fp32.folder.facts.plans:
         saved = plan.bytes - halves[plan.file]
-        # Half the weights, give or take what kernels' own code differs by.
-        assert saved == pytest.approx(weights[f"{plan.branch}.onnx"] / 2, rel=0.4)
+        # Half the weights, give or take what kernels' own code differs by, which each profile has for itself.
+        assert saved == pytest.approx(weights[f"{plan.branch}.onnx"] / 2, rel=0.4 * len(plan.proofs))
+
+
+def test_the_profiles_of_a_plan_share_its_weights(bundle: Path, fp32: BuiltEngines) -> None:
+    (text,) = (plan for plan in fp32.folder.facts.plans if plan.branch == "text")
+    content = (fp32.folder.path / text.file).read_bytes()
+    stored = [onnx.numpy_helper.to_array(each) for each in onnx.load(bundle / "text.onnx").graph.initializer]
+    starts = [array.reshape(-1)[:64] for array in stored if array.dtype == np.float32 and array.size > 5000]
+    rows = [
+        start.tobytes() for start in starts if len(np.unique(start)) > 32
+    ]  # not a run of zeros, which is anywhere
+    copies = [content.count(row) for row in rows]
+    assert len(text.lengths) == 2
+    assert copies.count(1) > len(rows) / 2, "some are stored in another order"
+    assert max(copies) == 1
 
 
 def canonical(plan: bytes) -> list[bytes]:
@@ -145,7 +170,7 @@ def test_what_is_known_of_the_engines_is_beside_them(bundle: Path, fp16: BuiltEn
     values = json.loads((fp16.folder.path / "engine.json").read_text(encoding="utf-8"))
     assert fp16.folder.path.name == f"tensorrt-rtx-{values['version']}-sm86-fp16"
     assert values["gpu"] is None or values["gpu"]["sm"]
-    assert values["spec"]["batch"] == {"minimum": 1, "optimum": 8, "maximum": 32}
+    assert values["spec"]["batch"] == {branch: {"minimum": 1, "optimum": 8, "maximum": 32} for branch in BRANCHES}
     assert values["spec"]["graphs"]["text.onnx"] == Bundle.open(bundle).files["text.onnx"].sha256
     for plan in values["plans"]:
         content = (fp16.folder.path / plan["file"]).read_bytes()
@@ -191,8 +216,7 @@ def ready_plans(fp16: BuiltEngines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a build take the plans that were built already, where building them is not the point."""
 
     def take(_library: Any, _graph: Path, spec: PlanSpec, *_: Any, **__: Any) -> memoryview:
-        ids = spec.shapes.get("input_ids")
-        name = "image.plan" if ids is None else f"text-{ids.maximum[1]}.plan"
+        name = "text.plan" if "input_ids" in spec.profiles[0] else "image.plan"
         return memoryview((fp16.folder.path / name).read_bytes())
 
     monkeypatch.setattr(engine_plans, "build_plan", take)
@@ -210,19 +234,19 @@ def spoil_json(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready_plans")
-@pytest.mark.parametrize("spoil", [spoil_plan, spoil_json, lambda folder: (folder / "text-32.plan").unlink()])
+@pytest.mark.parametrize("spoil", [spoil_plan, spoil_json, lambda folder: (folder / "text.plan").unlink()])
 def test_spoilt_engines_are_built_again(small: Path, fp16: BuiltEngines, spoil: Callable[[Path], None]) -> None:
     folder = small / "engines" / fp16.folder.path.name
     spoil(folder)
     assert build_engines(small, options()).built
-    for name in ("image.plan", "text-32.plan", "text-100.plan"):
+    for name in ("image.plan", "text.plan"):
         assert (folder / name).read_bytes() == (fp16.folder.path / name).read_bytes()
 
 
 def test_other_options_build_again(small: Path) -> None:
-    built = build_engines(small, options(batch=BatchRange(1, 2, 4)))
+    built = build_engines(small, options(image_batch=BatchRange(1, 2, 4)))
     assert built.built
-    assert built.folder.facts.batch == (1, 2, 4)
+    assert built.folder.facts.batch_sizes == (1, 2, 4, 8, 32)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")])
@@ -230,7 +254,7 @@ def test_a_build_that_is_interrupted_leaves_what_was_there(small: Path, error: B
     before = contents(small)
 
     def progress(plan: str, _phase: str, done: int, _steps: int) -> None:
-        if plan == "text-32.plan" and done > 2:
+        if plan == "text.plan" and done > 2:
             raise error
 
     with pytest.raises(type(error)):
@@ -283,14 +307,21 @@ def test_a_build_whose_memory_cannot_be_predicted_goes_on_and_says_so(
     assert "Building image.plan: activations unknown at batch 32" in steps
     assert {plan.predicted_activation_bytes for plan in built.folder.facts.plans} == {None}
     values = json.loads((built.folder.path / "engine.json").read_text(encoding="utf-8"))
-    assert [plan["predicted_activation_bytes"] for plan in values["plans"]] == [None] * 3
+    assert [plan["predicted_activation_bytes"] for plan in values["plans"]] == [None] * 2
 
 
 def test_products_that_are_in_no_kernel_are_told(fp16: BuiltEngines) -> None:
     plan = fp16.folder.facts.plans[0]
     assert "are in none" not in engine_plans._described(plan)
-    folded = replace(plan, proof=replace(plan.proof, folded_products=2))
+    folded = replace(plan, proofs=(replace(plan.proofs[0], folded_products=2),))
     assert "FP16, 2 products are in none, " in engine_plans._described(folded)
+
+
+def test_types_that_an_engine_does_not_tell_are_told(fp16: BuiltEngines) -> None:
+    plan = fp16.folder.facts.plans[0]
+    assert "unknown" not in engine_plans._described(plan)
+    silent = replace(plan, proofs=(replace(plan.proofs[0], unknown_kernels=3, unknown_products=1),))
+    assert "FP16, of 3 with 1 products the type is unknown, " in engine_plans._described(silent)
 
 
 def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -> None:
@@ -301,8 +332,9 @@ def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -
     assert 20_000 < report["largest_activation"][1] < 40_000, "the mask's floor, measured on real captions"
     (text,) = (plan for plan in built.folder.facts.plans if plan.branch == "text")
     # TensorRT for RTX fuses it all the same: inside the kernel the exponentials are FP32 anyway.
-    assert text.proof.fused_attention == text.proof.attentions == 7
-    assert text.proof.fp16_products > 40
+    (proof,) = text.proofs
+    assert proof.fused_attention == proof.attentions == 7
+    assert proof.fp16_products > 40
 
 
 def test_options_that_do_not_fit_are_refused(bundle: Path) -> None:
@@ -425,7 +457,7 @@ def test_a_target_may_be_written_in_capitals(small: Path) -> None:
 def test_a_plan_that_does_not_load_here_says_why(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = open_on(small, "text", monkeypatch)
     feeds = {name: np.ones((2, 5), np.int32) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(BackendError, match=r"could not load the engine .*text-32\.plan: .*CUDA driver"):
+    with pytest.raises(BackendError, match=r"could not load the engine .*text\.plan: .*CUDA driver"):
         runner.run(feeds)
     runner.close()
 
@@ -475,7 +507,35 @@ def test_engines_that_fail_the_self_check_are_not_installed(small: Path, monkeyp
     with pytest.raises(VerificationError, match="golden image vectors have a cosine of") as caught:
         build_engines(small, options(rebuild=True))
     assert "were not installed" in caught.value.hint
-    assert contents(small) == before
+    after = contents(small)
+    aside = failed_folder(small)
+    assert str(aside) in caught.value.hint
+    assert {name: content for name, content in after.items() if ".failed/" not in name} == before
+    assert sorted(path.name for path in aside.iterdir()) == ["failed.json", "image.plan", "text.plan"]
+    report = json.loads((aside / "failed.json").read_text(encoding="utf-8"))["self_check"]
+    assert (report["executed"], report["passed"]) == (True, False)
+    assert report["refused"] == caught.value.message
+    assert report["image"]["cosine_min"] < 0.5, "what was measured, all of it"
+    assert len(engines_of(small)) == len(list((small / "engines").glob("*/engine.json"))), "they are no engines"
+
+
+@pytest.mark.usefixtures("ready_plans")
+def test_engines_that_failed_are_replaced_by_the_next_build(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Bundle.open(small).model
+    for _ in range(2):  # the second time they are in the way
+        with monkeypatch.context() as patch:
+            pretend_gpu(patch, lambda branch: FakeRunner(model, branch))
+            with pytest.raises(VerificationError, match="golden image vectors have a cosine of"):
+                build_engines(small, options(rebuild=True))
+    aside = failed_folder(small)
+    pretend_gpu(monkeypatch, lambda branch: run_graph(small, branch))
+    build_engines(small, options(rebuild=True))
+    assert not aside.exists()
+
+
+def failed_folder(bundle: Path) -> Path:
+    (folder,) = (bundle / "engines").glob("*.failed")
+    return folder
 
 
 def test_engines_built_elsewhere_are_tried_once_there_is_a_gpu(
@@ -515,10 +575,14 @@ def test_engines_built_elsewhere_that_are_wrong_here_are_removed(
     assert "were removed" in caught.value.hint
     left = {folder.facts.precision for folder in engines_of(small)}
     assert "fp16" not in left
-    assert bool(left) is (small / "engines").exists(), "no empty folder stays"
+    aside = failed_folder(small)
+    assert str(aside) in caught.value.hint
+    assert not aside.with_suffix("").exists(), "no empty folder stays"
+    with pytest.raises(BackendError, match="has no engines of tensorrt-rtx in fp16"):
+        find_engines(Bundle.open(small), open_library("tensorrt-rtx"), "fp16", SM86)
 
 
-class Counted:
+class Counted(SerialRunner):
     """A runner that says when it is opened and closed."""
 
     def __init__(self, runner: OnnxRuntimeRunner, said: Callable[[str], None]) -> None:
@@ -606,8 +670,10 @@ def longer(array: Any) -> Any:
 def test_every_way_of_being_wrong_is_found(tiny_bundle: Path, fault: Callable[[Any], Any], said: str) -> None:
     branches: tuple[Branch, ...] = ("image", "text")
     runners = {branch: Distorted(run_graph(tiny_bundle, branch), fault) for branch in branches}
+    report = engine_check.compare_with_reference(Bundle.open(tiny_bundle), runners, Shapes((1, 4), (32,)), "fp16")
     with pytest.raises(VerificationError, match=said):
-        engine_check.compare_with_reference(Bundle.open(tiny_bundle), runners, Shapes((1, 4), (32,)), "fp16")
+        refuse_failures(report["failures"])
+    assert report["passed"] is False
 
 
 @pytest.mark.usefixtures("ready_plans")
@@ -618,27 +684,111 @@ def test_engines_for_another_gpu_are_not_executed_and_say_so(small: Path, monkey
     assert "built for sm86, and here is nvidia-geforce-rtx-3060-sm89" in check["reason"]
 
 
+class FullTensorRT:
+    """A build by full TensorRT on a GPU, whose plans are words and whose engines tell what is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        self.memory, self.opened = FakeMemory(gpu=SM86), list[int]()
+        self.caches: list[Any] = []
+        self.specs: list[PlanSpec] = []
+        self.kernels: tuple[Kernel, ...] = ()
+        library = fake_library(version)
+        monkeypatch.setattr(engines, "open_library", lambda _name: library)
+        monkeypatch.setattr(engines, "find_gpu", lambda _index: SM86)
+        monkeypatch.setattr(engine_plans, "open_memory", self.open_memory)
+        monkeypatch.setattr(engine_plans, "build_plan", self.build_plan)
+        monkeypatch.setattr(engine_plans, "read_back", self.read_back)
+
+    def open_memory(self, index: int) -> FakeMemory:
+        self.opened.append(index)
+        return self.memory
+
+    def build_plan(self, *arguments: Any, timing_cache: Any, **_: Any) -> memoryview:
+        assert self.memory.current == 1
+        self.specs.append(arguments[2])
+        self.caches.append(timing_cache)
+        return memoryview(b"plan")
+
+    def read_back(self, _context: Any, memory: Any, _plan: Any, spec: PlanSpec, _name: str) -> tuple[Any, int]:
+        assert memory is self.memory
+        return [self.kernels] * len(spec.profiles), 5
+
+
 def test_full_tensorrt_builds_with_the_chosen_device_as_the_threads_own(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, opened = FakeMemory(gpu=SM86), []
-
-    def open_it(index: int) -> FakeMemory:
-        opened.append(index)
-        return memory
+    full = FullTensorRT(monkeypatch, "10.3.0")
 
     def build(*_: Any, **__: Any) -> memoryview:
-        assert memory.current == 1
+        assert full.memory.current == 1
         raise KeyboardInterrupt
 
-    full = SimpleNamespace(flavour=FLAVOURS["tensorrt"], version="10.3.0")
-    monkeypatch.setattr(engines, "open_library", lambda _name: full)
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: SM86)
-    monkeypatch.setattr(engine_plans, "open_memory", open_it)
     monkeypatch.setattr(engine_plans, "build_plan", build)
     with pytest.raises(KeyboardInterrupt):
         build_engines(small, EngineOptions(backend="tensorrt", precision="fp32", device=1))
-    assert (opened, memory.current, memory.closed) == ([1], 0, True)
+    assert (full.opened, full.memory.current, full.memory.closed) == ([1], 0, True)
+
+
+@pytest.mark.parametrize(
+    ("version", "names", "profiles"),
+    [
+        ("10.3.0", ["image", "text-32", "text-48", "text-64", "text-100"], [1] * 5),  # NVIDIA/TensorRT#4250
+        ("10.16.1", ["image", "text"], [1, 4]),
+    ],
+)
+def test_engines_of_one_build_share_one_timing_cache_and_their_weights_where_they_can(
+    small: Path, monkeypatch: pytest.MonkeyPatch, version: str, names: list[str], profiles: list[int]
+) -> None:
+    full = FullTensorRT(monkeypatch, version)
+    full.kernels = (Kernel("k", ("a node",), frozenset({"float"})),)
+    pretend_gpu(monkeypatch, lambda branch: run_graph(small, branch))
+    built = build_engines(small, EngineOptions(backend="tensorrt", precision="fp32"))
+    plans = built.folder.facts.plans
+    assert [plan.file for plan in plans] == [f"{name}.plan" for name in names]
+    assert [len(plan.proofs) for plan in plans] == [len(spec.profiles) for spec in full.specs] == profiles
+    assert [length for plan in plans for length in plan.lengths] == [32, 48, 64, 100]
+    assert len({id(cache) for cache in full.caches}) == 1
+    assert vars(full.caches[0])["_path"] == (
+        small / "engines" / f"timing-{version}-nvidia-geforce-rtx-3060-sm86-cuda13.0.cache"
+    )
+    optima = [{shapes.optimum[0] for shapes in spec.profiles[0].values()} for spec in full.specs]
+    assert optima == [{32}, *[{1}] * (len(names) - 1)], "pictures come in batches and sentences alone"
+    assert built.folder.facts.batch_sizes == (1, 32)
+    kept = find_engines(Bundle.open(small), fake_library(version), "fp32", SM86)
+    assert kept == built.folder, "engine.json says which profile is which"
+
+
+@pytest.mark.parametrize(("emulate", "message"), [(True, None), (False, "FP16 was asked for and rounds by more")])
+def test_what_an_engine_does_not_tell_is_proven_by_its_rounding(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulate: bool, message: str | None
+) -> None:
+    full = FullTensorRT(monkeypatch, "10.16.1")
+    steps: list[str] = []
+
+    def read_back(_context: Any, _memory: Any, _plan: Any, spec: PlanSpec, name: str) -> tuple[Any, int]:
+        wanted = graph_precision(graphs[name.partition(".")[0]], "fp16")
+        return [(Kernel("mha", tuple(wanted.fp16_products), frozenset(), unknown=True),)] * len(spec.profiles), 5
+
+    graphs: dict[str, Path] = {}
+    for branch in BRANCHES:
+        half = convert_model(onnx.load(small / f"{branch}.onnx"), MixedPrecisionOptions())[0]
+        graphs[branch] = tmp_path / f"half-{branch}.onnx"
+        onnx.save(half, graphs[branch])
+        onnx.save(emulated(half) if emulate else onnx.load(small / f"{branch}.onnx"), tmp_path / f"{branch}.onnx")
+    monkeypatch.setattr(engine_plans, "read_back", read_back)
+    pretend_gpu(monkeypatch, lambda branch: run_graph(tmp_path, branch))
+    chosen = EngineOptions(backend="tensorrt", precision="fp16", text_lengths=(32, 100))
+    assert not full.specs
+    if message is None:
+        check = build_engines(small, chosen, steps.append).folder.facts.self_check
+        assert list(check["differences"]) == ["image", "text-32", "text-100"]
+        assert all(1e-5 < difference < 5e-3 for difference in check["differences"].values())
+        assert any("with 41 products the type is unknown" in step for step in steps)
+        return
+    with pytest.raises(VerificationError, match=message) as caught:
+        build_engines(small, chosen)
+    for name in ("image", "text-32", "text-100"):
+        assert f"The {name} engine does not tell the types of" in caught.value.message
 
 
 def test_a_device_that_was_named_and_is_not_there_is_not_done_without(small: Path) -> None:
@@ -649,8 +799,7 @@ def test_a_device_that_was_named_and_is_not_there_is_not_done_without(small: Pat
 
 
 def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = SimpleNamespace(flavour=FLAVOURS["tensorrt"], version="10.3.0")
-    monkeypatch.setattr(engines, "open_library", lambda _name: full)
+    monkeypatch.setattr(engines, "open_library", lambda _name: fake_library())
     monkeypatch.setattr(engines, "find_gpu", lambda _index: None)
     monkeypatch.setattr(device_memory, "_installed", lambda _module: False)
     with pytest.raises(
@@ -665,13 +814,12 @@ def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: Path) -> None:
     from tbps_infer.export.engines.activations import predicted_activation_bytes
-    from tbps_infer.export.engines.source_graphs import graph_precision
     from tbps_infer.export.fp16.convert import convert_file
     from tbps_infer.export.graphs import export_graph
     from tbps_infer.families.table import load_source
     from tbps_infer.reference.config import base_config
     from tbps_infer.reference.pretrained import initial_checkpoint
-    from tbps_infer.tensorrt.kernels import rtx_program
+    from tbps_infer.tensorrt.kernels import rtx_programs
     from tbps_infer.tensorrt.library import open_library
     from tbps_infer.tensorrt.plan_builder import build_plan
     from tbps_infer.tensorrt.plan_spec import plan_spec
@@ -685,18 +833,18 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
     for branch, attentions, megabytes in (("image", 3, 86), ("text", 17, 250)):
         export_graph(source.branch(branch), branch, source.facts, tmp_path / "fp32.onnx")  # type: ignore[arg-type]
         convert_file(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", MixedPrecisionOptions())
-        length = None if branch == "image" else 64
-        spec = plan_spec(source.facts, branch, BatchRange(), length)  # type: ignore[arg-type]
+        lengths = () if branch == "image" else (64,)
+        spec = plan_spec(source.facts, branch, BatchRange(), lengths)  # type: ignore[arg-type]
         for precision, fused, share in (("fp16", attentions, 1.0), ("fp32", 0, 2.0)):
             graph = tmp_path / f"{precision}.onnx"
             plan = build_plan(library, graph, spec, BuildSettings(target="sm86"))
-            program = rtx_program(plan)
+            (program,) = rtx_programs(plan)
             wanted = graph_precision(graph, precision)  # type: ignore[arg-type]
             proof = prove_precision(program.kernels, wanted, "plan", branch)
             assert (proof.fused_attention, proof.attentions) == (fused, attentions)
             assert attention_kernels(bytes(plan)) == fused
             assert len(plan) == pytest.approx(share * megabytes * 1e6, rel=0.05)
-            predicted = predicted_activation_bytes(graph, {n: r.maximum for n, r in spec.shapes.items()})
+            predicted = predicted_activation_bytes(graph, {n: r.maximum for n, r in spec.profiles[0].items()})
             assert program.activation_bytes == pytest.approx(predicted, rel=0.4)
 
 

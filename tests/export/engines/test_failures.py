@@ -18,6 +18,7 @@ from tbps_infer.runners.protocol import TensorSpec
 from tbps_infer.tensorrt.library import Library, open_library
 from tbps_infer.tensorrt.plan_builder import build_plan
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings, PlanSpec, ShapeRange
+from tbps_infer.tensorrt.timing_cache import TimingCache
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
@@ -26,7 +27,7 @@ SM86 = BuildSettings(target="sm86")
 SPEC = PlanSpec(
     inputs=(TensorSpec("pixels", np.dtype(np.uint8), ("batch", 8)),),
     outputs=(TensorSpec("image_embedding", np.dtype(np.float32), ("batch", 4)),),
-    shapes={"pixels": ShapeRange((1, 8), (2, 8), (4, 8))},
+    profiles=({"pixels": ShapeRange((1, 8), (2, 8), (4, 8))},),
 )
 
 
@@ -102,12 +103,12 @@ def test_an_operator_that_is_not_known_is_named_with_its_node(library: Library, 
 
 
 def test_a_graph_of_another_interface(library: Library, graph: Path) -> None:
-    other = PlanSpec(SPEC.inputs, (TensorSpec("text_embedding", np.dtype(np.float32), ("batch", 4)),), SPEC.shapes)
+    other = PlanSpec(SPEC.inputs, (TensorSpec("text_embedding", np.dtype(np.float32), ("batch", 4)),), SPEC.profiles)
     with pytest.raises(
         BackendError, match=r"image_embedding float32.*, and this model's are .*text_embedding float32"
     ):
         build_plan(library, graph, other, SM86)
-    half = PlanSpec(SPEC.inputs, (TensorSpec("image_embedding", np.dtype(np.float16), ("batch", 4)),), SPEC.shapes)
+    half = PlanSpec(SPEC.inputs, (TensorSpec("image_embedding", np.dtype(np.float16), ("batch", 4)),), SPEC.profiles)
     with pytest.raises(BackendError, match="image_embedding float16"):
         build_plan(library, graph, half, SM86)
 
@@ -120,7 +121,7 @@ def test_a_graph_of_another_interface(library: Library, graph: Path) -> None:
 def test_a_profile_out_of_order_answers_minus_one_or_fails_the_build(
     library: Library, graph: Path, shapes: tuple[Any, Any, Any]
 ) -> None:
-    spec = PlanSpec(SPEC.inputs, SPEC.outputs, {"pixels": ShapeRange(*shapes)})
+    spec = PlanSpec(SPEC.inputs, SPEC.outputs, ({"pixels": ShapeRange(*shapes)},))
     with pytest.raises(BackendError, match=r"could not (use the shapes given|build the engine): .+"):
         build_plan(library, graph, spec, SM86)
 
@@ -132,7 +133,7 @@ def test_batch_sizes_out_of_order_are_refused_before_that() -> None:
 
 def test_a_profile_that_is_missing_fails_the_build_with_the_recorders_text(library: Library, graph: Path) -> None:
     with pytest.raises(BackendError) as caught:
-        build_plan(library, graph, PlanSpec(SPEC.inputs, SPEC.outputs, {}), SM86)
+        build_plan(library, graph, PlanSpec(SPEC.inputs, SPEC.outputs, ({},)), SM86)
     assert "pixels is missing dimensions in profile 0" in caught.value.message
     assert ".cpp" not in caught.value.message
 
@@ -148,7 +149,8 @@ def test_settings_that_are_no_ops_are_refused(library: Library, graph: Path, tmp
     with pytest.raises(UsageError, match="optimization level does not apply to tensorrt-rtx"):
         build_plan(library, graph, SPEC, BuildSettings(optimization_level=3))
     with pytest.raises(UsageError, match="timing cache does not apply to tensorrt-rtx"):
-        build_plan(library, graph, SPEC, SM86, timing_cache=tmp_path / "times")
+        times = TimingCache(library, tmp_path / "times", named=True, on_step=lambda _step: None)
+        build_plan(library, graph, SPEC, SM86, timing_cache=times)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,7 +178,7 @@ def test_a_workspace_too_small_says_so(library: Library, tiny_bundle: Path) -> N
 
     half = tiny_bundle.parent / "half.onnx"
     convert_file(tiny_bundle / "text.onnx", half, MixedPrecisionOptions())
-    spec = plan_spec(Bundle.open(tiny_bundle).model, "text", BatchRange(), 32)
+    spec = plan_spec(Bundle.open(tiny_bundle).model, "text", BatchRange(), (32,))
     with pytest.raises(BackendError, match=r"no tactics .* within workspace limit") as caught:
         build_plan(library, half, spec, BuildSettings(workspace_bytes=1 << 20, target="sm86"))
     assert "--workspace" in caught.value.hint

@@ -32,6 +32,7 @@ from tbps_infer.tensorrt.library import open_library
 from tbps_infer.tensorrt.plan_spec import BuildSettings
 from tbps_infer.tensorrt.runner import find_engines
 from tbps_infer.verification.parity import Shapes
+from tbps_infer.verification.tolerances import refuse_failures
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -69,11 +70,11 @@ def test_every_int8_layer_multiplies_int8_and_every_attention_is_fused(
 ) -> None:
     report = exported[1]
     for plan in built.folder.facts.plans:
-        proof = plan.proof
-        assert proof.int8_products == report[plan.branch]["int8_layers"] > 30
-        assert proof.fused_attention == proof.attentions == {"image": 3, "text": 7}[plan.branch]
-        assert proof.folded_products == 0
-        assert proof.fp16_products >= 2 * proof.attentions, "attention's own products are FP16"
+        for proof in plan.proofs:
+            assert proof.int8_products == report[plan.branch]["int8_layers"] > 30
+            assert proof.fused_attention == proof.attentions == {"image": 3, "text": 7}[plan.branch]
+            assert proof.folded_products == proof.unknown_products == 0
+            assert proof.fp16_products >= 2 * proof.attentions, "attention's own products are FP16"
         # Counted in the plan's text, not in the listing that the library reads.
         content = (built.folder.path / plan.file).read_bytes()
         multiplied = set(re.findall(rb'\n  (?:corrltn|fully_connected)=\{ name="([^"]+)"', content))
@@ -161,5 +162,6 @@ def test_wrong_int8_engines_fail_the_self_check(
 ) -> None:
     bundle = Bundle.open(copy)
     runners = {branch: Distorted(emulation(bundle, branch, tmp_path), fault) for branch in BRANCHES}
+    report = engine_check.compare_with_reference(bundle, runners, Shapes((1, 8), (32,), 16), "int8")
     with pytest.raises(VerificationError, match=said):
-        engine_check.compare_with_reference(bundle, runners, Shapes((1, 8), (32,), 16), "int8")
+        refuse_failures(report["failures"])
