@@ -4,6 +4,7 @@
 // mma takes subnormal numbers for zero and rounds every addition towards zero.
 
 #include <cmath>
+#include <csetjmp>
 #include <cstring>
 #include <ucontext.h>
 #include <vector>
@@ -21,7 +22,9 @@ struct Index { unsigned x; };
 static Index threadIdx, blockIdx, blockDim;
 
 struct Fibre {
-    ucontext_t context;
+    ucontext_t context;  // only to begin: swapcontext calls the system each time, _longjmp does not
+    jmp_buf place;
+    bool begun;
     std::vector<char> stack = std::vector<char>(1 << 16);
     bool done;
 };
@@ -31,7 +34,7 @@ struct Barrier {
 };
 
 static std::vector<Fibre> fibres;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static Barrier block_barrier;
 static Barrier warp_barriers[32];
 static void (*body)(const void*);
@@ -44,9 +47,8 @@ static void wait(Barrier& barrier, unsigned members)
         barrier.waiting = 0;
         ++barrier.round;
     }
-    const unsigned me = threadIdx.x;
     while (barrier.round == round) {
-        swapcontext(&fibres[me].context, &scheduler);
+        if (!_setjmp(fibres[threadIdx.x].place)) _longjmp(scheduler, 1);
     }
 }
 
@@ -54,6 +56,15 @@ static void run_fibre()
 {
     body(argument);
     fibres[threadIdx.x].done = true;
+    _longjmp(scheduler, 1);
+}
+
+__attribute__((noinline)) static void resume(Fibre& fibre)
+{
+    if (_setjmp(scheduler)) return;
+    if (fibre.begun) _longjmp(fibre.place, 1);
+    fibre.begun = true;
+    setcontext(&fibre.context);
 }
 
 static void run_block()
@@ -62,11 +73,11 @@ static void run_block()
     for (Barrier& barrier : warp_barriers) barrier = {};
     for (unsigned i = 0; i < blockDim.x; ++i) {
         Fibre& fibre = fibres[i];
-        fibre.done = false;
+        fibre.begun = fibre.done = false;
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.data();
         fibre.context.uc_stack.ss_size = fibre.stack.size();
-        fibre.context.uc_link = &scheduler;
+        fibre.context.uc_link = nullptr;
         makecontext(&fibre.context, run_fibre, 0);
     }
     for (bool left = true; left;) {
@@ -74,7 +85,7 @@ static void run_block()
         for (unsigned i = 0; i < blockDim.x; ++i) {
             if (fibres[i].done) continue;
             threadIdx.x = i;
-            swapcontext(&scheduler, &fibres[i].context);
+            resume(fibres[i]);
             left |= !fibres[i].done;
         }
     }

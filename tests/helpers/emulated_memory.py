@@ -99,7 +99,17 @@ def _compiled(source: str) -> ctypes.CDLL:
     file = Path(_folder().name) / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cpp"
     file.write_text(f'#include "emulated_gpu.h"\n{source}\n{_RUN}', encoding="utf-8")
     made = file.with_suffix(".so")
-    command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", "-w", "-I", str(Path(__file__).parent)]
+    command = [
+        compiler,
+        "-std=c++17",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-w",
+        "-U_FORTIFY_SOURCE",
+        "-I",
+        str(Path(__file__).parent),
+    ]
     subprocess.run([*command, "-o", str(made), str(file)], check=True)
     library = ctypes.CDLL(str(made))
     library.run.argtypes = [ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_char_p]

@@ -32,7 +32,7 @@ struct Scan {
     const unsigned* wanted; // a bit per row of the file; null for all
     const uint2* queries;   // float16 [chunks][query / 8][STEPS][lane][4], see multiply()
     const float* factors;   // per query: from the product of what is multiplied to the score
-    const float* ceilings;  // per query: a larger score means damage
+    const float* ceilings;  // per query: a score further from 0 means damage
     const float* limits;    // per query: smaller scores are of no interest
     unsigned* counts;       // per query: the rows found, also those for which there was no room
     Entry* entries;         // [query][capacity]
@@ -211,7 +211,7 @@ __device__ inline float unordered(unsigned key)
 __device__ inline void consider(const Scan& scan, unsigned query, unsigned row, float score, float limit)
 {
     if (score < limit) return;
-    if (!(score <= scan.ceilings[query])) {  // NaN too
+    if (!(fabsf(score) <= scan.ceilings[query])) {  // NaN too
         atomicMin(scan.damaged, row);
         return;
     }

@@ -9,8 +9,10 @@ room for, such as thousands of equal ones, are counted, and looked for again wit
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -103,6 +105,7 @@ class KernelScan:
         self._memory = memory or open_memory(device.index)
         self._lock = threading.Lock()
         self._kernels: dict[int, list[Any]] = {}
+        self._closed = False
         self.device_ms = math.nan
         try:
             with device_of(self._memory):
@@ -124,8 +127,15 @@ class KernelScan:
         self.description = f"kernel on {device} ({gpu.name}, {self._memory.name}), {resident}"
 
     def close(self) -> None:
-        """Give the device's memory back."""
-        self._memory.close()
+        """Give everything on the device back; closing twice is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                with contextlib.suppress(BackendError), device_of(self._memory):  # after a failure every call fails
+                    self._work.close()
+                    self._rows.close()
+                    self._memory.free_stream(self._stream)
+                self._memory.close()
 
     def scan(
         self,
@@ -143,7 +153,8 @@ class KernelScan:
         """
         if not len(rows):
             return
-        with self._lock, device_of(self._memory):  # one search at a time: the device is busy with it anyway
+        # One search at a time: the device is busy with it anyway.
+        with self._lock, device_of(self._memory), self._idle_afterwards():
             chosen = self._rows.choose(rows)
             # With N rows, a sample of C gives a score that k N / C rows reach: for this C a quarter of the room.
             least = _power_of_two(2 * math.isqrt(pool.k * (chosen.stop - chosen.first)), _LEAST_ENTRIES)
@@ -159,6 +170,16 @@ class KernelScan:
                     counted = self._search(pool, task, some, len(queries))
                     full = np.flatnonzero(counted > capacity)
                     waiting += [(some[i : i + 1], _power_of_two(int(counted[i]), 2 * capacity)) for i in full]
+
+    @contextlib.contextmanager
+    def _idle_afterwards(self) -> Iterator[None]:
+        """Where a search ends early, wait for what it began: the next one writes to the same buffers."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(BackendError):
+                self._memory.synchronize(self._stream)
+            raise
 
     def _search(self, pool: Candidates, task: _Task, owners: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
         """Add what was found, but for the queries that found too much; how many rows each found, int64 ``[q]``."""

@@ -101,6 +101,7 @@ class DeviceRows:
         self._piece = min(whole, _tiles(piece_rows or max(1, _PIECE_BYTES // row_bytes)))
         room = whole if row_bytes * whole <= resident_bytes else resident_bytes // row_bytes // TILE * TILE
         self.resident = min(room, len(vectors))
+        self._allocated: list[int] = []
         self._loaded: tuple[int, int] | None = None
         self._streamed = (0, 0) if self.resident == len(vectors) else self._allocate(self._piece)
         self._staging = [memory.pinned(self._piece * row_bytes) for _ in range(2)]
@@ -133,15 +134,26 @@ class DeviceRows:
             wanted[numbers] = True
             if not self._bits:
                 self._bits = self._memory.allocate(wanted.size // 8)
+                self._allocated.append(self._bits)
             self._send(self._bits, np.packbits(wanted, bitorder="little"))
             order = None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers)
             self._chosen = ChosenRows(rows, int(numbers.min()), int(numbers.max()) + 1, self._bits, order)
         return self._chosen
 
+    def close(self) -> None:
+        """Give everything back."""
+        for address in self._allocated:
+            self._memory.free(address)
+        for staging, event in zip(self._staging, self._copied, strict=True):
+            self._memory.free_pinned(staging)
+            self._memory.free_event(event)
+
     def _allocate(self, rows: int) -> tuple[int, int]:
         """Addresses of new rows and of their scales."""
+        there = self._memory.allocate(self._pitch * rows)
         scales = 0 if self._vectors.scales is None else self._memory.allocate(4 * rows)
-        return self._memory.allocate(self._pitch * rows), scales
+        self._allocated += [there, scales] if scales else [there]
+        return there, scales
 
     def _copy(self, to: tuple[int, int], first: int, last: int, release: Callable[[int, int], None] | None) -> None:
         """Copy rows by way of pinned memory, one half of which is filled while the other is copied."""

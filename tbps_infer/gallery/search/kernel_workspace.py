@@ -98,6 +98,15 @@ class Workspace:
         self.elapsed_ms = self._memory.elapsed_ms(*self._timers)
         return host[:told].view(np.uint32).reshape(-1, 4), host[told:].view(np.uint64).reshape(self._count, -1)
 
+    def close(self) -> None:
+        """Give everything back."""
+        for address in self._device.values():
+            self._memory.free(address)
+        for array in self._host.values():
+            self._memory.free_pinned(array)
+        for timer in self._timers:
+            self._memory.free_event(timer)
+
     def _reserve(self, name: str, size: int, *, host: bool = False) -> None:
         """Have so many bytes on the device, and pinned ones if asked; called while nothing runs."""
         if self._sizes.get(name, 0) >= size:
