@@ -17,6 +17,7 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, SearchOptions
 from tbps_infer.gallery.search import kernel, on_device
+from tbps_infer.gallery.search.device import DeviceScan
 from tbps_infer.gallery.search.kernel import KernelScan
 from tbps_infer.gallery.search.kernel_queries import power_of, prepare_queries
 from tbps_infer.gallery.search.rows import Rows
@@ -251,7 +252,7 @@ def failing(message: str) -> Callable[..., Any]:
 def test_what_searches_is_chosen_and_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     vectors = stored_vectors(5, 8, "float16")
     monkeypatch.setattr(on_device, "KernelScan", failing("NVRTC is missing."))
-    portable = on_device.DeviceScan(vectors, Device("cpu"))
+    portable = DeviceScan(vectors, Device("cpu"))
     monkeypatch.setattr(on_device, "DeviceScan", lambda *_: portable)
     stage = on_device.open_device_stage(vectors, CUDA)
     assert stage.description.startswith("ONNX Runtime") and "NVRTC is missing." in stage.description
