@@ -24,6 +24,7 @@ from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
 
 if TYPE_CHECKING:
+    from tbps_infer.devices import SearchBackend
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
     from tbps_infer.runners.options import RunOptions
@@ -84,6 +85,7 @@ def search(
     min_score: float | None,
     approx: bool,
     search_device: str,
+    search_backend: SearchBackend,
     where: Filter,
     bundle: Path | None,
     batch_size: int,
@@ -103,7 +105,14 @@ def search(
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
     if not together and _is_given("image_weight"):
         raise click.UsageError("--image-weight needs --together: a separate picture has no weight.")
-    options = SearchOptions("graph" if approx else "auto", min_score, per_id, run.threads, device=search_device)
+    options = SearchOptions(
+        "graph" if approx else "auto",
+        min_score,
+        per_id,
+        run.threads,
+        device=search_device,
+        backend=search_backend,
+    )
     with Gallery.open(gallery) as opened:
         model = bundle or opened.require_bundle()
         with Encoder.open(model, run, batch_size=batch_size) as encoder:
@@ -183,6 +192,8 @@ def find(
         report = result.report
         if report.share_read is not None:
             log.info("%s of %d records read %.1f %%", report.method, report.searched, 100 * report.share_read)
+        if first and report.device is not None:
+            say(f"Searched by {report.device}")
         if first and report.method == "graph":
             _report_recall(gallery, vectors[:_RECALL_QUERIES], k, options, result.hits)
         first = False

@@ -12,6 +12,7 @@ from tbps_infer.cli.shared.options import EXISTING, query_options, run_options, 
 from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
+    from tbps_infer.devices import SearchBackend
     from tbps_infer.explain.attention import AttentionGraphs
     from tbps_infer.runners.options import RunOptions
 
@@ -42,6 +43,7 @@ def serve(
     queue: int,
     cache_mb: int,
     search_device: str,
+    search_backend: SearchBackend,
     bundle: Path | None,
     run: RunOptions,
 ) -> None:
@@ -69,7 +71,7 @@ def serve(
         model = bundle or opened.require_bundle()
     encoder = Encoder.open(model, run, batch_size=batch)
     metrics = Metrics()
-    search = SearchOptions(threads=run.threads, device=search_device)
+    search = SearchOptions(threads=run.threads, device=search_device, backend=search_backend)
     with bind(options) as bound:
         searcher = Searcher(encoder, gallery, batches, metrics, options=search, attention=_attention(model))
         app = create_app(searcher, options, metrics)

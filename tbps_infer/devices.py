@@ -10,10 +10,13 @@ from typing import Literal, get_args
 from tbps_infer.errors import UsageError
 from tbps_infer.tensorrt.flavours import FlavourName
 
-__all__ = ["BACKENDS", "BackendName", "Device", "installed_versions"]
+__all__ = ["BACKENDS", "SEARCH_BACKENDS", "BackendName", "Device", "SearchBackend", "installed_versions"]
 
 BackendName = Literal["onnxruntime", FlavourName, "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+SearchBackend = Literal["auto", "kernel", "onnxruntime"]
+SEARCH_BACKENDS: tuple[SearchBackend, ...] = get_args(SearchBackend)
 
 
 @dataclass(frozen=True)

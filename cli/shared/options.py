@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tbps_infer.devices import BACKENDS
+from tbps_infer.devices import BACKENDS, SEARCH_BACKENDS
 from tbps_infer.model_facts import PRECISIONS
 
 __all__ = [
@@ -93,13 +93,18 @@ def dataset_options(command: Command) -> Command:
 
 
 def query_options(command: Command) -> Command:
-    """``--search-device`` and ``--bundle``: where and with what to search."""
+    """``--search-device``, ``--search-backend`` and ``--bundle``: where and with what to search."""
     device_help = "Device to compare vectors on: cpu or cuda:N; a GPU keeps them in memory."
     device = click.option("--search-device", default="cpu", help=device_help)
-    default = "the one that embedded the gallery"
-    return device(
-        click.option("--bundle", type=EXISTING, help="Model for the queries.", show_default=default)(command)
+    backend = click.option(
+        "--search-backend",
+        type=click.Choice(SEARCH_BACKENDS),
+        default="auto",
+        help="What compares them on a GPU; auto is the kernel where it can run.",
     )
+    default = "the one that embedded the gallery"
+    bundle = click.option("--bundle", type=EXISTING, help="Model for the queries.", show_default=default)
+    return device(backend(bundle(command)))
 
 
 def verbosity_options(command: Command) -> Command:

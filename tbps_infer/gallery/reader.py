@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.columns import Value, quoted
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
@@ -31,8 +31,8 @@ from tbps_infer.gallery.records import (
     metadata_columns,
     sqlite_errors,
 )
-from tbps_infer.gallery.search.device import DeviceScan
 from tbps_infer.gallery.search.graph import Graph
+from tbps_infer.gallery.search.on_device import DeviceStage, open_device_stage
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Rows, Selection
 from tbps_infer.gallery.search.run import search_gallery
@@ -85,7 +85,7 @@ class Gallery:
         self.generation = current_generation(connection)
         self._mapped = mapped
         self._indexes: dict[str, Any] = {}
-        self._devices: dict[Device, DeviceScan] = {}
+        self._devices: dict[tuple[Device, SearchBackend], DeviceStage] = {}
         self._selection: tuple[Filter, Selection] | None = None
         count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
         pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
@@ -127,7 +127,8 @@ class Gallery:
 
     def close(self) -> None:
         """End the snapshot and give devices' memory back; closing twice is harmless."""
-        self._devices.clear()
+        while self._devices:
+            self._devices.popitem()[1].close()
         self._connection.close()
 
     @property
@@ -288,12 +289,12 @@ class Gallery:
             index: _Index | None = self._indexes.get(name)
             return index
 
-    def on_device(self, device: Device) -> DeviceScan:
+    def on_device(self, device: Device, backend: SearchBackend = "auto") -> DeviceStage:
         """The vectors on a device, copied there by the first search; raises BackendError without the device."""
         with self._lock:
-            if device not in self._devices:
-                self._devices[device] = DeviceScan(self.stored, device)
-            return self._devices[device]
+            if (device, backend) not in self._devices:
+                self._devices[device, backend] = open_device_stage(self.stored, device, backend)
+            return self._devices[device, backend]
 
     def damaged(self, error: DamagedVectorsError, method: SearchMethod) -> GalleryError:
         """What to raise when a search by a method finds that stored numbers are damaged."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError
+from tbps_infer.tensorrt import cuda_kernels
 from tbps_infer.tensorrt.gpus import GpuFacts, version_text
 
 __all__ = ["CudaMemory"]
@@ -198,3 +199,13 @@ class CudaMemory:
         if not values:
             return None
         return values[0] if len(values) == 1 else tuple(values)
+
+    def load_kernels(self, source: str, names: Sequence[str]) -> list[Any]:
+        """Compile by NVRTC, load by the driver API."""
+        image = cuda_kernels.compile_cuda(source, self.gpu().sm)
+        self.make_current()
+        return cuda_kernels.load_kernels(image, names)
+
+    def launch_kernel(self, kernel: Any, grid: int, block: int, argument: bytes, stream: int) -> None:
+        """Launch by the driver API."""
+        cuda_kernels.launch_kernel(kernel, grid, block, argument, stream)

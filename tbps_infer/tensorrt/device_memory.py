@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -109,6 +109,16 @@ class DeviceMemory(Protocol):
 
     def close(self) -> None:
         """Free everything; closing twice is harmless."""
+
+    def load_kernels(self, source: str, names: Sequence[str]) -> list[Any]:
+        """Kernels of a CUDA source that includes nothing, compiled for this device.
+
+        Raises:
+            BackendError: NVRTC or cuda-bindings is missing, or the source is refused.
+        """
+
+    def launch_kernel(self, kernel: Any, grid: int, block: int, argument: bytes, stream: int) -> None:
+        """Put ``grid`` blocks of ``block`` threads on a stream; the kernel takes one struct, of these bytes."""
 
 
 def open_memory(index: int, kind: MemoryKind | None = None) -> DeviceMemory:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError
+from tbps_infer.tensorrt import cuda_kernels
 from tbps_infer.tensorrt.gpus import GpuFacts, version_text
 
 __all__ = ["PycudaMemory"]
@@ -205,3 +206,15 @@ class PycudaMemory:
         return BackendError(
             f"CUDA could not {what}: {error}.", "Check with nvidia-smi that the device is there and has free memory."
         )
+
+    def load_kernels(self, source: str, names: Sequence[str]) -> list[Any]:
+        """Compile by NVRTC, which cuda-bindings calls: pycuda's own compiler is nvcc, which a device may lack."""
+        image = cuda_kernels.compile_cuda(source, self.gpu().sm)
+        with self._calling("load a kernel"):
+            module = self._cuda.module_from_buffer(image)
+            return [module.get_function(name) for name in names]
+
+    def launch_kernel(self, kernel: Any, grid: int, block: int, argument: bytes, stream: int) -> None:
+        """Launch; pycuda takes a struct as a numpy scalar."""
+        with self._calling("launch a kernel"):
+            kernel(np.void(argument), grid=(grid, 1), block=(block, 1, 1), stream=self._streams[stream])

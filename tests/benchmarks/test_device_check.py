@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from brute_force import stored_vectors
+from emulated_memory import EmulatedMemory
 from fake_memory import FakeMemory
 
 from tbps_infer.benchmarks import device_check
@@ -13,6 +16,10 @@ from tbps_infer.benchmarks.device_check import SECTIONS, Section, main
 from tbps_infer.benchmarks.device_report import Outcome, report_text, summary_lines
 from tbps_infer.benchmarks.device_sections.context import checked, noted, skipped, timed
 from tbps_infer.benchmarks.device_sections.memory import memory_facts
+from tbps_infer.benchmarks.device_sections.search import stage_facts
+from tbps_infer.devices import Device
+from tbps_infer.gallery.search.kernel import KernelScan
+from tbps_infer.gallery.vectors import StoredVectors
 
 
 def test_memory_that_keeps_its_protocol_passes_and_gives_everything_back() -> None:
@@ -31,6 +38,18 @@ def test_memory_that_loses_bytes_does_not_pass() -> None:
 
     wrong = {fact["check"] for fact in memory_facts(Lossy()) if not fact["ok"]}
     assert "bytes are copied there and back" in wrong
+
+
+def test_a_search_that_finds_the_same_passes_and_one_that_does_not_is_told() -> None:
+    vectors = stored_vectors(300, 32, "float16")
+    queries = stored_vectors(2, 32, "float32", 1).values
+    with closing(KernelScan(vectors, Device("cuda"), memory=EmulatedMemory())) as stage:
+        facts = list(stage_facts(stage, vectors, queries, samples=1))
+        assert [fact["ok"] for fact in facts if "check" in fact] == [True, True]
+        assert [fact["queries"] for fact in facts if "timed" in fact] == [1]
+        assert all(fact["read_gb_per_s"] > 0 for fact in facts if "timed" in fact)
+        other = StoredVectors(vectors.values[::-1].copy())
+        assert not next(stage_facts(stage, other, queries, samples=1))["ok"]
 
 
 def test_a_section_that_crashes_or_hangs_costs_the_others_nothing(

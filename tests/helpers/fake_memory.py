@@ -7,7 +7,7 @@ was there before, and whoever changes an array too early has the change copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -215,6 +215,15 @@ class FakeMemory:
     def close(self) -> None:
         """Note that it was asked for; what is held stays visible in `held`."""
         self.closed = True
+
+    def load_kernels(self, source: str, names: Sequence[str]) -> list[Any]:
+        """Never: `emulated_memory` runs kernels."""
+        del source, names
+        raise BackendError("The fake device runs no kernels.")
+
+    def launch_kernel(self, kernel: Any, grid: int, block: int, argument: bytes, stream: int) -> None:
+        """Never, since none is loaded."""
+        raise NotImplementedError
 
     def _run(self, stream: int, until: int) -> None:
         while self._done[stream] < until:

@@ -58,6 +58,7 @@ class DeviceScan:
     Attributes:
         count: All rows that are stored.
         row_bytes: Bytes of one stored vector.
+        description: What searches.
 
     Raises:
         BackendError: ONNX Runtime or the device is missing.
@@ -82,6 +83,11 @@ class DeviceScan:
         self._budget = _free_bytes(device) if resident_bytes is None else resident_bytes
         self._resident: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
+        self.description = f"ONNX Runtime {self._ort.__version__} on {device}"
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._resident.clear()
 
     def scan(
         self,

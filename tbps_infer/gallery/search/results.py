@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from tbps_infer.devices import Device
+from tbps_infer.devices import SEARCH_BACKENDS, Device, SearchBackend
 from tbps_infer.errors import UsageError
 from tbps_infer.gallery.columns import Value
 
@@ -51,6 +51,8 @@ class SearchOptions:
         candidates: For ``graph``: how many rows the graph proposes per query, of which the best are returned.
         device: ``cpu``, or a CUDA device, ``cuda`` or ``cuda:N``, which keeps the vectors as far as its memory goes
             and scans them, whether or not the gallery has a sketch. The result is the same.
+        backend: What searches on a CUDA device: ``kernel``, the project's own, compiled there by NVRTC;
+            ``onnxruntime``; or ``auto``, the kernel where it can run, else ONNX Runtime, with a warning.
     """
 
     method: SearchMethod = "auto"
@@ -59,6 +61,7 @@ class SearchOptions:
     threads: int | None = None
     candidates: int = 200
     device: str = "cpu"
+    backend: SearchBackend = "auto"
 
     def __post_init__(self) -> None:
         if self.method not in get_args(SearchMethod):
@@ -69,6 +72,13 @@ class SearchOptions:
             raise UsageError(f"threads is {self.threads}, want at least 1.")
         if self.candidates < 1:
             raise UsageError(f"candidates is {self.candidates}, want at least 1.")
+        if self.backend not in SEARCH_BACKENDS:
+            raise UsageError(f"The search backend is {self.backend!r}, want one of {', '.join(SEARCH_BACKENDS)}.")
+        if self.backend != "auto" and Device.parse(self.device).kind == "cpu":
+            raise UsageError(
+                f"The search backend {self.backend} runs on a GPU, and the search device is cpu.",
+                "Name the GPU as the search device.",
+            )
         if Device.parse(self.device).kind != "cpu" and self.method not in ("auto", "scan"):
             raise UsageError(
                 f"The method {self.method} runs on the CPU, and the search device is {self.device}.",
@@ -86,6 +96,7 @@ class SearchReport:
         unindexed: Of these, the ones that came after the sketch or graph was built and were read in full.
         bytes_read: Bytes of vectors and sketch that an average query needed; None for ``graph``.
         bytes_of_all: Bytes of the vectors of all records that were searched.
+        device: What searched on a device, and how; None on the CPU.
     """
 
     method: SearchMethod
@@ -93,6 +104,7 @@ class SearchReport:
     unindexed: int
     bytes_read: float | None
     bytes_of_all: int
+    device: str | None = None
 
     @property
     def share_read(self) -> float | None:

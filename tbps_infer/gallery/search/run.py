@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.search.device import DeviceScan
 from tbps_infer.gallery.search.graph import Graph
+from tbps_infer.gallery.search.on_device import DeviceStage
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.search.rows import Selection
 from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
@@ -67,7 +67,7 @@ class Searchable(Protocol):
     def graph(self) -> Graph | None:
         """The graph; None where it was not built."""
 
-    def on_device(self, device: Device) -> DeviceScan:
+    def on_device(self, device: Device, backend: SearchBackend) -> DeviceStage:
         """The vectors on a device."""
 
     def release(self, first: int, last: int) -> None:
@@ -87,7 +87,7 @@ class _Task:
     gallery: Searchable
     selection: Selection
     method: SearchMethod
-    first_stage: Sketch | Graph | DeviceScan | None
+    first_stage: Sketch | Graph | DeviceStage | None
     options: SearchOptions
 
     def top_k(self, queries: NDArray[np.float32], k: int) -> Scanned:
@@ -144,23 +144,25 @@ def search_gallery(
             hits += [task.hits(*each) for each in zip(some, scanned.scores, scanned.indices, strict=True)]
             read += scanned.bytes_read * len(some)
     rows = selection.rows
+    covered = len(gallery.stored) if first_stage is None else first_stage.count
     report = SearchReport(
         method=method,
         searched=len(rows),
-        unindexed=0 if first_stage is None else int((rows.numbers >= first_stage.count).sum()),
+        unindexed=int((rows.numbers >= covered).sum()) if covered < len(gallery.stored) else 0,
         bytes_read=None if method == "graph" else read / max(1, len(queries)),
         bytes_of_all=len(rows) * gallery.stored.row_bytes,
+        device=None if first_stage is None or isinstance(first_stage, Sketch | Graph) else first_stage.description,
     )
     return SearchResult(hits, report)
 
 
 def _first_stage(
     gallery: Searchable, options: SearchOptions
-) -> tuple[SearchMethod, Sketch | Graph | DeviceScan | None]:
+) -> tuple[SearchMethod, Sketch | Graph | DeviceStage | None]:
     """The method that ``auto`` stands for, and what goes through the rows first; None is a scan on the CPU."""
     device = Device.parse(options.device)
     if device.kind != "cpu":
-        return "scan", gallery.on_device(device)
+        return "scan", gallery.on_device(device, options.backend)
     if options.method == "scan":
         return "scan", None
     if options.method == "graph":

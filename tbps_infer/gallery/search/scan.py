@@ -131,7 +131,9 @@ def top_k(
     if first_stage is None:
         _scan(pool, vectors, rows, queries, max_norm, options)
         return Scanned(*pool.finish(), len(rows) * vectors.row_bytes)
-    covered, others = rows.split(first_stage.count)
+    covered, others = rows, Rows.of(rows.numbers[:0])
+    if first_stage.count < len(vectors):  # else nothing need be asked row by row
+        covered, others = rows.split(first_stage.count)
     first_stage.scan(pool, covered, queries, max_norm, options)
     if len(others):  # they came after the first stage was built
         _scan(pool, vectors, others, queries, max_norm, options)

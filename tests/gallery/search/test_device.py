@@ -112,11 +112,12 @@ def test_the_shipped_models_are_those_that_the_code_makes(dtype: str) -> None:
 def test_a_gallery_finds_the_same_on_a_device(small_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Device] = []
 
-    def on_cpu(vectors: StoredVectors, device: Device) -> DeviceScan:
+    def on_cpu(vectors: StoredVectors, device: Device, backend: str) -> DeviceScan:
+        assert backend == "auto"
         opened.append(device)
         return DeviceScan(vectors, CPU, block_rows=5)
 
-    monkeypatch.setattr("tbps_infer.gallery.reader.DeviceScan", on_cpu)
+    monkeypatch.setattr("tbps_infer.gallery.reader.open_device_stage", on_cpu)
     with Gallery.open(small_gallery) as gallery:
         queries = np.random.default_rng(0).standard_normal((3, gallery.model.layout.dim)).astype(np.float32)
         for options in ({}, {"per_id": True}, {"min_score": 0.0}):

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from places import ROOT
 
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.search.device import DeviceScan
@@ -48,7 +48,8 @@ class InMemory:
         "part", {}, Preprocessing(), "none", 64, 0, VectorLayout((Segment("global", DIM),)), "f" * 64
     )
 
-    def on_device(self, device: Device) -> DeviceScan:
+    def on_device(self, device: Device, backend: SearchBackend) -> DeviceScan:
+        del backend
         return DeviceScan(self.stored, device)
 
     def release(self, first: int, last: int) -> None:
