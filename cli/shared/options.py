@@ -14,6 +14,7 @@ import click
 
 from tbps_infer.devices import BACKENDS
 from tbps_infer.model_facts import PRECISIONS
+from tbps_infer.tensorrt.device_memory import MEMORY_KINDS
 
 __all__ = [
     "EXISTING",
@@ -25,6 +26,7 @@ __all__ = [
     "int8_limit_options",
     "json_option",
     "kind_option",
+    "memory_option",
     "mixed_precision_options",
     "output_option",
     "precision_options",
@@ -182,10 +184,20 @@ def int8_limit_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-def _run(backend: Any, device: str, threads: int | None, precision: Any) -> Any:
+memory_option = click.option(
+    "--memory",
+    "memory_kind",
+    type=click.Choice(MEMORY_KINDS),
+    help="Engines only: package that calls CUDA.",
+    show_default="cuda-bindings if it works, else pycuda",
+)
+"""``--memory``; passes ``memory_kind``."""
+
+
+def _run(backend: Any, device: str, threads: int | None, memory_kind: Any, precision: Any) -> Any:
     from tbps_infer.runners.options import RunOptions
 
-    return RunOptions(backend, device, precision, threads)
+    return RunOptions(backend, device, precision, threads, memory_kind)
 
 
 run_options = combined(
@@ -199,9 +211,10 @@ run_options = combined(
     ),
     click.option("--device", default="cpu", help="Device to run on: cpu, cuda or cuda:N."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads.", show_default="all usable cores"),
+    memory_option,
     precision_options,
 )
-"""``--backend``, ``--device``, ``--threads`` and ``--precision``; passes ``run``, `RunOptions`."""
+"""``--backend``, ``--device``, ``--threads``, ``--memory`` and ``--precision``; passes ``run``, `RunOptions`."""
 
 
 def encoder_options(command: Command) -> Command:

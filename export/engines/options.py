@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tbps_infer.errors import UsageError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 from tbps_infer.model_facts import ModelFacts, Precision
+from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
@@ -47,6 +48,7 @@ class EngineOptions:
         mixed: What stays in FP32 beyond the rules.
         rebuild: Build again what is there and up to date.
         device: Index of the GPU to build and check on.
+        memory: The package that calls CUDA there; the first that works when not given.
         gate_on: What to hold the engines to the gate on; they are not when not given.
 
     Raises:
@@ -62,6 +64,7 @@ class EngineOptions:
     mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
     rebuild: bool = False
     device: int = 0
+    memory: MemoryKind | None = None
     gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ def _building_device(context: BuildContext) -> Iterator[None]:
     if not context.library.flavour.needs_gpu_to_build:
         yield
         return
-    memory = open_memory(context.options.device)
+    memory = open_memory(context.options.device, context.options.memory)
     try:
         with device_of(memory):
             yield

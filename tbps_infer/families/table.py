@@ -105,7 +105,8 @@ def _copied_to(device: torch.device, image: nn.Module, text: nn.Module) -> tuple
     for module in (image, text):
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             moved = tensor.detach().to(device)
-            memo[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved
     return copy.deepcopy(image, memo), copy.deepcopy(text, memo)
 
 

@@ -174,21 +174,19 @@ def device_of(memory: DeviceMemory) -> Iterator[None]:
 
 
 def find_gpu(index: int = 0, kind: MemoryKind | None = None) -> GpuFacts | None:
-    """What the device is, or None where there is no GPU, no driver, or no package to ask it with."""
+    """What the device is, or None where there is no GPU that answers, no driver, or no package to ask it with."""
     try:
-        memory = open_memory(index, kind)
+        with contextlib.closing(open_memory(index, kind)) as memory:
+            return memory.gpu()
     except BackendError:
         return None
-    try:
-        return memory.gpu()
-    finally:
-        memory.close()
 
 
 def why_no_gpu(index: int, kind: MemoryKind | None = None) -> BackendError:
     """Why `find_gpu` finds no device of this index."""
     try:
-        open_memory(index, kind).close()
+        with contextlib.closing(open_memory(index, kind)) as memory:
+            memory.gpu()
     except BackendError as error:
         return error
     return BackendError(f"The device cuda:{index} did not answer.", "Check with nvidia-smi that it is free.")

@@ -355,8 +355,8 @@ def test_a_runner_on_another_device_leaves_the_checkpoints_modules_where_they_ar
 
     source = open_model(checkpoint, RunOptions("torch"))
     on_cpu = torch_runner.TorchRunner(source, "image", RunOptions("torch"))  # type: ignore[arg-type]
-    height, width = on_cpu.inputs[0].shape[1:3]
-    feeds = {"pixels": np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype(np.uint8)}
+    shape = (2, *(size for size in on_cpu.inputs[0].shape if isinstance(size, int)))
+    feeds = {"pixels": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
     before = on_cpu.run(feeds)["image_embedding"]
     device = torch.device
     monkeypatch.setattr(torch_runner, "_check_device", lambda _device: None)
