@@ -136,10 +136,10 @@ precision_options = combined(
 """``--precision``, with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
 
 
-def _mixed_precision(keep_fp32: tuple[str, ...], auto_islands: bool) -> Any:
+def _mixed_precision(keep_fp32: tuple[str, ...], auto_islands: bool, fp32_accumulation: tuple[str, ...]) -> Any:
     from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 
-    return MixedPrecisionOptions(keep_fp32, auto_islands)
+    return MixedPrecisionOptions(keep_fp32, auto_islands, fp32_accumulation=fp32_accumulation)
 
 
 mixed_precision_options = combined(
@@ -154,8 +154,15 @@ mixed_precision_options = combined(
     click.option(
         "--auto-islands", is_flag=True, help="FP16 only: measure activations and keep nodes with large ones in FP32."
     ),
+    click.option(
+        "--fp32-accumulation",
+        multiple=True,
+        metavar="PATTERN",
+        help="FP16 only: add up matching matrix products and convolutions in FP32. Costs speed where the "
+        "GPU adds up FP16 faster, and may split fused attention. Repeatable.",
+    ),
 )
-"""``--keep-fp32`` and ``--auto-islands``; passes ``mixed``, `MixedPrecisionOptions`."""
+"""``--keep-fp32``, ``--auto-islands`` and ``--fp32-accumulation``; passes ``mixed``, `MixedPrecisionOptions`."""
 
 
 def int8_limit_options(command: Command) -> Command:

@@ -68,7 +68,7 @@ class EngineOptions:
     gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:
-        if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
+        if self.precision == "fp32" and self.mixed.asks_for_fp32:
             raise UsageError("FP32 islands were asked for in an FP32 engine.", "Choose the precision fp16.")
 
     def lengths_for(self, model: ModelFacts) -> tuple[int, ...]:
@@ -97,6 +97,7 @@ class EngineOptions:
             "settings": asdict(self.settings),
             "keep_fp32": list(self.mixed.keep_fp32),
             "auto_islands": self.mixed.auto_islands,
+            "fp32_accumulation": list(self.mixed.fp32_accumulation),
         }
 
 
