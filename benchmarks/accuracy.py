@@ -13,6 +13,7 @@ from tbps_infer.errors import BackendError, BenchmarkError, FeedError, Verificat
 from tbps_infer.evaluation.metrics import QueryMetrics
 from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners import BackendName, RunOptions
+from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.verification.agreement import Agreement, Embedded, agreement
 from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image
@@ -95,7 +96,11 @@ class AccuracyResults:
 
 
 def list_engines(
-    backends: Sequence[BackendName], devices: Sequence[str], precisions: Sequence[Precision], threads: int | None
+    backends: Sequence[BackendName],
+    devices: Sequence[str],
+    precisions: Sequence[Precision],
+    threads: int | None,
+    memory: MemoryKind | None = None,
 ) -> Iterator[RunOptions]:
     """Every combination that makes sense; whether it is to be had shows when it is opened.
 
@@ -107,7 +112,7 @@ def list_engines(
             if backend == "torch" or (backend in FLAVOURS and device == "cpu"):
                 continue
             for precision in precisions:
-                yield RunOptions(backend, device, precision, threads)
+                yield RunOptions(backend, device, precision, threads, memory if backend in FLAVOURS else None)
 
 
 def measure_accuracy(

@@ -13,6 +13,7 @@ from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.model_facts import PRECISIONS, Branch, Precision
 from tbps_infer.runners import BackendName, Runner, RunOptions, open_model, open_runner
 from tbps_infer.runners.protocol import DeviceTimes, Feeds
+from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ class Models:
         bundle: Opened.
         reference: The checkpoint that it was exported from, loaded; None when none was given.
         threads: On the CPU, of one operator.
+        memory: The package that calls CUDA for engines; as `RunOptions` has it.
     """
 
     bundle: Bundle
     reference: SourceModel | None
     threads: int
+    memory: MemoryKind | None = None
 
     @classmethod
-    def open(cls, bundle: Path, reference: Path | None, threads: int) -> Models:
+    def open(cls, bundle: Path, reference: Path | None, threads: int, memory: MemoryKind | None = None) -> Models:
         """Open both.
 
         Raises:
@@ -80,7 +83,7 @@ class Models:
                 f"and {source.facts.fingerprint[:12]}.",
                 "Give the checkpoint that tbps export was given.",
             )
-        return cls(opened, source, threads)
+        return cls(opened, source, threads, memory)
 
 
 def list_choices(
@@ -113,10 +116,8 @@ def open_choice(choice: Choice, models: Models, branch: Branch) -> tuple[Runner,
     elif choice.way in FLAVOURS:
         from tbps_infer.tensorrt.runner import open_engines
 
-        flavour, device = cast(FlavourName, choice.way), Device.parse(choice.device).index
-        runner = open_engines(
-            models.bundle, branch, flavour, choice.precision, device=device, cuda_graphs=choice.cuda_graphs
-        )
+        options = RunOptions(cast(FlavourName, choice.way), choice.device, choice.precision, memory=models.memory)
+        runner = open_engines(models.bundle, branch, options, cuda_graphs=choice.cuda_graphs)
     else:
         options = RunOptions(cast(BackendName, choice.way), choice.device, choice.precision, models.threads)
         runner = open_runner(models.bundle, branch, options)

@@ -20,6 +20,7 @@ from typing import Any
 
 from tbps_infer.cores import core_quota, read_text, usable_cores
 from tbps_infer.devices import installed_versions
+from tbps_infer.host_memory import memory_info
 
 __all__ = ["PACKAGES", "Environment", "list_changes", "record_environment", "run_tool"]
 
@@ -118,7 +119,7 @@ def record_environment(
         packages: Whose versions are recorded.
     """
     cpu = _cpu_info(root)
-    memory = _memory(root)
+    memory = memory_info(root)
     devfreq = _gpu_clock_files(root)
     board = root / "proc/device-tree/model"
     stable = {
@@ -158,11 +159,6 @@ def _cpu_info(root: Path) -> dict[str, str]:
         key = {"Features": "flags"}.get(name.strip(), name.strip())
         entries.setdefault(key, value.strip())
     return entries
-
-
-def _memory(root: Path) -> dict[str, int]:
-    pairs = re.findall(r"^(\w+):\s+(\d+) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
-    return {name: 1024 * int(size) for name, size in pairs}
 
 
 def _nvidia_smi(tool: Tool, names: Sequence[str]) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
 from tbps_infer.model_facts import BRANCHES, PRECISIONS, Branch, Precision
 from tbps_infer.runners import Runner
+from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.verification.golden import golden_cosine
 from tbps_infer.verification.tolerances import GOLDEN_COSINE
 
@@ -50,7 +51,8 @@ class LatencyOptions:
         rows: Of the gallery that is made.
         captions: In the mix of captions of their own lengths.
         stages: Time decoding, resizing, tokenising and searching, and a sentence's whole way.
-        memory: Measure peak memory, each arm in a process of its own.
+        peak_memory: Measure peak memory, each arm in a process of its own.
+        memory_kind: The package that calls CUDA for engines; the first that works when not given.
         plan: How much is measured.
     """
 
@@ -64,7 +66,8 @@ class LatencyOptions:
     rows: int = 10_000
     captions: int = 64
     stages: bool = True
-    memory: bool = True
+    peak_memory: bool = True
+    memory_kind: MemoryKind | None = None
     plan: Plan = field(default_factory=Plan)
 
 
@@ -121,7 +124,7 @@ def run_latency(
         environment = record_environment()
         file = stack.enter_context(SampleFile.open(raw, environment, command))
         _say_if_busy(environment, threads, say)
-        models = Models.open(bundle, reference, threads)
+        models = Models.open(bundle, reference, threads, options.memory_kind)
         material = stack.enter_context(open_material(models.bundle, options.gallery, options.rows, options.captions))
         session = _Session(models, options, material)
         lengths = _lengths(options.lengths, models.bundle.model.max_length)
@@ -138,7 +141,7 @@ def run_latency(
         say(f"{len(arms)} arms are warmed up, then sampled in shuffled rounds.")
         measure(arms, file, options.plan, clock, on_sample)
         note_energy(file, arms, clock, options.plan.arm_seconds, say)
-        if options.memory:
+        if options.peak_memory:
             note_memory(file, _peak_tasks(session, opened, lengths[-1], bundle, reference), say)
         return file.held
 
@@ -267,4 +270,5 @@ def _peak_tasks(
                 batch=max(session.options.batches),
                 length=None if branch == "image" else length,
                 threads=session.models.threads,
+                memory_kind=session.models.memory,
             )

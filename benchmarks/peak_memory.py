@@ -17,6 +17,7 @@ from tbps_infer.benchmarks.backends import Choice, Models, open_choice
 from tbps_infer.devices import Device
 from tbps_infer.errors import BenchmarkError
 from tbps_infer.model_facts import Branch
+from tbps_infer.tensorrt.device_memory import MemoryKind, find_gpu
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.samples import prepare_samples, synthetic_samples
 
@@ -34,6 +35,7 @@ class PeakTask:
     batch: int
     length: int | None
     threads: int
+    memory_kind: MemoryKind | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def measure_peak(task: PeakTask) -> Peak:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise BenchmarkError(
             f"The process that measures the peak memory of {task.choice.label} failed: {last}.",
-            "Leave it out: --no-memory.",
+            "Leave it out: --no-peak-memory.",
         )
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -78,24 +80,22 @@ def peak_resident_bytes(root: Path = Path("/"), field: str = "VmHWM") -> int:
         name, _, value = line.partition(":")
         if name == field:
             return 1024 * int(value.split()[0])
-    raise BenchmarkError("This system does not tell a process's peak memory.", "Leave it out: --no-memory.")
+    raise BenchmarkError("This system does not tell a process's peak memory.", "Leave it out: --no-peak-memory.")
 
 
-def _device_free(choice: Choice) -> int | None:
-    from tbps_infer.tensorrt.device_memory import find_gpu
-
+def _device_free(choice: Choice, kind: MemoryKind | None) -> int | None:
     device = Device.parse(choice.device)
-    gpu = None if device.kind == "cpu" else find_gpu(device.index)
+    gpu = None if device.kind == "cpu" else find_gpu(device.index, kind)
     return None if gpu is None else gpu.free_bytes
 
 
 def _run(task: PeakTask) -> Peak:
     reference = None if task.reference is None else Path(task.reference)
-    free = _device_free(task.choice)
+    free = _device_free(task.choice, task.memory_kind)
     idle = peak_resident_bytes(field="VmRSS")
     # An arm of PyTorch needs the checkpoint, any other the bundle alone.
     with_reference = task.choice.way in ("torch", "torch-compile")
-    models = Models.open(Path(task.bundle), reference if with_reference else None, task.threads)
+    models = Models.open(Path(task.bundle), reference if with_reference else None, task.threads, task.memory_kind)
     samples = prepare_samples(
         synthetic_samples(), models.bundle.model.preprocessing, Tokenizer.from_bundle(models.bundle)
     )
@@ -105,7 +105,7 @@ def _run(task: PeakTask) -> Peak:
     )
     for _ in range(2):
         run(feeds)
-    after = _device_free(task.choice)
+    after = _device_free(task.choice, task.memory_kind)
     used = None if free is None or after is None else max(free - after, 0)
     runner.close()
     return Peak(peak_resident_bytes(), idle, used, task.batch, task.length)

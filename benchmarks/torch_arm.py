@@ -27,7 +27,7 @@ class TorchArm(TorchRunner):
     """`TorchRunner` in the ways that users choose, and timed. FP32 products are never rounded to TF32.
 
     Args:
-        model: The loaded checkpoint; several arms may share it on one device.
+        model: The loaded checkpoint; several arms may share it.
         branch: ``image`` or ``text``.
         options: Device, threads on the CPU, and the precision: ``fp32``, or on CUDA ``fp16`` by autocast.
         compiled: By ``torch.compile`` for shapes that may change, so that each batch size is not compiled anew.

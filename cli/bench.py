@@ -63,7 +63,7 @@ bench.add_command(accuracy)
 @click.option("--rows", type=click.IntRange(1), default=10_000, help="Size of the random gallery.")
 @click.option("--captions", type=click.IntRange(1), default=64, help="Captions in the mix of caption lengths.")
 @click.option("--stages/--no-stages", default=True, help="Also time the stages around the model.")
-@click.option("--memory/--no-memory", default=True, help="Also measure peak memory, in separate processes.")
+@click.option("--peak-memory/--no-peak-memory", default=True, help="Also measure peak memory, in separate processes.")
 @click.option("--accuracy", "accuracy_file", type=FILE, help="JSON file of tbps bench accuracy, for the plots.")
 @report_options
 @click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Write the plots as PNG files.")
@@ -84,7 +84,7 @@ def latency(
     rows: int,
     captions: int,
     stages: bool,
-    memory: bool,
+    peak_memory: bool,
     accuracy_file: Path | None,
     files: ReportFiles,
     plots: Path | None,
@@ -114,11 +114,12 @@ def latency(
         batches=tuple(sorted(set(batches))),
         lengths=text_lengths,
         threads=selection.threads,
+        memory_kind=selection.memory,
         gallery=gallery,
         rows=rows,
         captions=captions,
         stages=stages,
-        memory=memory,
+        peak_memory=peak_memory,
         plan=Plan(samples, min(least_samples, samples), arm_seconds, seed, warm_up=rule),
     )
     command = ["tbps", *sys.argv[1:]]

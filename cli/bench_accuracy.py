@@ -69,7 +69,9 @@ def accuracy(
     opened = Bundle.open(bundle)
     people = read_dataset(data, split, kind=kind)
     against = _reference(opened, reference, load, selection.threads)
-    runs = list(list_engines(selection.backends, selection.devices, selection.precisions, selection.threads))
+    runs = list(
+        list_engines(selection.backends, selection.devices, selection.precisions, selection.threads, selection.memory)
+    )
     with progress_bar("Embedding", "items") as progress:
         results = measure_accuracy(
             opened,

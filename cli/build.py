@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.gate_options import verify_data_option
-from tbps_infer.cli.shared.options import EXISTING, mixed_precision_options, precision_options, verbosity_options
+from tbps_infer.cli.shared.options import (
+    EXISTING,
+    memory_option,
+    mixed_precision_options,
+    precision_options,
+    verbosity_options,
+)
 from tbps_infer.cli.shared.parameter_types import Numbers, Size
 from tbps_infer.cli.shared.progress import progress_bar, say
 from tbps_infer.tensorrt.flavours import FLAVOURS
@@ -23,6 +29,7 @@ __all__ = ["build", "build_and_report"]
 @click.argument("bundle", type=EXISTING)
 @click.option("--backend", type=click.Choice(tuple(FLAVOURS)), default="tensorrt", help="TensorRT edition.")
 @click.option("--device", default="cuda", help="GPU to build and check on: cuda or cuda:N.")
+@memory_option
 @click.option(
     "--target",
     metavar="SM",
@@ -62,6 +69,7 @@ def build(
     bundle: Path,
     backend: Any,
     device: str,
+    memory_kind: Any,
     target: str | None,
     min_batch: int,
     opt_batch: tuple[int, ...] | None,
@@ -106,6 +114,7 @@ def build(
         mixed=mixed,
         rebuild=rebuild,
         device=chosen.index,
+        memory=memory_kind,
         gate_on=gate_on,
     )
     build_and_report(bundle, options)

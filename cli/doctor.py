@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, json_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, json_option, memory_option, verbosity_options
 
 if TYPE_CHECKING:
     from tbps_infer.doctor import Finding
@@ -22,9 +22,10 @@ _MARKS = {"ok": ("ok", "green"), "absent": ("-", "yellow"), "problem": ("PROBLEM
 @click.command()
 @click.argument("bundle", type=EXISTING, required=False)
 @click.option("--device", default="cuda", help="GPU to check: cuda or cuda:N.")
+@memory_option
 @json_option
 @verbosity_options
-def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
+def doctor(bundle: Path | None, device: str, memory_kind: Any, as_json: bool) -> int:
     """Check what this machine can run, and test BUNDLE on it.
 
     The golden vectors of a bundle are run through its tokenizer, preprocessing, graphs and engines. Exits with status
@@ -38,9 +39,9 @@ def doctor(bundle: Path | None, device: str, as_json: bool) -> int:
 
     index = Device.parse(device).index
     findings: list[Finding] = []
-    groups = [("machine", examine_machine(index))]
+    groups = [("machine", examine_machine(index, memory_kind))]
     if bundle is not None:
-        groups.append((str(bundle), examine_bundle(bundle, index)))
+        groups.append((str(bundle), examine_bundle(bundle, index, memory_kind)))
     for title, group in groups:
         if not as_json and title != "machine":
             click.echo(f"\n{title}")

@@ -80,7 +80,7 @@ class ExportOptions:
             )
         if self.precision != "int8" and self.int8 is not None:
             raise UsageError(f"Calibration data was given for {self.precision} graphs.", "Choose the precision int8.")
-        if self.precision != "fp16" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
+        if self.precision != "fp16" and self.mixed.asks_for_fp32:
             raise UsageError(
                 f"FP32 islands in FP16 graphs were asked for, and the precision {self.precision}.",
                 "Choose the precision fp16.",

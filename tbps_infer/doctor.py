@@ -5,17 +5,14 @@ Nothing is changed and nothing is assumed: each finding is what was tried, with 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
-import os
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -23,10 +20,11 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import installed_versions
 from tbps_infer.errors import BackendError, TbpsError
+from tbps_infer.host_memory import memory_info
 from tbps_infer.images import load_crop
 from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
-from tbps_infer.tensorrt.device_memory import open_memory
+from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, find_gpu, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts
@@ -61,18 +59,18 @@ class Finding:
     action: str = ""
 
 
-def examine_machine(device: int = 0) -> Iterator[Finding]:
+def examine_machine(device: int = 0, memory: MemoryKind | None = None) -> Iterator[Finding]:
     """Look at what this machine has to run models with.
 
     Args:
         device: Index of the GPU.
+        memory: The package that calls CUDA; the first that works when not given.
     """
     yield Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}")
     yield Finding("processor", "ok", f"{platform.machine()}, {usable_cores()} usable cores, {_memory_text()}")
-    gpu = _gpu(device)
-    yield gpu if isinstance(gpu, Finding) else _gpu_finding(gpu)
+    yield _gpu_finding(device, memory)
     yield _packages(
-        "CUDA from Python", ("cuda-bindings", "pycuda"), "pip install 'cuda-bindings==12.*'", wants_all=False
+        "CUDA from Python", ("cuda-bindings", "pycuda"), "pip install 'cuda-bindings>=12.9.1'", wants_all=False
     )
     for name in FLAVOURS:
         yield _flavour(name)
@@ -80,12 +78,13 @@ def examine_machine(device: int = 0) -> Iterator[Finding]:
     yield _packages("exporting", ("torch", "transformers", "onnx", "onnxscript"), 'pip install "tbps-infer[export]"')
 
 
-def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
+def examine_bundle(path: Path, device: int = 0, memory: MemoryKind | None = None) -> Iterator[Finding]:
     """Check a bundle's files, replay its golden vectors, and say what of it runs here.
 
     Args:
         path: The bundle.
         device: Index of the GPU.
+        memory: The package that calls CUDA; the first that works when not given.
     """
     try:
         bundle = Bundle.open(path)
@@ -97,9 +96,9 @@ def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
     yield Finding("bundle", "ok", f"{len(bundle.files)} files as they were exported, {bundle.created}")
     yield _tried("tokenizer", lambda: _tokenizer(bundle))
     yield _tried("resizing", lambda: _resizing(bundle))
-    gpu = _gpu(device)
+    gpu = find_gpu(device, memory)
     yield from _graphs(bundle, RunOptions())
-    if isinstance(gpu, GpuFacts):
+    if gpu is not None:
         yield from _graphs(bundle, RunOptions("onnxruntime", f"cuda:{device}"))
         yield from _graphs(bundle, RunOptions("onnxruntime", f"cuda:{device}", "fp16"))
     try:
@@ -110,7 +109,7 @@ def examine_bundle(path: Path, device: int = 0) -> Iterator[Finding]:
     if not folders:
         yield Finding("engines", "absent", "none were built", f"On the device: tbps build {path} --fp16")
     for folder in folders:
-        yield from _engines(folder, bundle, gpu if isinstance(gpu, GpuFacts) else None, device)
+        yield from _engines(folder, bundle, gpu, partial(open_memory, device, memory))
 
 
 def _tokenizer(bundle: Bundle) -> Finding:
@@ -159,7 +158,9 @@ def _replay(opener: Callable[[], Runner], bundle: Bundle, branch: Branch, precis
     return Finding("", "ok", detail)
 
 
-def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device: int) -> Iterator[Finding]:
+def _engines(
+    folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, memory: Callable[[], DeviceMemory]
+) -> Iterator[Finding]:
     from tbps_infer.tensorrt.runner import refuse_other_graphs, run_folder
 
     facts, name = folder.facts, f"engines {folder.path.name}"
@@ -193,7 +194,7 @@ def _engines(folder: EngineFolder, bundle: Bundle, gpu: GpuFacts | None, device:
     def opened(branch: Branch) -> Runner:
         library = open_library(facts.flavour)
         folder.refuse_elsewhere(library.version, gpu)
-        return run_folder(folder, bundle, branch, library, open_memory(device), where=gpu.name)
+        return run_folder(folder, bundle, branch, library, memory(), where=gpu.name)
 
     for branch in BRANCHES:
         attempt = partial(_replay, partial(opened, branch), bundle, branch, facts.precision)
@@ -208,24 +209,21 @@ def _tried(subject: str, attempt: Callable[[], Finding]) -> Finding:
         return Finding(subject, "problem", error.message, error.hint)
 
 
-def _gpu(device: int) -> GpuFacts | Finding:
+def _gpu_finding(device: int, kind: MemoryKind | None) -> Finding:
     try:
-        memory = open_memory(device)
+        memory = open_memory(device, kind)
     except BackendError as error:
         return Finding("GPU", "absent", error.message, error.hint)
     try:
-        return memory.gpu()
+        gpu = memory.gpu()
     except BackendError as error:  # it is there, and does not answer
         return Finding("GPU", "problem", error.message, error.hint)
     finally:
         memory.close()
-
-
-def _gpu_finding(gpu: GpuFacts) -> Finding:
-    memory = f"{gpu.free_bytes / _GIB:.1f} of {gpu.memory_bytes / _GIB:.1f} GiB free"
-    return Finding(
-        "GPU", "ok", f"{gpu.name}, {gpu.sm}, {memory}, driver for CUDA {gpu.driver}, runtime {gpu.runtime}"
-    )
+    multiprocessors = f", {gpu.multiprocessors} multiprocessors" if gpu.multiprocessors else ""
+    room = f"{gpu.free_bytes / _GIB:.1f} of {gpu.memory_bytes / _GIB:.1f} GiB free"
+    versions = f"driver for CUDA {gpu.driver}, called by {memory.name} made for {gpu.runtime}"
+    return Finding("GPU", "ok", f"{gpu.name}, {gpu.sm}{multiprocessors}, {room}, {versions}")
 
 
 def _flavour(name: str) -> Finding:
@@ -265,13 +263,7 @@ def _packages(subject: str, names: tuple[str, ...], install: str, *, wants_all: 
 
 
 def _memory_text() -> str:
-    if not hasattr(os, "sysconf") or sys.platform == "win32":
+    memory = memory_info()
+    if not {"MemTotal", "MemAvailable"} <= memory.keys():
         return "memory unknown"
-    values: dict[str, Any] = {}
-    for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES", "SC_PAGE_SIZE"):
-        with contextlib.suppress(ValueError, OSError):
-            values[name] = os.sysconf(name)
-    if len(values) < 3:
-        return "memory unknown"
-    total, free = (values[name] * values["SC_PAGE_SIZE"] / _GIB for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    return f"{free:.1f} of {total:.1f} GiB memory free"
+    return f"{memory['MemAvailable'] / _GIB:.1f} of {memory['MemTotal'] / _GIB:.1f} GiB memory available"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from tbps_infer.cli.shared.bench_output import ReportFiles
-from tbps_infer.cli.shared.options import combined
+from tbps_infer.cli.shared.options import combined, memory_option
 from tbps_infer.model_facts import PRECISIONS
 
 __all__ = ["FILE", "Selection", "report_options", "selection_options"]
@@ -30,21 +30,28 @@ class Selection:
         devices: ``cpu``, ``cuda`` or ``cuda:N``.
         precisions: ``fp32``, ``fp16``, ``int8``.
         threads: On the CPU; None for the usable cores.
+        memory: The package that calls CUDA for engines; None for the first that works.
     """
 
     backends: tuple[Any, ...]
     devices: tuple[str, ...]
     precisions: tuple[Any, ...]
     threads: int | None
+    memory: Any
 
 
 def selection_options(all_backends: tuple[str, ...]) -> Callable[[Command], Command]:
-    """``--backend``, ``--device``, ``--precision`` and ``--threads``; passes ``selection``, `Selection`."""
+    """``--backend``, ``--device`` and the other choices of what to measure; passes ``selection``, `Selection`."""
 
     def select(
-        backends: tuple[str, ...], devices: tuple[str, ...], precisions: tuple[str, ...], threads: int | None
+        backends: tuple[str, ...],
+        devices: tuple[str, ...],
+        precisions: tuple[str, ...],
+        threads: int | None,
+        memory_kind: Any,
     ) -> Selection:
-        return Selection(backends or all_backends, devices or _present_devices(), precisions or PRECISIONS, threads)
+        present = devices or _present_devices(memory_kind)
+        return Selection(backends or all_backends, present, precisions or PRECISIONS, threads, memory_kind)
 
     devices_help = "Device to use: cpu, cuda or cuda:N. Repeatable."
     repeatable = partial(click.option, multiple=True, show_default="all")
@@ -55,6 +62,7 @@ def selection_options(all_backends: tuple[str, ...]) -> Callable[[Command], Comm
         repeatable("--device", "devices", help=devices_help, show_default="the CPU and the first GPU"),
         repeatable("--precision", "precisions", type=click.Choice(PRECISIONS), help="Precision to use. Repeatable."),
         click.option("--threads", type=click.IntRange(1), help="CPU threads.", show_default="all usable cores"),
+        memory_option,
     )
 
 
@@ -69,8 +77,8 @@ report_options = combined(
 """``--json``, ``--csv``, ``--markdown`` and ``--html``; passes ``files``, `ReportFiles`."""
 
 
-def _present_devices() -> tuple[str, ...]:
+def _present_devices(memory_kind: Any) -> tuple[str, ...]:
     """The CPU, and the first GPU where there is one."""
     from tbps_infer.tensorrt.device_memory import find_gpu
 
-    return ("cpu",) if find_gpu() is None else ("cpu", "cuda:0")
+    return ("cpu",) if find_gpu(kind=memory_kind) is None else ("cpu", "cuda:0")

@@ -14,6 +14,7 @@ import click
 
 from tbps_infer.devices import BACKENDS, SEARCH_BACKENDS
 from tbps_infer.model_facts import PRECISIONS
+from tbps_infer.tensorrt.device_memory import MEMORY_KINDS
 
 __all__ = [
     "EXISTING",
@@ -25,6 +26,7 @@ __all__ = [
     "int8_limit_options",
     "json_option",
     "kind_option",
+    "memory_option",
     "mixed_precision_options",
     "output_option",
     "precision_options",
@@ -139,10 +141,10 @@ precision_options = combined(
 """``--precision``, with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
 
 
-def _mixed_precision(keep_fp32: tuple[str, ...], auto_islands: bool) -> Any:
+def _mixed_precision(keep_fp32: tuple[str, ...], auto_islands: bool, fp32_accumulation: tuple[str, ...]) -> Any:
     from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 
-    return MixedPrecisionOptions(keep_fp32, auto_islands)
+    return MixedPrecisionOptions(keep_fp32, auto_islands, fp32_accumulation=fp32_accumulation)
 
 
 mixed_precision_options = combined(
@@ -157,8 +159,15 @@ mixed_precision_options = combined(
     click.option(
         "--auto-islands", is_flag=True, help="FP16 only: measure activations and keep nodes with large ones in FP32."
     ),
+    click.option(
+        "--fp32-accumulation",
+        multiple=True,
+        metavar="PATTERN",
+        help="FP16 only: add up matching matrix products and convolutions in FP32. Costs speed where the "
+        "GPU adds up FP16 faster, and may split fused attention. Repeatable.",
+    ),
 )
-"""``--keep-fp32`` and ``--auto-islands``; passes ``mixed``, `MixedPrecisionOptions`."""
+"""``--keep-fp32``, ``--auto-islands`` and ``--fp32-accumulation``; passes ``mixed``, `MixedPrecisionOptions`."""
 
 
 def int8_limit_options(command: Command) -> Command:
@@ -187,10 +196,20 @@ def int8_limit_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-def _run(backend: Any, device: str, threads: int | None, precision: Any) -> Any:
+memory_option = click.option(
+    "--memory",
+    "memory_kind",
+    type=click.Choice(MEMORY_KINDS),
+    help="Engines only: package that calls CUDA.",
+    show_default="cuda-bindings if it works, else pycuda",
+)
+"""``--memory``; passes ``memory_kind``."""
+
+
+def _run(backend: Any, device: str, threads: int | None, memory_kind: Any, precision: Any) -> Any:
     from tbps_infer.runners.options import RunOptions
 
-    return RunOptions(backend, device, precision, threads)
+    return RunOptions(backend, device, precision, threads, memory_kind)
 
 
 run_options = combined(
@@ -204,9 +223,10 @@ run_options = combined(
     ),
     click.option("--device", default="cpu", help="Device to run on: cpu, cuda or cuda:N."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads.", show_default="all usable cores"),
+    memory_option,
     precision_options,
 )
-"""``--backend``, ``--device``, ``--threads`` and ``--precision``; passes ``run``, `RunOptions`."""
+"""``--backend``, ``--device``, ``--threads``, ``--memory`` and ``--precision``; passes ``run``, `RunOptions`."""
 
 
 def encoder_options(command: Command) -> Command:

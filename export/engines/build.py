@@ -99,15 +99,15 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
     """
     library = open_library(options.backend)
     library.flavour.refuse_ignored({**vars(options.settings), "timing_cache": options.timing_cache})
-    gpu = find_gpu(options.device)
+    gpu = find_gpu(options.device, options.memory)
     if gpu is None and library.flavour.needs_gpu_to_build:
-        reason = why_no_gpu(options.device)
+        reason = why_no_gpu(options.device, options.memory)
         raise BackendError(
             f"{library} builds for the GPU of this machine, and there is none that CUDA finds. {reason.message}",
             f"{reason.hint} Run tbps build on the device itself; tbps doctor says what is missing.",
         )
     if gpu is None and options.device > 0:  # named by the user, and not the one that is taken where none was
-        raise why_no_gpu(options.device)
+        raise why_no_gpu(options.device, options.memory)
     if gpu is None and options.gate_on is not None:
         raise BackendError(
             "Data to verify on were given, and there is no GPU here to run the engines on.",

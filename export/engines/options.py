@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tbps_infer.errors import UsageError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts, Precision
+from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 
@@ -50,6 +51,7 @@ class EngineOptions:
         mixed: What stays in FP32 beyond the rules.
         rebuild: Build again what is there and up to date.
         device: Index of the GPU to build and check on.
+        memory: The package that calls CUDA there; the first that works when not given.
         gate_on: What to hold the engines to the gate on; they are not when not given.
 
     Raises:
@@ -66,10 +68,11 @@ class EngineOptions:
     mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
     rebuild: bool = False
     device: int = 0
+    memory: MemoryKind | None = None
     gate_on: EvaluationSet | None = None
 
     def __post_init__(self) -> None:
-        if self.precision == "fp32" and (self.mixed.keep_fp32 or self.mixed.auto_islands):
+        if self.precision == "fp32" and self.mixed.asks_for_fp32:
             raise UsageError("FP32 islands were asked for in an FP32 engine.", "Choose the precision fp16.")
 
     def batch(self, branch: Branch) -> BatchRange:
@@ -102,6 +105,7 @@ class EngineOptions:
             "settings": asdict(self.settings),
             "keep_fp32": list(self.mixed.keep_fp32),
             "auto_islands": self.mixed.auto_islands,
+            "fp32_accumulation": list(self.mixed.fp32_accumulation),
         }
 
 

@@ -88,7 +88,7 @@ def _building_device(context: BuildContext) -> Iterator[_Device | None]:
     if not library.flavour.needs_gpu_to_build:
         yield None
         return
-    memory = open_memory(options.device)
+    memory = open_memory(options.device, options.memory)
     try:
         with device_of(memory):
             path = options.timing_cache or context.bundle.path / ENGINES / timing_cache_file(library, memory.gpu())

@@ -113,13 +113,15 @@ def _record(folder: EngineFolder, report: dict[str, Any]) -> EngineFolder:
 
 def _open_candidate(context: BuildContext, folder: EngineFolder) -> Encoder:
     """An encoder over engines that need not be in their place yet; it opens each branch at its first use, once."""
-    bundle, device = context.bundle, context.options.device
+    bundle, device, memory = context.bundle, context.options.device, context.options.memory
     where = folder.facts.gpu.name if folder.facts.gpu else f"cuda:{device}"
     # What the facts say of an earlier self-check is outdated by the time the gate asks for a description.
     unchecked = replace(folder, facts=replace(folder.facts, self_check={}))
 
     def opener(branch: Branch) -> Callable[[], Runner]:
-        return lambda: run_folder(unchecked, bundle, branch, context.library, open_memory(device), where=where)
+        return lambda: run_folder(
+            unchecked, bundle, branch, context.library, open_memory(device, memory), where=where
+        )
 
     return Encoder(bundle.model, Tokenizer.from_bundle(bundle), opener("image"), opener("text"))
 
@@ -160,7 +162,7 @@ def _gate(context: BuildContext, folder: EngineFolder, candidate: Encoder, data:
     """Hold engines to the gate, beside their bundle's FP32 graphs on the CPU. Raises VerificationError."""
     facts = folder.facts
     context.on_step(f"Holding the engines to the gate on {data}")
-    run = RunOptions(facts.flavour, f"cuda:{context.options.device}", facts.precision)
+    run = RunOptions(facts.flavour, f"cuda:{context.options.device}", facts.precision, memory=context.options.memory)
     result = hold_to_gate(candidate, run, graphs_reference(context.bundle), data, GATE[facts.precision])
     refuse_failures(
         result.verdict.failures,

@@ -74,6 +74,7 @@ def graph_precision(path: Path, precision: Precision) -> GraphPrecision:
     producers = {name: node for node in nodes for name in node.output}
     int8 = frozenset(node.name for node in products if _multiplies_int8(node, producers))
     half = {node.name for node in products if types.get(node.output[0]) == onnx.TensorProto.FLOAT16}
+    widened = {node.name for node in products if _adds_up_in_fp32(node, producers, types)}
     readers: dict[str, set[str]] = {}
     for node in reversed(nodes):
         # A cast stands for what reads its result.
@@ -85,6 +86,18 @@ def graph_precision(path: Path, precision: Precision) -> GraphPrecision:
         fp16_products=frozenset(half - int8),
         attentions=sum(node.op_type == "Softmax" and "MatMul" in readers.get(node.output[0], ()) for node in nodes),
         int8_products=int8,
+        fp32_sums=frozenset(widened - int8),
+    )
+
+
+def _adds_up_in_fp32(product: Any, producers: dict[str, Any], types: dict[str, int]) -> bool:
+    """Whether both factors are casts from FP16, which an FP32 product alone would not be given."""
+    import onnx
+
+    casts = [producers.get(name) for name in product.input[:2]]
+    return all(
+        cast is not None and cast.op_type == "Cast" and types.get(cast.input[0]) == onnx.TensorProto.FLOAT16
+        for cast in casts
     )
 
 

@@ -34,12 +34,20 @@ class MixedPrecisionOptions:
         keep_fp32: Patterns as in a shell (``*``, ``?``, ``[abc]``), matched with case against a node's name and
             operator, the values it gives and the stored tensors it reads. A bias's name stands for its linear layer.
         auto_islands: Measure the activations and keep what comes near FP16's limit.
+        fp32_accumulation: Patterns as above, of products that take and give FP16 and are added up in FP32, which
+            TensorRT may do in FP16 otherwise. It then fuses fewer attentions.
         threads: Of ONNX Runtime while measuring; 0 for its own choice.
     """
 
     keep_fp32: tuple[str, ...] = ()
     auto_islands: bool = False
     threads: int = 0
+    fp32_accumulation: tuple[str, ...] = ()
+
+    @property
+    def asks_for_fp32(self) -> bool:
+        """Whether anything is to be FP32 beyond the rules."""
+        return bool(self.keep_fp32 or self.auto_islands or self.fp32_accumulation)
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,14 @@ class MixedPrecisionReport:
     """What became of a graph.
 
     Attributes:
-        fp16_nodes: Nodes that compute in FP16.
+        fp16_nodes: Nodes that compute in FP16, in FP32 sums or not.
         fp32_nodes: The other nodes of the FP32 graph, those without floating-point numbers included.
         casts: Casts added between the two.
         rounded_tensors: Stored tensors that are FP16 now.
         flushed_share: The share of their numbers that FP16 rounds to zero.
         islands: Nodes kept in FP32 by a pattern or a measurement, by name, with the reason.
         largest_activation: The greatest magnitude measured, with its value's name; None when nothing was measured.
+        fp32_accumulations: FP16 products that are added up in FP32.
     """
 
     fp16_nodes: int
@@ -63,6 +72,7 @@ class MixedPrecisionReport:
     flushed_share: float
     islands: Mapping[str, str] = field(default_factory=dict)
     largest_activation: tuple[str, float] | None = None
+    fp32_accumulations: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -95,7 +105,8 @@ def convert_model(
         ranges = measure_ranges(view, batches, threads=options.threads)
         islands = {**risky_nodes(view, ranges), **islands}
     fp16 = assign_fp16(view, islands)
-    rewritten = rewrite(view, fp16)
+    widened = fp16 & _matching_products(view, options.fp32_accumulation)
+    rewritten = rewrite(view, fp16, widened)
     largest = max(ranges, key=ranges.__getitem__, default=None)
     report = MixedPrecisionReport(
         fp16_nodes=len(fp16),
@@ -105,6 +116,7 @@ def convert_model(
         flushed_share=rewritten.flushed,
         islands={view.label(number): reason for number, reason in sorted(islands.items())},
         largest_activation=None if largest is None else (largest, ranges[largest]),
+        fp32_accumulations=len(widened),
     )
     return rewritten.model, report
 
@@ -154,6 +166,20 @@ def _matching(view: GraphView, patterns: tuple[str, ...]) -> dict[int, str]:
             for member in (number, *_layer_of(view, number, pattern)):
                 found.setdefault(member, f"named by the pattern {pattern}")
     return found
+
+
+def _matching_products(view: GraphView, patterns: tuple[str, ...]) -> frozenset[int]:
+    """The products that patterns name. Raises UsageError when a pattern names none."""
+    found: set[int] = set()
+    for pattern in patterns:
+        products = {number for number in _matching(view, (pattern,)) if view.nodes[number].op_type in PRODUCTS}
+        if not products:
+            raise UsageError(
+                f"The pattern {pattern!r} matches no product of the graph.",
+                f"Name products: {', '.join(sorted(PRODUCTS))}, or their layers' parameters.",
+            )
+        found |= products
+    return frozenset(found)
 
 
 def _named(view: GraphView, number: int, pattern: str) -> bool:

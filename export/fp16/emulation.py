@@ -2,8 +2,9 @@
 
 ONNX Runtime has hardly any FP16 kernel for the CPU: it computes in FP32 and drops the rounding in between, so that
 300 × 10 × 300 stays 900000 and no overflow is ever seen (tried with 1.32). Here each FP16 value is an FP32 value that
-is cast to FP16 and back, which ONNX Runtime keeps. Products are added up in FP32 and rounded once, as on a GPU's
-matrix units; what a GPU fuses it rounds less often than this.
+is cast to FP16 and back, which ONNX Runtime keeps. Products are added up in FP32 and rounded once, as matrix
+units can. TensorRT may choose kernels that add up in FP16, unless the graph asks for FP32 (``fp32_accumulation``);
+what it fuses it rounds less often than this.
 """
 
 from __future__ import annotations

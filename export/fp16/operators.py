@@ -12,7 +12,7 @@ FP16_MAX = 65504.0
 """The largest finite FP16 number (IEEE 754-2008, binary16)."""
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Where the time goes; kernels add the products up in FP32 and round once."""
+"""Where the time goes. TensorRT adds up in FP16 or in FP32, unless `rewrite` asks it for FP32."""
 
 ELEMENTWISE = frozenset({"Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Where"})
 """Arithmetic on single numbers, which takes part in whatever formula surrounds it."""

@@ -14,8 +14,10 @@ from tbps_infer.export.graph_view import GraphView
 
 __all__ = ["Rewritten", "overflowing", "rewrite"]
 
-_Kind = Literal["fp16", "fp32"]
+_Kind = Literal["fp16", "fp32", "widened"]
 _SHOWN = 5
+_WIDE = "_wide"
+_SUM = "_sum"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ def overflowing(view: GraphView, name: str) -> float | None:
     return None if fits else float(np.max(np.abs(values)))
 
 
-def rewrite(view: GraphView, fp16: Set[int]) -> Rewritten:
+def rewrite(view: GraphView, fp16: Set[int], widened: Set[int] = frozenset()) -> Rewritten:
     """Make the graph in which the numbered nodes compute in FP16.
+
+    Those that are ``widened`` too take and give FP16 and compute in FP32 between casts, which is how TensorRT is told
+    to add up in FP32.
 
     The graph's inputs and outputs keep their names and types; the nodes stay sorted; a value is cast at most once.
 
@@ -54,7 +59,7 @@ def rewrite(view: GraphView, fp16: Set[int]) -> Rewritten:
         VerificationError: A stored tensor that an FP16 node reads overflows FP16; the message names it.
     """
     _refuse_overflow(view, fp16)
-    work = _Rewrite(view, fp16)
+    work = _Rewrite(view, fp16, widened)
     for number in range(len(view.nodes)):
         work.add(number)
     return work.finish()
@@ -82,6 +87,7 @@ def _refuse_overflow(view: GraphView, fp16: Set[int]) -> None:
 class _Rewrite:
     view: GraphView
     fp16: Set[int]
+    widened: Set[int]
     nodes: list[Any] = field(default_factory=list)
     names: dict[tuple[str, _Kind], str] = field(default_factory=dict)
     """What an FP32 graph's value is called in either precision, once it is there."""
@@ -92,7 +98,7 @@ class _Rewrite:
     def __post_init__(self) -> None:
         taken = set(self.view.types)
         self._suffix = "_fp16"
-        while any(f"{name}{self._suffix}" in taken for name in taken):
+        while any(f"{name}{self._suffix}{end}" in taken for name in taken for end in ("", _WIDE, _SUM)):
             self._suffix += "_"
         for value in self.view.model.graph.input:
             self.names[value.name, "fp32"] = value.name
@@ -103,8 +109,10 @@ class _Rewrite:
 
         original = self.view.nodes[number]
         kind: _Kind = "fp16" if number in self.fp16 else "fp32"
+        wide = number in self.widened
+        read: _Kind = "widened" if wide else kind
         inputs = [
-            self._name_in(name, kind) if self.view.is_float(name) else self._not_fp32(name) for name in original.input
+            self._name_in(name, read) if self.view.is_float(name) else self._not_fp32(name) for name in original.input
         ]
         node = onnx.NodeProto()
         node.CopyFrom(original)
@@ -116,8 +124,10 @@ class _Rewrite:
             given = f"{name}{self._suffix}" if renamed else name
             if self.view.is_float(name):
                 self.names[name, kind] = given
-            node.output.append(given)
+            node.output.append(f"{given}{_SUM}" if wide else given)
         self.nodes.append(node)
+        if wide:
+            self._append_cast(node.output[0], node.output[0].removesuffix(_SUM), "fp16")
         for name in original.output:
             if name in self.view.outputs and self.view.is_float(name):
                 self._name_in(name, "fp32")
@@ -141,7 +151,11 @@ class _Rewrite:
     def _name_in(self, name: str, kind: _Kind) -> str:
         """The name of a value in a precision, cast or rounded when it is not there yet."""
         if (name, kind) not in self.names:
-            if name in self.view.initializers:
+            if kind == "widened":
+                half = self._name_in(name, "fp16")
+                self.names[name, kind] = f"{half}{_WIDE}"
+                self._append_cast(half, f"{half}{_WIDE}", "fp32")
+            elif name in self.view.initializers:
                 self.names[name, kind] = self._store(name, kind)
             else:
                 self.names[name, kind] = self._cast(name, kind)
@@ -161,11 +175,14 @@ class _Rewrite:
         return given
 
     def _cast(self, name: str, kind: _Kind) -> str:
-        from onnx import TensorProto, helper
-
         source = self.names[name, "fp32" if kind == "fp16" else "fp16"]
         given = f"{name}{self._suffix}" if kind == "fp16" else name
+        self._append_cast(source, given, kind)
+        return given
+
+    def _append_cast(self, source: str, given: str, kind: _Kind) -> None:
+        from onnx import TensorProto, helper
+
         to = TensorProto.FLOAT16 if kind == "fp16" else TensorProto.FLOAT
         self.nodes.append(helper.make_node("Cast", [source], [given], name=f"cast_{given}", to=to))
         self.casts += 1
-        return given

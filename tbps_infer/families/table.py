@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import json
 import shutil
 import tempfile
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from tbps_infer.bundle import file_sha256
@@ -36,6 +39,7 @@ FAMILIES: tuple[str, ...] = (FAMILY, *(family.name for family in PUBLISHED))
 """Every name that ``--family`` takes: this project's own part model first."""
 
 _PAD_ID = 0
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,28 @@ class SourceModel:
     path: Path
     tokenizer_path: Path
     sha256: str
+    _copies: dict[torch.device, tuple[nn.Module, nn.Module]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        self._copies[_CPU] = (self.image, self.text)
 
     @property
     def name(self) -> str:
         """Of the checkpoint: its folder and file."""
         return f"{self.path.resolve().parent.name}/{self.path.name}"
 
-    def branch(self, branch: Branch) -> nn.Module:
-        """The module of one branch."""
-        return self.image if branch == "image" else self.text
+    def branch(self, branch: Branch, device: torch.device = _CPU) -> nn.Module:
+        """The module of one branch.
+
+        On another device than the CPU it is a copy, made once for each device, so that no one's module is moved under
+        them. The copies of both branches share what the branches share.
+        """
+        if device not in self._copies:
+            self._copies[device] = _copied_to(device, self.image, self.text)
+        image, text = self._copies[device]
+        return image if branch == "image" else text
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,17 @@ class Found:
     file: CheckpointFile
     plan: Plan
     coverage: Coverage
+
+
+def _copied_to(device: torch.device, image: nn.Module, text: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Copies of both branches with their tensors on a device; the host's memory never holds the tensors twice."""
+    memo: dict[int, object] = {}
+    for module in (image, text):
+        for tensor in itertools.chain(module.parameters(), module.buffers()):
+            moved = tensor.detach().to(device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved
+    return copy.deepcopy(image, memo), copy.deepcopy(text, memo)
 
 
 class _ImageBranch(nn.Module):

@@ -54,12 +54,10 @@ def open_runner(model: Bundle | SourceModel | Path, branch: Branch, options: Run
         model = open_model(model, options)
     if isinstance(model, Bundle):
         _refuse_other_kind(model.path, "bundle", options)
-        flavour = FLAVOURS.get(options.backend)
-        if flavour is not None:
+        if options.backend in FLAVOURS:
             from tbps_infer.tensorrt.runner import open_engines
 
-            device = Device.parse(options.device).index
-            return open_engines(model, branch, flavour.name, options.precision, device=device)
+            return open_engines(model, branch, options)
         from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(_graph(model, branch, options), options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tbps_infer.devices import BACKENDS, BackendName, Device
 from tbps_infer.errors import UsageError
 from tbps_infer.model_facts import PRECISIONS, Precision
+from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FLAVOURS
 
 __all__ = ["RunOptions"]
@@ -23,15 +24,19 @@ class RunOptions:
         precision: What the weights and most of the arithmetic are.
         threads: Of one operator on the CPU; when not given, `tbps_infer.cores.usable_cores` for
             ONNX Runtime, and PyTorch's own choice for torch.
+        memory: The package that calls CUDA for engines; when not given, as `tbps_infer.tensorrt.device_memory`
+            chooses.
 
     Raises:
-        UsageError: A value is not one of these, or engines are to run on the CPU.
+        UsageError: A value is not one of these, engines are to run on the CPU, or a memory is chosen for another
+            backend.
     """
 
     backend: BackendName = "onnxruntime"
     device: str = "cpu"
     precision: Precision = "fp32"
     threads: int | None = None
+    memory: MemoryKind | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -46,6 +51,11 @@ class RunOptions:
             raise UsageError(
                 f"The backend {self.backend} does not run on the CPU.",
                 "Give the GPU: --device cuda, or cuda:1 for the second.",
+            )
+        if self.memory is not None and self.backend not in FLAVOURS:
+            raise UsageError(
+                f"The memory {self.memory} was chosen, and the backend {self.backend} has memory of its own.",
+                f"Leave --memory out, or choose the backend {' or '.join(FLAVOURS)}.",
             )
         Device.parse(self.device)
 

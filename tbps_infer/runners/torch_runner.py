@@ -25,7 +25,7 @@ class TorchRunner(SerialRunner):
     """One branch of a loaded checkpoint; see `tbps_infer.runners.protocol.Runner`.
 
     Args:
-        model: The loaded checkpoint; its branch is moved to the device, and both branches may share tensors.
+        model: The loaded checkpoint, which stays where it is; runners on one device share its copy there.
         branch: ``image`` or ``text``.
         options: Device, precision (``fp32`` alone) and threads; threads are set for the whole process, as PyTorch
             knows no other way.
@@ -48,7 +48,7 @@ class TorchRunner(SerialRunner):
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._device = torch.device(str(device))
-        self._module: Any = model.branch(branch).eval().to(self._device)
+        self._module: Any = model.branch(branch, self._device)
         self.inputs, self.outputs = branch_specs(model.facts, branch)
 
     @property

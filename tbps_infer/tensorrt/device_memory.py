@@ -1,12 +1,13 @@
 """Device memory behind a small protocol, so that the runner neither knows nor cares which package calls CUDA.
 
-`cuda-bindings` is the default; `pycuda` is supported beside it, without CUDA graphs; a fake serves tests on the CPU.
+`cuda-bindings` is tried first; `pycuda` is supported beside it, without CUDA graphs; a fake serves tests on the CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, get_args
 
@@ -20,6 +21,7 @@ __all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "device_of", "find_gpu"
 
 MemoryKind = Literal["cuda-bindings", "pycuda"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+_logger = logging.getLogger(__name__)
 _MODULES: dict[MemoryKind, str] = {"cuda-bindings": "cuda.bindings", "pycuda": "pycuda"}
 
 
@@ -30,7 +32,7 @@ class DeviceMemory(Protocol):
     call; `synchronize` waits for it. What is allocated is freed by its own call, and `close` frees what is left.
 
     Attributes:
-        name: The package that calls CUDA.
+        name: The package that calls CUDA, and in whose place where another failed.
         has_graphs: Whether `capture` can be called.
     """
 
@@ -126,28 +128,49 @@ def open_memory(index: int, kind: MemoryKind | None = None) -> DeviceMemory:
 
     Args:
         index: Of the device: 1 for ``cuda:1``.
-        kind: The package that calls CUDA; when not given, the first of `MEMORY_KINDS` that is installed.
+        kind: The package that calls CUDA; when not given, the first of `MEMORY_KINDS` that is installed and works.
+            One that does not work is named in a warning, and in the memory's name.
 
     Raises:
         UsageError: The kind is not known.
-        BackendError: The package is not installed, or there is no such device.
+        BackendError: No package is installed, none of them works here, or there is no such device.
     """
     if kind is not None and kind not in MEMORY_KINDS:
         raise UsageError(f"The memory {kind!r} is not known.", f"Give one of {', '.join(MEMORY_KINDS)}.")
     wanted = MEMORY_KINDS if kind is None else (kind,)
+    failures: dict[str, BackendError] = {}
     for name in wanted:
-        if _installed(_MODULES[name]):
-            if name == "cuda-bindings":
-                from tbps_infer.tensorrt.cuda_memory import CudaMemory
-
-                return CudaMemory(index)
-            from tbps_infer.tensorrt.pycuda_memory import PycudaMemory
-
-            return PycudaMemory(index)
+        if not _installed(_MODULES[name]):
+            continue
+        try:
+            memory = _open(name, index)
+        except BackendError as error:
+            failures[name] = error
+            continue
+        for failed, reason in failures.items():
+            _logger.warning("%s is used, since %s failed: %s %s", name, failed, reason.message, reason.hint)
+            memory.name = f"{name} (since {failed} failed)"
+        return memory
+    if failures:
+        raise BackendError(
+            " ".join(dict.fromkeys(error.message for error in failures.values())), next(iter(failures.values())).hint
+        )
     raise BackendError(
         f"Running engines needs the package {' or '.join(wanted)}, which is not installed.",
-        "Install cuda-bindings that match your CUDA: pip install 'cuda-bindings==12.*'.",
+        'Install pycuda where CUDA\'s headers are: pip install "tbps-infer[pycuda]".'
+        if kind == "pycuda"
+        else "Install cuda-bindings: pip install 'cuda-bindings>=12.9.1,<13', or 13 with a driver for CUDA 13.",
     )
+
+
+def _open(kind: MemoryKind, index: int) -> DeviceMemory:
+    if kind == "cuda-bindings":
+        from tbps_infer.tensorrt.cuda_memory import CudaMemory
+
+        return CudaMemory(index)
+    from tbps_infer.tensorrt.pycuda_memory import PycudaMemory
+
+    return PycudaMemory(index)
 
 
 @contextlib.contextmanager
@@ -160,22 +183,20 @@ def device_of(memory: DeviceMemory) -> Iterator[None]:
         memory.leave()
 
 
-def find_gpu(index: int = 0) -> GpuFacts | None:
-    """What the device is, or None where there is no GPU, no driver, or no package to ask it with."""
+def find_gpu(index: int = 0, kind: MemoryKind | None = None) -> GpuFacts | None:
+    """What the device is, or None where there is no GPU that answers, no driver, or no package to ask it with."""
     try:
-        memory = open_memory(index)
+        with contextlib.closing(open_memory(index, kind)) as memory:
+            return memory.gpu()
     except BackendError:
         return None
-    try:
-        return memory.gpu()
-    finally:
-        memory.close()
 
 
-def why_no_gpu(index: int) -> BackendError:
+def why_no_gpu(index: int, kind: MemoryKind | None = None) -> BackendError:
     """Why `find_gpu` finds no device of this index."""
     try:
-        open_memory(index).close()
+        with contextlib.closing(open_memory(index, kind)) as memory:
+            memory.gpu()
     except BackendError as error:
         return error
     return BackendError(f"The device cuda:{index} did not answer.", "Check with nvidia-smi that it is free.")

@@ -29,12 +29,15 @@ class GraphPrecision:
         fp16_products: Names of its convolution and matrix product nodes that compute in FP16.
         attentions: How many times it takes a softmax of a product and multiplies it by values.
         int8_products: Names of those that multiply what was dequantised from INT8 on both sides.
+        fp32_sums: Names of those that take FP16 numbers and add their products up in FP32; a kernel may do so in FP16
+            or FP32.
     """
 
     precision: Precision
     fp16_products: frozenset[str]
     attentions: int
     int8_products: frozenset[str] = frozenset()
+    fp32_sums: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def prove_precision(kernels: Sequence[Kernel], graph: GraphPrecision, source: So
         raise BackendError(f"{graph.precision} was asked for, and {proof.fp16_kernels} kernels of {engine} use FP16.")
     if graph.precision == "int8":
         _require("INT8", graph.int8_products, whole | unknown, known, engine)
-    if graph.precision == "fp16" or graph.fp16_products:
+    if graph.fp16_products or (graph.precision == "fp16" and not graph.fp32_sums):
         _require("FP16", graph.fp16_products, half | unknown, known, engine)
     return proof
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError
 from tbps_infer.tensorrt import cuda_kernels
-from tbps_infer.tensorrt.gpus import GpuFacts, version_text
+from tbps_infer.tensorrt.gpus import DeviceAttributes, GpuFacts
+from tbps_infer.tensorrt.thread_context import ThreadContext
 
 __all__ = ["PycudaMemory"]
 
@@ -37,7 +37,8 @@ class PycudaMemory:
             cuda = importlib.import_module("pycuda.driver")
         except ImportError as error:
             raise BackendError(
-                f"pycuda cannot be imported: {error}.", "Install it where CUDA's headers are, or use cuda-bindings."
+                f"pycuda cannot be imported: {error}.",
+                'Install it where CUDA\'s headers are (pip install "tbps-infer[pycuda]"), or use cuda-bindings.',
             ) from error
         self._cuda: Any = cuda
         try:
@@ -49,40 +50,35 @@ class PycudaMemory:
                 )
             self._device = cuda.Device(index)
             # The primary context is the one that the CUDA runtime inside TensorRT uses.
-            self._context = self._device.retain_primary_context()
+            context = self._device.retain_primary_context()
         except cuda.Error as error:
             raise self._failed("start", error) from error
-        self._thread = threading.local()
+        self._context = ThreadContext(context.push, context.pop)
         self._allocations: dict[int, Any] = {}
         self._pinned: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
     def make_current(self) -> None:
         """Push the context on the calling thread's stack, unless it is there."""
-        depth = getattr(self._thread, "depth", 0)
-        if depth == 0:
-            self._context.push()
-        self._thread.depth = depth + 1
+        self._context.__enter__()
 
     def leave(self) -> None:
         """Take the context off the calling thread's stack when this is the last leave."""
-        self._thread.depth -= 1
-        if self._thread.depth == 0:
-            self._context.pop()
+        self._context.__exit__()
 
     def gpu(self) -> GpuFacts:
         """Name, capability and memory, and the versions of driver and runtime."""
         with self._calling("describe the device"):
-            major, minor = self._device.compute_capability()
-            free, total = self._cuda.mem_get_info()
-            return GpuFacts(
+            attribute, read = self._cuda.device_attribute, self._device.get_attribute
+            found = DeviceAttributes(
                 name=self._device.name(),
-                sm=f"sm{major}{minor}",
-                memory_bytes=int(total),
-                free_bytes=int(free),
-                driver=version_text(self._cuda.get_driver_version()),
-                runtime=".".join(map(str, self._cuda.get_version()[:2])),
+                capability=self._device.compute_capability(),
+                multiprocessors=read(attribute.MULTIPROCESSOR_COUNT),
+                integrated=bool(read(attribute.INTEGRATED)),
+                memory=self._cuda.mem_get_info(),
             )
+            driver, made_for = self._cuda.get_driver_version(), self._cuda.get_version()
+        return found.interpreted(driver, ".".join(map(str, made_for[:2])))
 
     def allocate(self, size: int) -> int:
         """Allocate on the device."""
@@ -194,11 +190,8 @@ class PycudaMemory:
     def _calling(self, what: str) -> Iterator[None]:
         """Have the context on the thread's stack; what pycuda raises becomes a BackendError."""
         try:
-            self.make_current()
-            try:
+            with self._context:
                 yield
-            finally:
-                self.leave()
         except self._cuda.Error as error:
             raise self._failed(what, error) from error
 

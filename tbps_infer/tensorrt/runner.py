@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.model_facts import Branch, Precision
 from tbps_infer.runners.buckets import batches_of, bucket_for, fill_text, rows_of
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, blank_feeds, branch_specs, check_feeds
 from tbps_infer.tensorrt.device_memory import DeviceMemory, device_of, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
-from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
 from tbps_infer.tensorrt.loading import LoadedEngines
@@ -211,10 +212,8 @@ class TensorRTRunner:
 def open_engines(
     bundle: Bundle,
     branch: Branch,
-    flavour: FlavourName,
-    precision: Precision,
+    options: RunOptions,
     *,
-    device: int = 0,
     cuda_graphs: bool | None = None,
 ) -> TensorRTRunner:
     """Open a bundle's engines of one branch on this machine.
@@ -222,24 +221,23 @@ def open_engines(
     Args:
         bundle: The bundle.
         branch: Which branch.
-        flavour: Which TensorRT.
-        precision: That of the engines.
-        device: Index of the GPU: 1 for ``cuda:1``.
+        options: Which TensorRT, the engines' precision, the GPU, and the package that calls CUDA.
         cuda_graphs: Whether runs are launched as CUDA graphs; when not given, where the package that calls CUDA can.
 
     Raises:
         BackendError: TensorRT, CUDA or CUDA's graphs are not to be had, or the bundle has no engines that fit: of
             this precision, version, GPU, and made from its graphs.
     """
-    library = open_library(flavour)
-    memory = open_memory(device)
+    library = open_library(options.backend)
+    device = Device.parse(options.device)
+    memory = open_memory(device.index, options.memory)
     try:
         if cuda_graphs and not memory.has_graphs:
             raise BackendError(f"{memory.name} has no CUDA graphs.", "Install cuda-bindings.")
         memory.has_graphs = memory.has_graphs if cuda_graphs is None else cuda_graphs
         gpu = memory.gpu()
-        folder = find_engines(bundle, library, precision, gpu)
-        return run_folder(folder, bundle, branch, library, memory, where=f"cuda:{device} {gpu.name}")
+        folder = find_engines(bundle, library, options.precision, gpu)
+        return run_folder(folder, bundle, branch, library, memory, where=f"{device} {gpu.name}")
     except BaseException:
         memory.close()
         raise

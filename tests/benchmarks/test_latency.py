@@ -38,7 +38,7 @@ SMALL = LatencyOptions(
     threads=1,
     rows=50,
     captions=4,
-    memory=False,
+    peak_memory=False,
     plan=QUICK,
 )
 
@@ -233,7 +233,7 @@ def test_engines_tell_the_devices_times(tiny_bundle: Path, monkeypatch: pytest.M
         specs = branch_specs(bundle.model, "image")
         return runner.TensorRTRunner(specs, {None: lambda: cast(EngineSession, Session())}, memory)
 
-    monkeypatch.setattr(runner, "open_memory", lambda _index: memory)
+    monkeypatch.setattr(runner, "open_memory", lambda _index, _kind: memory)
     monkeypatch.setattr(runner, "open_library", lambda _flavour: None)
     monkeypatch.setattr(runner, "find_engines", lambda *_args: None)
     monkeypatch.setattr(runner, "run_folder", run_folder)
@@ -254,7 +254,7 @@ def test_graphs_are_refused_where_cuda_is_called_without_them(
     import tbps_infer.tensorrt.runner as runner
 
     memory = FakeMemory(has_graphs=False)
-    monkeypatch.setattr(runner, "open_memory", lambda _index: memory)
+    monkeypatch.setattr(runner, "open_memory", lambda _index, _kind: memory)
     monkeypatch.setattr(runner, "open_library", lambda _flavour: None)
     with pytest.raises(BackendError, match="has no CUDA graphs"):
         open_choice(Choice("tensorrt", "cuda:0", "fp16", True), Models(Bundle.open(tiny_bundle), None, 1), "image")
@@ -345,7 +345,7 @@ def test_without_matplotlib_the_extra_is_named(results: Results, monkeypatch: py
 
 QUICKLY = (
     *("--threads", 1, "--samples", 2, "--least-samples", 2, "--arm-seconds", 0, "--warm-up-seconds", 0),
-    *("--rows", 20, "--no-memory"),
+    *("--rows", 20, "--no-peak-memory"),
 )
 
 
@@ -381,7 +381,7 @@ def test_the_command_refuses_to_mix(raw: Path, tiny_bundle: Path) -> None:
     before = raw.read_bytes()
     done = run(
         *("bench", "latency", tiny_bundle, "--device", "cpu", "--backend", "onnxruntime", "--threads", 3),
-        *("--raw", raw, "--no-memory"),
+        *("--raw", raw, "--no-peak-memory"),
     )
     assert done.exit_code == 1
     assert "another configuration" in done.stderr

@@ -103,7 +103,7 @@ def test_doctor_does_not_blame_a_bundle_for_engines_of_another_machine(
     from tbps_infer.tensorrt.gpus import GpuFacts
 
     gpu = GpuFacts("NVIDIA GeForce RTX 4090", "sm89", 24 << 30, 20 << 30, "12.8", "12.8")
-    monkeypatch.setattr(doctor, "_gpu", lambda _device: gpu)
+    monkeypatch.setattr(doctor, "find_gpu", lambda _device, _kind: gpu)
     found = [finding for finding in doctor.examine_bundle(built) if finding.subject.startswith("engines ")]
     assert [finding.status for finding in found] == ["ok", "absent"]
     assert "were built for sm86, and here is nvidia-geforce-rtx-4090-sm89" in found[1].detail

@@ -76,12 +76,12 @@ def pretended(shipped_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def open_branch(_folder: Any, _bundle: Any, branch: Branch, *_rest: Any, **_named: Any) -> OnnxRuntimeRunner:
         return OnnxRuntimeRunner(graphs / f"{branch}.onnx", RunOptions())
 
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: GPU)
+    monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: GPU)
     monkeypatch.setattr(engines, "build_plans", lambda _context, _folder: ((), {}))
     report = {"executed": True, "passed": True, "golden_cosine": {"image": 1.0, "text": 1.0}}
     report |= {"failures": [], "differences": {}}
     monkeypatch.setattr(engine_check, "compare_with_reference", lambda *_: report)
-    monkeypatch.setattr(engine_check, "open_memory", lambda _index: None)
+    monkeypatch.setattr(engine_check, "open_memory", lambda _index, _kind: None)
     monkeypatch.setattr(engine_check, "run_folder", open_branch)
     return bundle
 
@@ -111,7 +111,7 @@ def test_engines_that_fail_are_not_installed(pretended: Path, people: Path) -> N
 def test_without_a_gpu_nothing_is_built_to_be_judged(
     pretended: Path, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: None)
+    monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: None)
     done = run("build", pretended, "--backend", "tensorrt-rtx", "--verify-data", people)
     assert done.exit_code == 1
     assert "there is no GPU here to run the engines on" in done.stderr

@@ -17,18 +17,21 @@ __all__ = ["without_driver"]
 
 @contextmanager
 def without_driver() -> Iterator[None]:
-    """CUDA counts no devices and TensorRT loads no engine, each with its own error where the driver is missing."""
+    """CUDA does not start and TensorRT loads no engine, each with its own error where the driver is missing."""
     create = Library.create_runtime
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Library, "create_runtime", lambda library: _Runtime(library, create(library)))
         try:
-            runtime = importlib.import_module("cuda.bindings.runtime")
+            driver = importlib.import_module("cuda.bindings.driver")
         except ImportError:  # nothing here asks CUDA
             pass
         else:
-            missing = (runtime.cudaError_t.cudaErrorInsufficientDriver, None)
-            patch.setattr(runtime, "cudaGetDeviceCount", lambda: missing)
+            patch.setattr(driver, "cuInit", _refuse_to_start)
         yield
+
+
+def _refuse_to_start(_flags: int) -> None:
+    raise RuntimeError("Failed to load libcuda.so.1, the library of NVIDIA's driver")
 
 
 @dataclass

@@ -20,6 +20,7 @@ FLOORS = (
     ("errors",),
     ("tensorrt.flavours",),
     ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
+    ("host_memory",),
     ("decoding", "images", "lists", "model_facts"),
     ("data", "gallery.columns", "gallery.times"),
     ("evaluation",),

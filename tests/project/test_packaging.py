@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from places import ROOT
 
 from tbps_infer import __version__
@@ -58,6 +60,38 @@ def test_the_version_is_the_packages_own_and_the_changelogs_first(wheel: Path) -
     assert Parser().parsestr(archive.read(metadata).decode())["Version"] == __version__
     first, state = re.findall(r"^## \[(.+)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[0]
     assert __version__ == (f"{first}.dev0" if state == "Unreleased" else first)
+
+
+def brought_by(extras: tuple[str, ...], machine: str, metadata: Message) -> set[str]:
+    """The packages that extras bring on a machine, by name."""
+    found = set()
+    for text in metadata.get_all("Requires-Dist", ()):
+        requirement = Requirement(text)
+        environments = ({"extra": extra, "platform_machine": machine} for extra in extras)
+        if requirement.marker is not None and any(map(requirement.marker.evaluate, environments)):
+            found.add(requirement.name)
+    return found
+
+
+def test_extras_bring_what_their_commands_need(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(archive.read(name).decode())
+    build = {"onnx", "onnxruntime", "cuda-bindings"}
+    assert brought_by(("tensorrt",), "x86_64", metadata) == {"tensorrt", *build}
+    assert brought_by(("tensorrt",), "aarch64", metadata) == build
+    assert brought_by(("rtx",), "x86_64", metadata) == {"tensorrt-rtx", *build}
+    assert brought_by(("gpu",), "x86_64", metadata) == {"onnxruntime-gpu", "cuda-bindings"}
+    assert brought_by(("pycuda",), "x86_64", metadata) == {"pycuda"}
+    extras = set(metadata.get_all("Provides-Extra", ())) - {"pycuda"}
+    for extra in extras:  # none fails where CUDA's headers are not, and none installs two packages over each other
+        brought = brought_by((extra,), "x86_64", metadata)
+        assert "pycuda" not in brought
+        assert not {"onnxruntime", "onnxruntime-gpu"} <= brought
+    oldest = {
+        Requirement(text).specifier for text in metadata.get_all("Requires-Dist", ()) if "cuda-bindings" in text
+    }
+    assert [str(each) for each in oldest] == [">=12.9.1"]
 
 
 @pytest.mark.slow

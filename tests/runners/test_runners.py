@@ -381,3 +381,30 @@ heavy = {"torch", "onnxruntime", "onnx", "PIL", "tokenizers", "transformers", "r
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_runner_on_another_device_leaves_the_checkpoints_modules_where_they_are(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device meta stands for a GPU, which would take the modules from a runner on the CPU."""
+    import torch
+
+    from tbps_infer.runners import open_model, torch_runner
+
+    source = open_model(checkpoint, RunOptions("torch"))
+    on_cpu = torch_runner.TorchRunner(source, "image", RunOptions("torch"))  # type: ignore[arg-type]
+    shape = (2, *(size for size in on_cpu.inputs[0].shape if isinstance(size, int)))
+    feeds = {"pixels": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
+    before = on_cpu.run(feeds)["image_embedding"]
+    device = torch.device
+    monkeypatch.setattr(torch_runner, "_check_device", lambda _device: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "device", lambda name: device("meta" if "cuda" in str(name) else name))
+        moved = {
+            branch: torch_runner.TorchRunner(source, branch, RunOptions("torch", "cuda"))._module  # type: ignore[arg-type]
+            for branch in ("image", "text", "image")
+        }
+    assert {tensor.device.type for module in moved.values() for tensor in module.parameters()} == {"meta"}
+    assert moved["image"].model is moved["text"].model  # one copy for both branches
+    assert not any(module.training for module in moved["image"].modules())
+    np.testing.assert_array_equal(on_cpu.run(feeds)["image_embedding"], before)

@@ -29,12 +29,12 @@ MEMBERS = {name for name in vars(DeviceMemory) if not name.startswith("_")}
 
 
 def test_every_cuda_function_that_is_called_exists_in_cuda_bindings() -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime")
+    driver = pytest.importorskip("cuda.bindings.driver")
     source = Path(cuda_memory.__file__).read_text(encoding="utf-8")
-    called = {tuple(name.split(".")) for name in re.findall(r"self\._cuda\.(cuda\w+(?:\.\w+)?)", source)}
+    called = {tuple(name.split(".")) for name in re.findall(r"self\._cuda\.([cC][uU]\w+(?:\.\w+)?)", source)}
     assert len(called) > 20
     for path in called:
-        owner = runtime
+        owner = driver
         for name in path:
             assert hasattr(owner, name), ".".join(path)
             owner = getattr(owner, name)
@@ -48,7 +48,7 @@ def test_every_memory_has_every_member_of_the_protocol(memory: type) -> None:
 
 
 def test_without_a_driver_cuda_bindings_says_what_is_missing() -> None:
-    pytest.importorskip("cuda.bindings.runtime")
+    pytest.importorskip("cuda.bindings.driver")
     with without_driver(), pytest.raises(BackendError, match=r"CUDA could not count the devices: .*driver") as caught:
         open_memory(0)
     assert "nvidia-smi" in caught.value.hint
@@ -68,6 +68,7 @@ class Pycuda:
 
     Error = DriverError
     event_flags = SimpleNamespace(DISABLE_TIMING=2)
+    device_attribute = SimpleNamespace(MULTIPROCESSOR_COUNT="multiprocessors", INTEGRATED="integrated")
 
     def __init__(self) -> None:
         self.stacks: dict[int, list[object]] = {}
@@ -99,6 +100,9 @@ class Pycuda:
 
             def name(self) -> str:
                 return f"Orin {self.index}"
+
+            def get_attribute(self, attribute: str) -> int:
+                return {"multiprocessors": 8, "integrated": 0}[attribute]
 
         class Stream:
             handle = 77
@@ -182,7 +186,7 @@ def test_pycuda_leaves_no_context_on_a_thread_that_may_end(monkeypatch: pytest.M
 
     memory = in_a_thread(lambda: open_memory(1, "pycuda"))
     assert leftovers() == []
-    facts = GpuFacts("Orin 1", "sm87", 8 << 30, 1 << 30, "12.6", "12.6")
+    facts = GpuFacts("Orin 1", "sm87", 8 << 30, 1 << 30, "12.6", "12.6", 8)
     assert in_a_thread(memory.gpu) == memory.gpu() == facts
     content = np.arange(100, dtype=np.uint8)
 
@@ -221,7 +225,7 @@ def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(BackendError, match="pycuda cannot be imported"):
         open_memory(0, "pycuda")
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     with pytest.raises(BackendError, match="cuda-bindings cannot be imported"):
         open_memory(0)
 

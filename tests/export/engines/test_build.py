@@ -388,8 +388,8 @@ def test_engines_are_refused_on_another_version_or_gpu(fp16: BuiltEngines) -> No
 
 
 def open_on(bundle: Path, branch: Branch, monkeypatch: pytest.MonkeyPatch, gpu: GpuFacts = SM86) -> Any:
-    monkeypatch.setattr(runner_module, "open_memory", lambda _index: FakeMemory(gpu=gpu))
-    return open_engines(Bundle.open(bundle), branch, "tensorrt-rtx", "fp16")
+    monkeypatch.setattr(runner_module, "open_memory", lambda _index, _kind=None: FakeMemory(gpu=gpu))
+    return open_engines(Bundle.open(bundle), branch, RunOptions("tensorrt-rtx", "cuda", "fp16"))
 
 
 def test_a_runner_refuses_engines_that_do_not_fit(
@@ -462,8 +462,8 @@ def test_a_plan_that_does_not_load_here_says_why(small: Path, monkeypatch: pytes
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, open_branch: Callable[[Branch], Any]) -> None:
     """Let a build find a GPU, and its engines be run by what is given."""
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: SM86)
-    monkeypatch.setattr(engine_check, "open_memory", lambda _index: FakeMemory(gpu=SM86))
+    monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: SM86)
+    monkeypatch.setattr(engine_check, "open_memory", lambda _index, _kind=None: FakeMemory(gpu=SM86))
     monkeypatch.setattr(engine_check, "run_folder", lambda _folder, _bundle, branch, *_, **__: open_branch(branch))
 
 
@@ -638,7 +638,7 @@ def test_engines_that_fail_the_gate_after_a_self_check_keep_its_report(
 def test_engines_that_cannot_be_executed_are_not_held_to_the_gate(
     small: Path, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: replace(SM86, sm="sm89"))
+    monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: replace(SM86, sm="sm89"))
     before = contents(small)
     for rebuild in (True, False):
         with pytest.raises(BackendError, match=r"cannot be held to the gate: .* built for sm86, and here is"):
@@ -676,7 +676,7 @@ def test_every_way_of_being_wrong_is_found(tiny_bundle: Path, fault: Callable[[A
 
 @pytest.mark.usefixtures("ready_plans")
 def test_engines_for_another_gpu_are_not_executed_and_say_so(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: replace(SM86, sm="sm89"))
+    monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: replace(SM86, sm="sm89"))
     check = build_engines(small, options(rebuild=True)).folder.facts.self_check
     assert check["executed"] is False
     assert "built for sm86, and here is nvidia-geforce-rtx-3060-sm89" in check["reason"]
@@ -692,12 +692,12 @@ class FullTensorRT:
         self.kernels: tuple[Kernel, ...] = ()
         library = fake_library(version)
         monkeypatch.setattr(engines, "open_library", lambda _name: library)
-        monkeypatch.setattr(engines, "find_gpu", lambda _index: SM86)
+        monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: SM86)
         monkeypatch.setattr(engine_plans, "open_memory", self.open_memory)
         monkeypatch.setattr(engine_plans, "build_plan", self.build_plan)
         monkeypatch.setattr(engine_plans, "read_back", self.read_back)
 
-    def open_memory(self, index: int) -> FakeMemory:
+    def open_memory(self, index: int, _kind: object = None) -> FakeMemory:
         self.opened.append(index)
         return self.memory
 
@@ -798,7 +798,7 @@ def test_a_device_that_was_named_and_is_not_there_is_not_done_without(small: Pat
 
 def test_full_tensorrt_is_not_built_without_a_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "open_library", lambda _name: fake_library())
-    monkeypatch.setattr(engines, "find_gpu", lambda _index: None)
+    monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: None)
     monkeypatch.setattr(device_memory, "_installed", lambda _module: False)
     with pytest.raises(
         BackendError, match=r"GPU of this machine, and there is none .*needs the package cuda"

@@ -387,3 +387,40 @@ def test_external_weights_stay_external_and_nothing_is_left_after_a_failure(
     with pytest.raises(VerificationError, match="not today"):
         convert_file(tmp_path / "g.onnx", tmp_path / "i.onnx", RULES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.onnx", "g.onnx.data", "h.onnx", "h.onnx.data"]
+
+
+def test_a_product_can_be_added_up_in_fp32_between_halves() -> None:
+    """Cast, MatMul, Cast: the factors are rounded to FP16 as ever, and so is the sum, once."""
+    nodes = [node("MatMul", "x w", "a"), node("Relu", "a", "b"), node("MatMul", "b w", "c"), node("Relu", "c", "y")]
+    rng = np.random.default_rng(3)
+    fp32 = model(nodes, {"w": rng.normal(size=(4, 4)).astype(np.float32)})
+    options = MixedPrecisionOptions(fp32_accumulation=("n_c",))
+    graph, report = convert_model(fp32, options)
+    assert precisions(graph) == {"n_a": "fp16", "n_b": "fp16", "n_c": "fp32", "n_y": "fp16"}
+    assert (report.fp32_accumulations, report.fp16_nodes, report.rounded_tensors) == (1, 4, 1)
+    assert casts(graph) == [
+        ("input", "fp16"),
+        ("Relu", "fp32"),
+        ("input", "fp32"),
+        ("MatMul", "fp16"),
+        ("Relu", "fp32"),
+    ]
+    usual, _ = convert_model(fp32, RULES)
+    given = rng.normal(size=(8, 4)).astype(np.float32)
+    # The emulation adds up in FP32 anyway, so the two must agree to the last bit there.
+    np.testing.assert_array_equal(run_graph(emulated(graph), {"x": given}), run_graph(emulated(usual), {"x": given}))
+    onnx.checker.check_model(graph, full_check=True)
+    everywhere, report = convert_model(fp32, MixedPrecisionOptions(fp32_accumulation=("MatMul",)))
+    assert report.fp32_accumulations == 2
+    np.testing.assert_array_equal(
+        run_graph(emulated(everywhere), {"x": given}), run_graph(emulated(usual), {"x": given})
+    )
+    with pytest.raises(UsageError, match="'Relu' matches no product"):
+        convert_model(fp32, MixedPrecisionOptions(fp32_accumulation=("Relu",)))
+
+
+def test_a_product_that_stays_in_fp32_is_not_widened() -> None:
+    fp32 = model([node("MatMul", "x w", "y")], {"w": eye()})
+    options = MixedPrecisionOptions(keep_fp32=("n_y",), fp32_accumulation=("n_y",))
+    graph, report = convert_model(fp32, options)
+    assert (report.fp32_accumulations, casts(graph)) == (0, [])
