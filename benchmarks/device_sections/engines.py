@@ -15,6 +15,7 @@ from tbps_infer.errors import TbpsError
 from tbps_infer.export.engines import build_engines
 from tbps_infer.export.engines.options import EngineOptions
 from tbps_infer.model_facts import BRANCHES, Branch, Precision
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Runner
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.library import open_library
@@ -59,7 +60,8 @@ def _engine_facts(context: SectionContext, flavour: FlavourName, precision: Prec
     bundle = Bundle.open(context.bundle)
     for branch in BRANCHES:
         for graphs in (True, False):
-            runner = open_engines(bundle, branch, flavour, precision, device=context.device.index, cuda_graphs=graphs)
+            run = RunOptions(flavour, str(context.device), precision)
+            runner = open_engines(bundle, branch, run, cuda_graphs=graphs)
             with contextlib.closing(runner):
                 yield from _times(f"{flavour} {precision} {branch}", branch, bundle, runner, graphs)
 
