@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def stage_facts(
                 on_device.append(stage.device_ms)
 
         times = clocked(run, samples)
-        rate = {}
+        rate: dict[str, Any] = {}
         if on_device:
             device_ms = statistics.median(on_device[2:])
             rate = {"device_ms": device_ms, "read_gb_per_s": len(stored) * stored.row_bytes / device_ms / 1e6}
