@@ -30,7 +30,7 @@ struct Scan {
     const uint4* rows;      // 64 * chunks bytes each, from row `offset` on; up to a multiple of 32 rows can be read
     const float* scales;    // of the same rows for int8, else null
     const unsigned* wanted; // a bit per row of the file; null for all
-    const uint2* queries;   // float16 [chunks][query / 8][STEPS][lane][4], see multiply()
+    const uint2* queries;   // float16 [chunks][STEPS][query / 8][lane][4], see multiply()
     const float* factors;   // per query: from the product of what is multiplied to the score
     const float* ceilings;  // per query: a score further from 0 means damage
     const float* limits;    // per query: smaller scores are of no interest
@@ -123,28 +123,29 @@ __device__ inline unsigned both(unsigned short first, unsigned short second)
     return first | static_cast<unsigned>(second) << 16;
 }
 
-// 16 bytes of a row as pairs of float16 numbers.
-__device__ inline void unpack(uint4 from, float power, unsigned (&pairs)[PARTS][2 * STEPS])
+// What one step multiplies of 16 bytes of a row: four columns as pairs of float16 numbers.
+__device__ inline void unpack(uint4 from, int step, float power, unsigned (&pairs)[PARTS][2])
 {
-    const unsigned words[4] = {from.x, from.y, from.z, from.w};
 #if defined(STORED_float16)
     const unsigned powers = both(half_of(power), half_of(power));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[0][i] = multiplied(words[i], powers);
+    pairs[0][0] = multiplied(step == 0 ? from.x : from.z, powers);
+    pairs[0][1] = multiplied(step == 0 ? from.y : from.w, powers);
 #elif defined(STORED_int8)
     // A byte b with its sign turned over is 128 + b; behind 0x64 it is the float16 number 1024 + 128 + b.
-    for (int i = 0; i < 4; ++i) {
-        const unsigned bytes = words[i] ^ 0x80808080u;
-        pairs[0][2 * i] = subtracted(__byte_perm(bytes, 0x64646464u, 0x4140), 0x64806480u);
-        pairs[0][2 * i + 1] = subtracted(__byte_perm(bytes, 0x64646464u, 0x4342), 0x64806480u);
-    }
+    const unsigned word = step == 0 ? from.x : step == 1 ? from.y : step == 2 ? from.z : from.w;
+    const unsigned bytes = word ^ 0x80808080u;
+    pairs[0][0] = subtracted(__byte_perm(bytes, 0x64646464u, 0x4140), 0x64806480u);
+    pairs[0][1] = subtracted(__byte_perm(bytes, 0x64646464u, 0x4342), 0x64806480u);
 #else
+    const unsigned words[4] = {from.x, from.y, from.z, from.w};
     unsigned short high[4], low[4];
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
         const float value = power * __uint_as_float(words[i]);
         high[i] = half_of(value);
         low[i] = half_of(value - float_of(high[i]));
     }
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
         pairs[0][i] = both(high[2 * i], high[2 * i + 1]);
         pairs[1][i] = both(low[2 * i], low[2 * i + 1]);
@@ -171,22 +172,21 @@ __device__ inline void multiply(const Scan& scan, unsigned tile, unsigned lane, 
 #pragma unroll
             for (int i = 0; i < 4; ++i) next[i] = load_once(rows + 8 * i * pitch + 4 * chunk);
         }
-        unsigned pairs[4][PARTS][2 * STEPS];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) unpack(now[i], scan.power, pairs[i]);
+        for (int step = 0; step < STEPS; ++step) {
+            unsigned pairs[4][PARTS][2];
 #pragma unroll
-        for (int group = 0; group < GROUPS; ++group) {
+            for (int i = 0; i < 4; ++i) unpack(now[i], step, scan.power, pairs[i]);
 #pragma unroll
-            for (int step = 0; step < STEPS; ++step, queries += 32) {
+            for (int group = 0; group < GROUPS; ++group, queries += 32) {
                 const uint2 some = *queries;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
 #pragma unroll
                     for (int part = 0; part < PARTS; ++part) {
-                        const unsigned(&upper)[2 * STEPS] = pairs[2 * half][part];
-                        const unsigned(&lower)[2 * STEPS] = pairs[2 * half + 1][part];
-                        const unsigned these[4] = {
-                            upper[2 * step], lower[2 * step], upper[2 * step + 1], lower[2 * step + 1]};
+                        const unsigned(&upper)[2] = pairs[2 * half][part];
+                        const unsigned(&lower)[2] = pairs[2 * half + 1][part];
+                        const unsigned these[4] = {upper[0], lower[0], upper[1], lower[1]};
                         multiply_add(sums[half][group], these, some);
                     }
                 }

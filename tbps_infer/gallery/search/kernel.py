@@ -198,11 +198,11 @@ class KernelScan:
             self._work.make_room(most)
         slack = np.zeros(queries)
         slack[owners] = task.queries.slack
-        for i in np.flatnonzero(inside):
-            entries = found[i, : told[i, 1]]
-            numbers = (entries & 0xFFFFFFFF).astype(np.int64)
-            owner = np.full(len(entries), owners[i])
-            pool.add_pairs(owner, task.chosen.positions(numbers), _scores(entries), slack)
+        # All at once: the pool merges whatever comes while a query has no floor.
+        returned = (np.arange(found.shape[1]) < told[:, 1:2]) & inside[:, None]
+        entries, owner = found[returned], owners[np.nonzero(returned)[0]]
+        numbers = (entries & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        pool.add_pairs(owner, task.chosen.positions(numbers), _scores(entries), slack)
         return told[:, 0].astype(np.int64)
 
     def _scan_all(self, task: _Task) -> None:

@@ -5,6 +5,7 @@ The kernel (assets/scan/scan.cu) multiplies float16 numbers on tensor cores and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class KernelQueries:
 
     Attributes:
         groups: Of eight: one of `GROUP_SIZES`, 8 * groups the length of what follows, but for `slack`.
-        fragments: float16 ``[chunks, groups, steps, 8, 4, 4]``, in the order in which lanes multiply.
+        fragments: float16 ``[chunks, steps, groups, 8, 4, 4]``, in the order in which lanes multiply.
         factors: float32: from a product of what is multiplied to the score.
         ceilings: float32: a larger product means damage. Infinite where there is no query.
         margins: float32: how far below the k-th best product a row is still of interest, at most.
@@ -49,7 +50,7 @@ class KernelQueries:
 
 def power_of(dtype: np.dtype[Any], max_norm: float) -> int:
     """The exponent of the power of two that brings stored numbers below 2^15; 0 for int8, whose range is known."""
-    return 0 if dtype == np.int8 else int(np.clip(15 - np.frexp(max_norm)[1], -14, 15))
+    return 0 if dtype == np.int8 else min(max(15 - math.frexp(max_norm)[1], -14), 15)
 
 
 def prepare_queries(queries: NDArray[np.float32], dtype: np.dtype[Any], max_norm: float) -> KernelQueries:
@@ -136,4 +137,4 @@ def _fragments(halves: NDArray[np.float16], groups: int, columns: int) -> NDArra
     whole[:count, :dim] = halves
     steps = columns // (_LANES * _HALVES)
     parts = whole.reshape(groups, 8, chunks, _LANES, steps, _HALVES)
-    return np.ascontiguousarray(parts.transpose(2, 0, 4, 1, 3, 5))
+    return np.ascontiguousarray(parts.transpose(2, 4, 0, 1, 3, 5))
