@@ -215,6 +215,10 @@ class Encoder:
             vectors[part] = self._run("text", {"input_ids": ids, "attention_mask": mask})
         return vectors
 
+    def text_warnings(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """What of some captions the model cannot take in: see `tbps_infer.text.Tokenizer.warnings`."""
+        return self._tokenizer.warnings(captions)
+
     def _open_branch(self, branch: Branch) -> Runner:
         runner = self._openers[branch]()
         wanted = [sorted(spec.name for spec in specs) for specs in branch_specs(self.facts, branch)]
