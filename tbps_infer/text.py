@@ -165,7 +165,7 @@ class Tokenizer:
         if words := [word for start, stop in _runs(unknown) if _says_something(word := prepared[start:stop])]:
             read = set(encoding.offsets) - unknown
             if any(prepared[start:stop].isalnum() for start, stop in read):
-                yield f"The model does not know {_listed(words)}: the search does not take into account what that means."
+                yield f"The model does not know {_listed(words)}; the search ignores its meaning."
             else:
                 yield f"The model knows no word of the sentence ({_listed(words)}): the results mean nothing."
         left_out = " ".join(_tbps_clip_words(caption)[_MOST_WORDS:]) if self._cuts_words else ""
