@@ -51,6 +51,7 @@ SECTIONS = (
     Section("bundle", 240),
     Section("facts", 60),
     Section("memory", 60),
+    Section("engine_runner", 60),
     Section("search", 90),
     Section("onnxruntime", 110),
     Section("torch_models", 120),

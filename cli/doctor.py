@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, json_option, memory_option, verbosity_options
+from tbps_infer.cli.shared.streams import styled
+from tbps_infer.render.printable import printable
 
 if TYPE_CHECKING:
     from tbps_infer.doctor import Finding
@@ -58,6 +61,10 @@ def doctor(bundle: Path | None, device: str, memory_kind: Any, as_json: bool) ->
 
 def _print(finding: Finding) -> None:
     mark, color = _MARKS[finding.status]
-    click.echo(f"{click.style(mark.ljust(7), fg=color)}  {finding.subject}: {finding.detail}")
+    line = printable(f"{finding.subject}: {finding.detail}")
+    mark = mark.ljust(7)
+    on_terminal = sys.stdout.isatty()
+    shown = click.style(mark, fg=color) if on_terminal else mark
+    click.echo(f"{shown}  {line}", file=styled(sys.stdout) if on_terminal else sys.stdout)
     if finding.action and finding.status != "ok":
         click.echo(f"{'':7}    -> {finding.action}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, dataset_options, encoder_options, json_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import NewFile
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _PICTURES = 8
 @click.argument("dataset", type=EXISTING)
 @dataset_options
 @json_option
-@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw the best pictures of some captions as PNG.")
+@click.option("--sheet", type=NewFile(), help="Also draw the best pictures of some captions as PNG or JPEG.")
 @click.option("--cases", type=click.IntRange(1), default=8, help="Captions on the sheet, half of them failures.")
 @encoder_options
 @verbosity_options
@@ -57,7 +58,10 @@ def evaluate(
     from tbps_infer.data.readers import read_dataset
     from tbps_infer.encoder import Encoder
     from tbps_infer.evaluation.evaluate import embed_split, evaluate_embeddings
+    from tbps_infer.render.sheet import picture_format
 
+    if sheet is not None:
+        picture_format(sheet)  # refused before the work
     people = read_dataset(dataset, split, kind=kind)
     with Encoder.open(model, run, batch_size=batch_size) as encoder:
         say(f"Embedding {len(people.captions)} captions and {len(people.pictures)} pictures ...")

@@ -22,7 +22,7 @@ __all__ = ["explain"]
 @click.argument("sentence", required=False)
 @click.option("--commonality", type=EXISTING, metavar="DATASET", help="Data set to measure the commonality on.")
 @split_option
-@output_option("PNG file to write.")
+@output_option("PNG or JPEG file to write.")
 @verbosity_options
 def explain(
     model: Path, image: Path | None, sentence: str | None, commonality: Path | None, split: str, output: Path
@@ -35,8 +35,10 @@ def explain(
     tbps explain checkpoints/best crop.jpg "a woman in a red coat" -o attention.png
     tbps explain bundle --commonality synthetic -o commonality.png
     """
-    from tbps_infer.render.sheet import save_png
+    from tbps_infer.queries import plain_sentence
+    from tbps_infer.render.sheet import picture_format, save_picture
 
+    picture_format(output)  # refused before the work
     if commonality is not None:
         if image is not None:
             raise click.UsageError("IMAGE and --commonality exclude each other.")
@@ -44,8 +46,8 @@ def explain(
     elif image is None or sentence is None:
         raise click.UsageError("Give an IMAGE and a SENTENCE, or --commonality DATASET.")
     else:
-        figure = _attention(model, image, sentence)
-    save_png(figure, output)
+        figure = _attention(model, image, plain_sentence(sentence))
+    save_picture(figure, output)
     say(f"Wrote {output}")
 
 
@@ -77,5 +79,5 @@ def _commonality(model: Path, dataset: Path, split: str) -> Image.Image:
         found = measure_commonality(encoder, people, on_progress=progress)
     for k, (kappa, margin) in enumerate(zip(found.kappa, found.margin, strict=True)):
         spread = f"{kappa.min():.3f} to {kappa.max():.3f}"
-        say(f"part {k}: κ {kappa.mean():.3f} on average, {spread}; margin {margin.mean():.3f} on average")
+        say(f"fine.{k}: κ {kappa.mean():.3f} on average, {spread}; margin {margin.mean():.3f} on average")
     return draw_commonality(found)

@@ -12,6 +12,7 @@ import click
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, json_option, verbosity_options
 from tbps_infer.model_facts import BRANCHES
+from tbps_infer.render.printable import printable_line
 
 if TYPE_CHECKING:
     from tbps_infer.families.family import Plan
@@ -180,7 +181,7 @@ def _lines(facts: dict[str, Any]) -> str:
     for name, value in facts.items():
         if isinstance(value, dict):
             lines.append(f"{name}:" if value else f"{name.ljust(width)}  none")
-            lines += [f"  {key}: {_value(entry)}" for key, entry in value.items()]
+            lines += [f"  {printable_line(key)}: {_value(entry)}" for key, entry in value.items()]
         else:
             lines.append(f"{name.ljust(width)}  {_value(value)}")
     return "\n".join(lines)
@@ -191,4 +192,4 @@ def _value(value: Any) -> str:
         return ", ".join(f"{key} {_value(entry)}" for key, entry in value.items())
     if isinstance(value, list):
         return ", ".join(map(_value, value)) or "none"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable_line(str(value))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -12,6 +10,7 @@ from typing import Any
 import click
 
 from tbps_infer import __version__
+from tbps_infer.cli.shared.streams import discard, guard_streams
 
 __all__ = ["cli", "export_main", "main", "search_main"]
 
@@ -35,7 +34,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Every command's place and its line in the group's help, which is printed without importing the commands."""
 
-SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "show_default": True,
+    "max_content_width": 100,
+    "color": True,  # else click drops escape sequences where there is no terminal, and they are to be spelled out
+}
 
 
 class LazyGroup(click.Group):
@@ -68,7 +72,7 @@ class LazyGroup(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _discard_output()
+            discard(sys.stdout)
             return 0
         return code
 
@@ -76,7 +80,7 @@ class LazyGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
         """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
-        _open_closed_streams()
+        guard_streams()
         extra["standalone_mode"] = False
         try:
             code = super().main(args, prog_name, **extra)
@@ -91,18 +95,6 @@ class LazyGroup(click.Group):
         except Exception as error:
             code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _open_closed_streams() -> None:
-    """Connect a standard stream that the caller closed to the null device, lest a file get its number."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
-
-
-def _discard_output() -> None:
-    """Drop what standard output has not taken: Python flushes it again at exit, which must not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X"}
@@ -133,11 +125,6 @@ def _report(error: Exception) -> int:
     """Print an error that the user can act on; raise any other one with its traceback."""
     from tbps_infer.errors import BackendError, TbpsError, UsageError
 
-    # A failed write does not name its file; places that may fill up raise an error of their own before this.
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
-        _discard_output()
-        error = TbpsError(f"Standard output cannot be written: {error.strerror}.", "Make room on the disk.")
-
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
     if extra is not None:
@@ -147,9 +134,9 @@ def _report(error: Exception) -> int:
         )
     if not isinstance(error, TbpsError):
         raise error
-    click.echo(f"Error: {error.message}", err=True)
+    click.echo(f"Error: {error.message}", err=True, color=True)
     if error.hint:
-        click.echo(f"Hint: {error.hint}", err=True)
+        click.echo(f"Hint: {error.hint}", err=True, color=True)
     return 2 if isinstance(error, UsageError) else 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from tbps_infer.cli.shared.options import (
     verbosity_options,
 )
 from tbps_infer.cli.shared.output import FORMATS, write_results
+from tbps_infer.cli.shared.parameter_types import NewFile
 from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
 
@@ -53,8 +55,8 @@ _GROUP_SIZE = 256
 @click.option("--image", "images", multiple=True, type=EXISTING, help="Picture to use as a query. Repeatable.")
 @click.option("-k", "--top-k", type=click.IntRange(1), default=10, help="Number of results per query.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write an HTML page with thumbnails.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Also write the thumbnails as a PNG file.")
+@click.option("--html", type=NewFile(), help="Also write an HTML page with thumbnails.")
+@click.option("--sheet", type=NewFile(), help="Also write the thumbnails as a PNG or JPEG file.")
 @click.option("--explain", is_flag=True, help="Show what each part of the model adds to a score.")
 @click.option("--not", "exclude", multiple=True, metavar="TEXT", help="What the person does not have. Repeatable.")
 @click.option("--together", is_flag=True, help="Combine all TEXTs and pictures into one query.")
@@ -63,6 +65,7 @@ _GROUP_SIZE = 256
 )
 @click.option("--per-id", is_flag=True, help="Return only the best result of each identity.")
 @click.option("--min-score", type=float, help="Leave out results with a lower score.")
+@click.option("--strict", is_flag=True, help="Refuse a TEXT that the model cannot read in full.")
 @click.option("--approx", is_flag=True, help="Search the graph of tbps gallery index --approx; may miss results.")
 @filter_options
 @query_options
@@ -83,6 +86,7 @@ def search(
     image_weight: float,
     per_id: bool,
     min_score: float | None,
+    strict: bool,
     approx: bool,
     search_device: str,
     search_backend: SearchBackend,
@@ -125,7 +129,7 @@ def search(
                 read = read_queries(texts, queries, images, exclude)
             results: Iterator[Result]
             groups = (groups_as_read if "-" in queries else groups_of)(read, _GROUP_SIZE)
-            results = find(encoder, opened, groups, top_k, where, options)
+            results = find(encoder, opened, groups, top_k, where, options, strict=strict)
             with ExitStack() as written:
                 if html is not None:
                     from tbps_infer.render.html import new_page
@@ -135,7 +139,7 @@ def search(
                     results = _each_to(
                         written.enter_context(_new_sheet(sheet, opened, encoder, where, top_k)), results
                     )
-                write_results(results, form, opened.model.layout, explain=explain)
+                write_results(results, form, opened.model.layout, opened.columns, explain=explain)
     for file in (html, sheet):
         if file is not None:
             say(f"Wrote {file}")
@@ -169,7 +173,7 @@ def _new_sheet(
             truth = None
             if query.person is not None and not any(tile.verdict == "right" for tile in tiles):
                 truth = best_right(gallery, encode_queries(encoder, [query.parts]), query.person, where)
-            add_strip(Strip(query.label, tiles, truth, query.image))
+            add_strip(Strip(query.label, tiles, truth, query.image, query.warnings))
 
         yield add
 
@@ -181,13 +185,20 @@ def find(
     k: int,
     where: Filter | None = None,
     options: SearchOptions | None = None,
+    *,
+    strict: bool = False,
 ) -> Iterator[Result]:
-    """Search for groups of queries, one group after the other; yields the results in the queries' order."""
+    """Search for groups of queries, one group after the other; yields the results in the queries' order.
+
+    What the model cannot read of a query is printed and kept with it, and so is why nothing was found; where the
+    search is strict, the former is an error.
+    """
     from tbps_infer.queries import encode_queries
 
     first = True
     for group in groups:
-        vectors = encode_queries(encoder, [query.parts for query in group])
+        read = [_with_warnings(encoder, query, strict) for query in group]
+        vectors = encode_queries(encoder, [query.parts for query in read])
         result = gallery.search_with_report(vectors, k, where, options)
         report = result.report
         if report.share_read is not None:
@@ -197,7 +208,29 @@ def find(
         if first and report.method == "graph":
             _report_recall(gallery, vectors[:_RECALL_QUERIES], k, options, result.hits)
         first = False
-        yield from zip(group, result.hits, strict=True)
+        for query, hits in zip(read, result.hits, strict=True):
+            yield (query if hits else _with_reason(query, gallery, where, options)), hits
+
+
+def _with_warnings(encoder: Encoder, query: Query, strict: bool) -> Query:
+    from tbps_infer.errors import TbpsError
+
+    parts = query.parts
+    warnings = encoder.text_warnings((*parts.texts, *parts.exclude))
+    if warnings and strict:
+        raise TbpsError(
+            f"Query {query.id}: {' '.join(warnings)}", "Describe the person in other words, or leave out --strict."
+        )
+    for warning in warnings:
+        say(f"Query {query.id}: {warning}")
+    return replace(query, warnings=warnings)
+
+
+def _with_reason(query: Query, gallery: Gallery, where: Filter | None, options: SearchOptions | None) -> Query:
+    from tbps_infer.gallery import Filter, why_nothing
+
+    reason = why_nothing(gallery, where or Filter(), None if options is None else options.min_score)
+    return replace(query, warnings=(*query.warnings, reason))
 
 
 def _report_recall(
@@ -208,8 +241,6 @@ def _report_recall(
     hits: Sequence[Sequence[Hit]],
 ) -> None:
     """Print how many results of an exact search the first queries found."""
-    from dataclasses import replace
-
     from tbps_infer.gallery import SearchOptions
 
     exact = gallery.search(vectors, k, options=replace(options or SearchOptions(), method="auto"))

@@ -271,6 +271,10 @@ class Encoder:
             runner.warm(self.batch_size, self.facts.max_length)
             _logger.info("warmed %s: %s, %.1f s", branch, runner.description, time.perf_counter() - started)
 
+    def text_warnings(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """What of some captions the model cannot take in: see `tbps_infer.text.Tokenizer.warnings`."""
+        return self._tokenizer.warnings(captions)
+
     def _open_branch(self, branch: Branch) -> Runner:
         runner = self._openers[branch]()
         wanted = [sorted(spec.name for spec in specs) for specs in branch_specs(self.facts, branch)]

@@ -7,6 +7,7 @@ segment: its score is the weighted sum of its parts' scores.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from tbps_infer.model_facts import ModelFacts
 
-__all__ = ["PersonQuery", "QueryEncoder", "compose", "encode_queries"]
+__all__ = ["PersonQuery", "QueryEncoder", "compose", "encode_queries", "plain_sentence"]
 
 
 class QueryEncoder(Protocol):
@@ -43,7 +44,7 @@ class PersonQuery:
     """One person who is looked for.
 
     Attributes:
-        texts: Sentences, averaged.
+        texts: Sentences, averaged; made plain by `plain_sentence`, as those of ``exclude`` are.
         images: Pictures (files, or their bytes), averaged.
         exclude: What the person must not have or wear, such as ``a backpack``; averaged and subtracted.
         image_weight: The pictures' share beside sentences, 0 to 1; without one of the two it has no meaning.
@@ -68,12 +69,33 @@ class PersonQuery:
                 "A query needs a sentence or a picture.",
                 "An exclusion only subtracts from a description: describe the person as well.",
             )
-        if any(not text.strip() for text in (*self.texts, *self.exclude)):
-            raise UsageError("A sentence of the query has no words.")
+        for name, sentences in (("texts", self.texts), ("exclude", self.exclude)):
+            object.__setattr__(self, name, tuple(map(plain_sentence, sentences)))
         if not 0 <= self.image_weight <= 1:
             raise UsageError(f"image_weight is {self.image_weight}, want 0 to 1.")
         if not (0 <= self.exclude_weight < math.inf):
             raise UsageError(f"exclude_weight is {self.exclude_weight}, want 0 or more.")
+
+
+def plain_sentence(text: str) -> str:
+    """A sentence as a person means it who typed or pasted it.
+
+    White space of any kind and length, such as tabs, no-break and ideographic spaces, becomes one space; characters
+    without a shape, such as soft hyphens and the joiners of emoji, go. Everything else stays as it is.
+
+    Raises:
+        UsageError: Nothing is left, or there are control characters or bytes that are no text.
+    """
+    seen = "".join(letter for letter in text if letter.isspace() or unicodedata.category(letter) != "Cf")
+    plain = " ".join(seen.split())
+    if not plain:
+        raise UsageError("A sentence of the query is empty: it has no words.", "Describe the person.")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in plain):
+        raise UsageError(
+            f"A sentence of the query holds control characters, or bytes that are no text: {text!r}.",
+            "Give it as UTF-8 text.",
+        )
+    return plain
 
 
 def compose(

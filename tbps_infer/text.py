@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,11 +28,18 @@ __all__ = [
 ]
 
 
-def _tbps_clip(caption: str) -> str:
-    """TBPS-CLIP's: lower case, some punctuation (not the comma) to spaces, at most 77 words."""
+_MOST_WORDS = 77
+
+
+def _tbps_clip_words(caption: str) -> list[str]:
+    """TBPS-CLIP's words: lower case, some punctuation (not the comma) to spaces."""
     spaced = re.sub(r"""[.!"()*#:;~]""", " ", caption.lower())
-    words = re.sub(r"\s{2,}", " ", spaced).rstrip("\n").strip(" ").split(" ")
-    return " ".join(words[:77])
+    return re.sub(r"\s{2,}", " ", spaced).rstrip("\n").strip(" ").split(" ")
+
+
+def _tbps_clip(caption: str) -> str:
+    """TBPS-CLIP's: its words, at most 77."""
+    return " ".join(_tbps_clip_words(caption)[:_MOST_WORDS])
 
 
 def _clip(caption: str) -> str:
@@ -91,6 +100,7 @@ class Tokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._rule = CAPTION_RULES[caption_rule]
+        self._cuts_words = caption_rule.startswith("pre_caption")
         self.max_length = max_length
         self.pad_id = pad_id
 
@@ -132,6 +142,54 @@ class Tokenizer:
             rows.append(encoding.ids)
         return rows
 
+    def warnings(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """What of some captions the model cannot take in: a sentence for what it does not know or leaves out.
+
+        A word is not known where the vocabulary has one unknown token for all such words, as BERT's has. A vocabulary
+        of bytes, as CLIP's, spells every word: there, a character is not known where it has no token of its own. In
+        both, a word is not known that is spelled letter by letter. What is made of longer pieces counts as known,
+        whether or not the model has learned what it means.
+
+        Args:
+            captions: As for `encode`, which refuses what has no words.
+
+        Returns:
+            The sentences, each once; none where every word is read.
+        """
+        return tuple(dict.fromkeys(warning for caption in captions for warning in self._warnings(caption)))
+
+    def _warnings(self, caption: str) -> Iterator[str]:
+        prepared = self._rule(caption)
+        encoding = self._tokenizer.encode(prepared)
+        unknown = self._unknown_spans(encoding, prepared)
+        if words := [word for start, stop in _runs(unknown) if _says_something(word := prepared[start:stop])]:
+            read = set(encoding.offsets) - unknown
+            if any(prepared[start:stop].isalnum() for start, stop in read):
+                yield f"The model does not know {_listed(words)}; the search ignores its meaning."
+            else:
+                yield f"The model knows no word of the sentence ({_listed(words)}): the results mean nothing."
+        left_out = " ".join(_tbps_clip_words(caption)[_MOST_WORDS:]) if self._cuts_words else ""
+        if encoding.overflowing:
+            rest = encoding.overflowing[0]
+            first = rest.offsets[rest.special_tokens_mask.index(0)][0]
+            left_out = f"{prepared[prepared.rfind(' ', 0, first) + 1 :]} {left_out}".rstrip()
+        if left_out:
+            yield f"The sentence is longer than the model reads: {_shortened(left_out)!r} is left out."
+
+    def _unknown_spans(self, encoding: tokenizers.Encoding, prepared: str) -> set[tuple[int, int]]:
+        """Where, in the prepared caption, tokens stand for what the vocabulary does not have."""
+        words: dict[int, list[tuple[int, int]]] = {}
+        for span, word in zip(encoding.offsets, encoding.word_ids, strict=True):
+            if word is not None:  # else it is a special token
+                words.setdefault(word, []).append(span)
+        unknown = {span for spans in words.values() if _is_spelled_out(spans, prepared) for span in spans}
+        if isinstance(self._tokenizer.model, tokenizers.models.BPE):
+            counts = Counter(span for spans in words.values() for span in spans)
+            return unknown | {span for span, count in counts.items() if count > 1 and span[1] - span[0] == 1}
+        token_of_all = getattr(self._tokenizer.model, "unk_token", None)
+        tokens = zip(encoding.offsets, encoding.tokens, strict=True)
+        return unknown | {span for span, token in tokens if token == token_of_all}
+
 
 def pad_ids(
     rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None
@@ -161,6 +219,45 @@ def pad_ids(
     if longest:
         ids[mask] = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
     return ids, mask.astype(np.int32)
+
+
+_SPELLED_LETTERS = 4
+_WORDS_SHOWN = 3
+_CHARACTERS_SHOWN = 60
+
+
+def _is_spelled_out(spans: Sequence[tuple[int, int]], text: str) -> bool:
+    """Whether an alphabet's word is nothing but its letters, one by one: no piece of it is known."""
+    letters = [text[start:stop] for start, stop in spans]
+    alphabetic = all(len(letter) == 1 and letter.isalpha() and letter.upper() != letter.lower() for letter in letters)
+    return alphabetic and len(letters) >= _SPELLED_LETTERS
+
+
+def _runs(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans that touch, joined: Chinese has a token per character."""
+    runs: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], stop)
+        else:
+            runs.append((start, stop))
+    return runs
+
+
+def _says_something(word: str) -> bool:
+    """Whether there is a letter, a digit or a symbol: a dash that the model does not know changes no meaning."""
+    return any(unicodedata.category(letter)[0] in "LNS" for letter in word)
+
+
+def _listed(words: Sequence[str]) -> str:
+    different = list(dict.fromkeys(words))
+    more = len(different) - _WORDS_SHOWN
+    shown = ", ".join(repr(_shortened(word)) for word in different[:_WORDS_SHOWN])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _CHARACTERS_SHOWN else f"{text[: _CHARACTERS_SHOWN - 1]}…"
 
 
 def _is_unicode(caption: str) -> bool:

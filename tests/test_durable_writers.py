@@ -146,9 +146,9 @@ def page_of_hits(out: Path) -> None:
 
 @writer
 def picture(out: Path) -> None:
-    from tbps_infer.render.sheet import save_png
+    from tbps_infer.render.sheet import save_picture
 
-    save_png(Image.new("RGB", (2, 2)), out / "a.png")
+    save_picture(Image.new("RGB", (2, 2)), out / "a.png")
 
 
 @writer

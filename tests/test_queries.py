@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import UsageError
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.queries import PersonQuery, compose, encode_queries
+from tbps_infer.queries import PersonQuery, compose, encode_queries, plain_sentence
 from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout((Segment("global", 5), Segment("fine.0", 3, 0.5), Segment("fine.1", 4, 0.5)))
@@ -125,3 +125,21 @@ def test_parts_are_embedded_once_and_together() -> None:
 def test_queries_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PersonQuery(**arguments)
+
+
+PASTED = ("a man", "a\u00a0man", "a\tman", "a\u3000man", " a \n man ", "a m\u00adan", "\ufeffa\u200b m\u200dan\u2060")
+
+
+@pytest.mark.parametrize("text", PASTED)
+def test_pasted_text_is_what_was_meant(text: str) -> None:
+    query = PersonQuery((text,), exclude=(text,))
+    assert query.texts == query.exclude == ("a man",)
+    assert plain_sentence("👩\u200d👧 naïve façade") == "👩👧 naïve façade"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("\u200b \u00ad", "no words"), ("a\x1bman", "control"), ("a\udce9", "no text")]
+)
+def test_what_is_no_sentence_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        PersonQuery((text,))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tbps_infer.errors import BundleError, UsageError
 from tbps_infer.text import CAPTION_RULES, Tokenizer, pad_ids
-from tbps_infer.tokenizer_files import SPECIAL_TOKENS, train_wordpiece, wordpiece_tokenizer
+from tbps_infer.tokenizer_files import SPECIAL_TOKENS, clip_tokenizer, train_wordpiece, wordpiece_tokenizer
 
 CAPTIONS = (
     "A woman in a red coat and black trousers, with a grey backpack.",
@@ -258,3 +258,58 @@ def test_a_vocabulary_below_the_alphabet_is_refused() -> None:
     with pytest.raises(UsageError, match=f"vocabulary of {needed - 1} does not hold") as caught:
         train_wordpiece([], needed - 1)
     assert str(needed) in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def spelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-pair tokenizer as CLIP's: every byte is a token, and は is one of its words."""
+    merges = ("m a", "ma n</w>", "r e", "re d</w>", "ã ģ", "ãģ ¯</w>")
+    file = tmp_path_factory.mktemp("merges") / "merges.txt"
+    file.write_text("\n".join(["#version", *merges]) + "\n", encoding="utf-8")
+    clip_tokenizer(file, 2 * 256 + len(merges) + 3).save(str(file.with_name("tokenizer.json")))
+    return file.with_name("tokenizer.json")
+
+
+def _told(words: str) -> str:
+    return f"The model does not know {words}; the search ignores its meaning."
+
+
+@pytest.mark.parametrize(
+    ("caption", "warnings"),
+    [
+        ("a woman — the man carrying a red coat…", ()),
+        ("穿外套 🧥", ("The model knows no word of the sentence ('穿外套', '🧥'): the results mean nothing.",)),
+        ("xqzvk", ("The model knows no word of the sentence ('xqzvk'): the results mean nothing.",)),
+        ("the man, 穿外套 red 🧥 🎒 ½", (_told("'穿外套', '🧥', '🎒' and 1 more"),)),
+    ],
+)
+def test_what_the_model_does_not_know_is_told(vocab_file: Path, caption: str, warnings: tuple[str, ...]) -> None:
+    wordpiece_tokenizer(vocab_file).save(str(vocab_file.with_name("tokenizer.json")))
+    tokenizer = opened(vocab_file.with_name("tokenizer.json"))
+    assert tokenizer.warnings([caption, caption]) == warnings
+
+
+@pytest.mark.parametrize(
+    ("caption", "warnings"),
+    [
+        ("man red は", ()),
+        ("man 穿外 red", (_told("'穿外'"),)),
+        ("🧥", ("The model knows no word of the sentence ('🧥'): the results mean nothing.",)),
+        ("man xqzvk", (_told("'xqzvk'"),)),
+    ],
+)
+def test_a_vocabulary_of_bytes_knows_the_characters_that_have_a_token(
+    spelling: Path, caption: str, warnings: tuple[str, ...]
+) -> None:
+    assert opened(spelling, caption_rule="none").warnings([caption]) == warnings
+
+
+def test_words_beyond_the_models_length_are_told(saved: Path) -> None:
+    cut = opened(saved, max_length=6).warnings(["a woman in a red coat and black trousers"])
+    assert cut == ("The sentence is longer than the model reads: 'red coat and black trousers' is left out.",)
+    assert opened(saved, max_length=12).warnings(["a woman in a red coat"]) == ()
+    by_rule = opened(saved, caption_rule="pre_caption", max_length=200).warnings
+    assert by_rule(["a " * 77]) == ()
+    assert by_rule(["a " * 77 + "Red coat!"]) == (
+        "The sentence is longer than the model reads: 'red coat' is left out.",
+    )

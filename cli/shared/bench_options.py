@@ -12,6 +12,7 @@ import click
 
 from tbps_infer.cli.shared.bench_output import ReportFiles
 from tbps_infer.cli.shared.options import combined, memory_option
+from tbps_infer.cli.shared.parameter_types import NewFile
 from tbps_infer.model_facts import PRECISIONS
 
 __all__ = ["FILE", "Selection", "report_options", "selection_options"]
@@ -70,9 +71,9 @@ report_options = combined(
     "files",
     ReportFiles,
     click.option("--json", type=FILE, help="Write the results as JSON; - for standard output."),
-    click.option("--csv", type=FILE, help="Write the results as CSV."),
-    click.option("--markdown", type=FILE, help="Write the tables as Markdown."),
-    click.option("--html", type=FILE, help="Write the results as one self-contained page."),
+    click.option("--csv", type=NewFile(), help="Write the results as CSV."),
+    click.option("--markdown", type=NewFile(), help="Write the tables as Markdown."),
+    click.option("--html", type=NewFile(), help="Write the results as one self-contained page."),
 )
 """``--json``, ``--csv``, ``--markdown`` and ``--html``; passes ``files``, `ReportFiles`."""
 

@@ -13,7 +13,7 @@ import click
 
 from tbps_infer.atomic import write_text
 from tbps_infer.cli.shared.progress import say
-from tbps_infer.cli.shared.tables import bare_table, rich_output
+from tbps_infer.cli.shared.tables import bare_table, cell, rich_output
 from tbps_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,12 +87,10 @@ def _print(document: Document) -> None:
 
 
 def _print_table(table: TextTable) -> None:
-    from rich.text import Text
-
     grid = bare_table()
     for place, name in enumerate(table.head):
         grid.add_column(name, justify="left" if place < table.left else "right")
     for row in table.rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*map(cell, row))
     with rich_output() as console:
         console.print(grid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -12,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query
-from tbps_infer.cli.shared.tables import bare_table, rich_output
+from tbps_infer.cli.shared.tables import cell, rich_output
 from tbps_infer.layout import VectorLayout
+from tbps_infer.render.hits_csv import HitsCsv
+from tbps_infer.render.marks import Verdict, verdict
+from tbps_infer.render.printable import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
+    from rich.text import Text
 
     from tbps_infer.gallery import Hit
 
@@ -28,20 +32,24 @@ FORMATS = ("table", "json", "jsonl", "csv")
 Result = tuple[Query, Sequence["Hit"]]
 
 
-def write_results(results: Iterable[Result], form: str, layout: VectorLayout, *, explain: bool = False) -> None:
+def write_results(
+    results: Iterable[Result], form: str, layout: VectorLayout, columns: Sequence[str], *, explain: bool = False
+) -> None:
     """Write results to standard output as they come.
 
     Args:
         results: Queries with their hits, best first.
         form: One of `FORMATS`.
-        layout: The model's, for the table's columns.
+        layout: The model's, for the columns of the table and of the CSV.
+        columns: The gallery's metadata columns, for those of the CSV.
         explain: Draw every segment's share of each score as a bar in the table; the other forms always contain it.
     """
     if form == "table":
         _write_table(results, layout, explain)
-        return
-    writer = {"json": _write_json, "jsonl": _write_lines, "csv": _write_csv}[form]
-    writer(results, layout)
+    elif form == "csv":
+        _write_csv(results, layout, columns)
+    else:
+        {"json": _write_json, "jsonl": _write_lines}[form](results)
 
 
 def grouped_split(split: Mapping[str, float]) -> dict[str, float]:
@@ -58,6 +66,7 @@ def _to_json(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
     return {
         "id": query.id,
         "query": query.label,
+        "warnings": list(query.warnings),
         "hits": [
             {
                 "rank": rank,
@@ -72,12 +81,12 @@ def _to_json(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
     }
 
 
-def _write_lines(results: Iterable[Result], _layout: VectorLayout) -> None:
+def _write_lines(results: Iterable[Result]) -> None:
     for query, hits in results:
         click.echo(json.dumps(_to_json(query, hits), ensure_ascii=False))
 
 
-def _write_json(results: Iterable[Result], _layout: VectorLayout) -> None:
+def _write_json(results: Iterable[Result]) -> None:
     """One JSON array; every element is written at once."""
     before = "[\n"
     for query, hits in results:
@@ -86,55 +95,87 @@ def _write_json(results: Iterable[Result], _layout: VectorLayout) -> None:
     click.echo("\n]" if before == ",\n" else "[]")
 
 
-def _write_csv(results: Iterable[Result], layout: VectorLayout) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["id", "query", "rank", "score", "path", "record", *layout.names, "metadata"])
+def _write_csv(results: Iterable[Result], layout: VectorLayout, columns: Sequence[str]) -> None:
+    table = HitsCsv(sys.stdout, layout, columns, ("query_id", "query"))
     for query, hits in results:
         for rank, hit in enumerate(hits, start=1):
-            shares = [f"{hit.split[name]:.6f}" for name in layout.names]
-            metadata = json.dumps(dict(hit.metadata), ensure_ascii=False)
-            row = [query.id, query.label, rank, f"{hit.score:.6f}", hit.path, hit.record, *shares, metadata]
-            writer.writerow(row)
+            table.add(rank, hit, (query.id, query.label))
+        if not hits:  # which has no row to say so
+            say(f"Query {query.id}: {query.warnings[-1]}")
 
 
 def _write_table(results: Iterable[Result], layout: VectorLayout, explain: bool) -> None:
     from rich.text import Text
 
-    linked = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     groups = list(grouped_split(dict.fromkeys(layout.names, 0.0)))
     for number, (query, hits) in enumerate(results):
         with rich_output() as console:
             if number:
                 console.print()
-            console.print(Text(query.label, style="bold"), soft_wrap=True)
-            console.print(_table(query, hits, groups, linked) if hits else "no picture passes the filter")
+            console.print(cell(query.label, "bold"), soft_wrap=True)
+            if hits:
+                _print_hits(console, query, hits, groups)
+            else:
+                console.print(cell(query.warnings[-1]), soft_wrap=True)
             if explain and hits:
-                console.print(Text(_bars(hits, layout)), soft_wrap=True)
+                console.print(Text(printable(_bars(hits, layout))), soft_wrap=True)
 
 
-def _table(query: Query, hits: Sequence[Hit], groups: Sequence[str], linked: bool) -> Table:
-    from rich.text import Text
+_MARKS: Mapping[Verdict, tuple[str, str]] = {
+    "right": ("✓", "bold green"),
+    "wrong": ("✕", "red"),
+    "unknown": ("?", "dim"),
+}
 
-    from tbps_infer.render.marks import verdict
 
-    marks = {"right": ("✓", "bold green"), "wrong": ("✕", "red"), "unknown": ("?", "dim")}
+def _print_hits(console: Console, query: Query, hits: Sequence[Hit], groups: Sequence[str]) -> None:
+    """A line per hit; where one does not fit, paths and metadata get lines of their own, and paths are not broken."""
+    from rich.padding import Padding
 
-    table = bare_table()
-    for name in ("rank", "score", *groups):
-        table.add_column(name, justify="right", no_wrap=True)
-    if query.person is not None:
-        table.add_column("")
-    table.add_column("picture", overflow="fold")
-    table.add_column("metadata" if any(hit.metadata for hit in hits) else "", overflow="fold")
-    for rank, hit in enumerate(hits, start=1):
-        shares = grouped_split(hit.split)
-        row = [Text(cell) for cell in (str(rank), f"{hit.score:.3f}", *(f"{shares[name]:.3f}" for name in groups))]
-        if query.person is not None:
-            row.append(Text(*marks[verdict(hit.metadata, query.person)]))
-        row.append(Text(_relative(hit.path), style=f"link {hit.path.as_uri()}" if linked else ""))
-        row.append(Text(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), style="dim"))
-        table.add_row(*row)
-    return table
+    rows = [(str(rank), f"{hit.score:.3f}", *_shares(hit, groups)) for rank, hit in enumerate(hits, start=1)]
+    names = ["rank", "score", *groups]
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    pictures = [_picture(hit) for hit in hits]
+    details = [cell(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), "dim") for hit in hits]
+    place = max(len("picture"), *(picture.cell_len for picture in pictures))
+    marked = query.person is not None
+    taken = sum(widths) + 2 * len(widths) + 3 * marked + place + 2
+    beside = taken + max(detail.cell_len for detail in details) <= console.width
+
+    head = cell(_joined(names, widths) + "   " * marked, "dim")
+    if beside:
+        head.append(f"  {'picture':<{place}}" + "  metadata" * any(details))
+    console.print(head, soft_wrap=True)
+    for hit, row, picture, detail in zip(hits, rows, pictures, details, strict=True):
+        line = cell(_joined(row, widths))
+        if marked:
+            line.append("  ").append(*_MARKS[verdict(hit.metadata, query.person)])
+        if beside:
+            line.append("  ").append(picture).append(" " * (place - picture.cell_len + 2)).append(detail)
+            console.print(line, soft_wrap=True)
+        else:
+            console.print(line, soft_wrap=True)
+            console.print(cell(_INDENT).append(picture), soft_wrap=True)
+            if detail:
+                console.print(Padding.indent(detail, len(_INDENT)))
+
+
+_INDENT = " " * 6
+
+
+def _joined(values: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
+
+
+def _shares(hit: Hit, groups: Sequence[str]) -> list[str]:
+    shares = grouped_split(hit.split)
+    return [f"{shares[name]:.3f}" for name in groups]
+
+
+def _picture(hit: Hit) -> Text:
+    """The path of a hit's picture, on a terminal as a link."""
+    linked = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return cell(_relative(hit.path), f"link {hit.path.as_uri()}" if linked else "")
 
 
 _BAR_LENGTH = 20

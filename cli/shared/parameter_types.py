@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["Numbers", "Size"]
+__all__ = ["NewFile", "Numbers", "Size"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -37,3 +38,16 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         if not re.fullmatch(r"\d+(,\d+)*", str(value)):
             self.fail(f"{value!r} is not a list of numbers such as 32,48,64,100.", param, ctx)
         return tuple(int(number) for number in str(value).split(","))
+
+
+class NewFile(click.Path):
+    """A file to write. Standard output is not one: it has the results, or belongs to an option that says so."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if str(value) == "-":
+            self.fail("- stands for standard output, which this option does not write to; name a file.", param, ctx)
+        return super().convert(value, param, ctx)

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 import click
 
+from tbps_infer.cli.shared.streams import styled
+from tbps_infer.render.printable import printable_line
+
 __all__ = ["progress_bar", "quiet", "say"]
 
 _SHOW_AFTER_S = 1.0
@@ -24,7 +27,8 @@ def say(message: str) -> None:
     """Print a line on standard error, unless ``-q`` was given."""
     if not quiet():
         # Not click.echo, which goes past rich's redirection and would write into a bar that is shown.
-        sys.stderr.write(f"{message}\n")
+        # Which would also take a message's escape sequences for its own.
+        sys.stderr.write(f"{printable_line(message)}\n")
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[..., None]]:
             speed = getattr(task, "speed", None)
             return Text(f"{speed:.1f} {unit}/s" if speed else "", style="progress.data.speed")
 
-    console = Console(stderr=True)
+    console = Console(file=styled(sys.stderr))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(label, total=None)

@@ -28,6 +28,7 @@ class Query:
         image: The picture; None for a sentence.
         person: The ``id`` of the person in the metadata, where it is known: hits are then marked right or wrong.
         composed: What is embedded, where that is more than the sentence or the picture.
+        warnings: What the model cannot read of it, and why nothing was found, once it has been searched.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Query:
     image: Path | None = None
     person: str | None = None
     composed: PersonQuery | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def parts(self) -> PersonQuery:

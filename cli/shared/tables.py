@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from tbps_infer.cli.shared.streams import styled
+from tbps_infer.render.printable import printable_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["bare_table", "rich_output"]
+__all__ = ["bare_table", "cell", "rich_output"]
 
 _UNLIMITED = 1000
 """Width in characters off a terminal: nothing is wrapped."""
@@ -27,13 +30,24 @@ def rich_output() -> Iterator[Console]:
 
     on_terminal = sys.stdout.isatty()
     # With NO_COLOR, rich still writes bold text and links; here no escape sequence is left.
-    color_system = None if os.environ.get("NO_COLOR") else "auto"
-    console = Console(width=None if on_terminal else _UNLIMITED, color_system=color_system)  # type: ignore[arg-type]
-    with console.capture() as captured:
-        yield console
-    text = captured.get()
+    color_system = "auto" if on_terminal and not os.environ.get("NO_COLOR") else None
+    width = None if on_terminal else _UNLIMITED
+    written = io.StringIO()
+    yield Console(file=written, force_terminal=on_terminal, width=width, color_system=color_system)  # type: ignore[arg-type]
+    text = written.getvalue()
     # rich pads lines with spaces, which programs that read a file or a pipe do not want.
-    click.echo(text if on_terminal else "\n".join(line.rstrip() for line in text.split("\n")), nl=False)
+    if on_terminal:
+        styled(sys.stdout).write(text)
+    else:
+        sys.stdout.write("\n".join(line.rstrip() for line in text.split("\n")))
+    sys.stdout.flush()
+
+
+def cell(value: object, style: str = "") -> Text:
+    """A value from outside as a cell, which stays within its line."""
+    from rich.text import Text
+
+    return Text(printable_line(str(value)), style=style)
 
 
 def bare_table() -> Table:

@@ -142,7 +142,7 @@ def draw_commonality(found: Commonality) -> Image.Image:
     ]
     for k in range(parts):
         top = _MARGIN + 30 + k * row
-        canvas.draw_lines(draw, (_MARGIN, top + _THUMB[1] // 2 - 10), [f"part {k}"], _SIZE)
+        canvas.draw_lines(draw, (_MARGIN, top + _THUMB[1] // 2 - 10), [f"fine.{k}"], _SIZE)
         for column, limit in ((0, 1.0), (1, BASE_MARGIN)):
             highest = max(int(count.max()) for count in counts[column])
             _draw_histogram(draw, (lefts[column], top), counts[column][k], highest, limit)

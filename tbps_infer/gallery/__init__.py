@@ -2,6 +2,7 @@
 
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GalleryFacts, is_gallery
+from tbps_infer.gallery.nothing_found import why_nothing
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
 from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchReport, SearchResult
@@ -39,4 +40,5 @@ __all__ = [
     "merge_galleries",
     "removable",
     "remove_records",
+    "why_nothing",
 ]

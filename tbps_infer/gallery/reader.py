@@ -243,6 +243,18 @@ class Gallery:
                 self._selection = where, Selection(passing, rows)  # kept: whoever asks again, asks the same
             return self._selection[1]
 
+    def values(self, column: str, most: int) -> list[str]:
+        """The first different values of a metadata column, as text and in its order."""
+        text = f"CAST({quoted(column)} AS TEXT)"
+        sql = f"SELECT DISTINCT {text} FROM record WHERE {text} IS NOT NULL ORDER BY 1 LIMIT ?"
+        return [value for (value,) in self._fetch(sql, (most,))]
+
+    def first_and_last_time(self) -> tuple[Value, Value] | None:
+        """The earliest and the latest time, as they are written in the metadata; None where no record has one."""
+        sql = "SELECT time FROM record WHERE tbps_time_s IS NOT NULL ORDER BY tbps_time_s"
+        first, last = self._fetch(f"{sql} LIMIT 1"), self._fetch(f"{sql} DESC LIMIT 1")
+        return (first[0][0], last[0][0]) if first else None
+
     def _positions(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices int64 ``[n]`` of some records, by number, among all; most galleries have no gaps to search for."""
         known = self._all.records

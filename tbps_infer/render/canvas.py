@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tbps_infer.errors import ImageError
 from tbps_infer.render.marks import Verdict
+from tbps_infer.render.printable import printable, printable_line
 
 __all__ = [
     "BAR",
@@ -24,7 +25,6 @@ __all__ = [
     "draw_lines",
     "font",
     "line_height",
-    "printable",
     "thumbnail",
     "wrap",
 ]
@@ -53,12 +53,6 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def line_height(size: int) -> int:
     """Pixels from one line to the next."""
     return round(size * 1.35)
-
-
-def printable(text: str) -> str:
-    """Text that a font can be asked to draw: bytes that are no text and control characters are spelled out."""
-    encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(letter if letter.isprintable() else " " for letter in encodable)
 
 
 def wrap(text: str, width: int, size: int, most: int | None = None) -> list[str]:
@@ -95,7 +89,7 @@ def draw_lines(
 ) -> int:
     """Draw lines of text, and return the height they took."""
     for number, line in enumerate(lines):
-        draw.text((at[0], at[1] + number * line_height(size)), printable(line), fill=colour, font=font(size))
+        draw.text((at[0], at[1] + number * line_height(size)), printable_line(line), fill=colour, font=font(size))
     return len(lines) * line_height(size)
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.layout import VectorLayout
-from tbps_infer.render.marks import Verdict, verdict
+from tbps_infer.render.marks import NOTHING_FOUND, Verdict, verdict
+from tbps_infer.render.printable import printable
 
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
@@ -40,6 +41,10 @@ class Labelled(Protocol):
     @property
     def person(self) -> str | None:
         """The ``id`` in the metadata of the right hits, to mark hits right or wrong; None where it is not known."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the model cannot read of the query, and why there are no hits."""
 
 
 Result = tuple[Labelled, Sequence["Hit"]]
@@ -81,13 +86,14 @@ def _add(page: TextIO, query: Labelled, hits: Sequence[Hit], layout: VectorLayou
 
 def _section(query: Labelled, hits: Sequence[Hit], layout: VectorLayout) -> str:
     cards = "".join(_card(rank, hit, layout, query.person) for rank, hit in enumerate(hits, start=1))
-    empty = "" if hits else '<p class="empty">No picture passes the filter.</p>'
+    told = query.warnings or (() if hits else (NOTHING_FOUND,))
+    warnings = "".join(f'<p class="empty">{_text(warning)}</p>' for warning in told)
     example = (
         ""
         if query.image is None
         else f'<figure class="query">{image_html(query.image, THUMBNAIL, _gone(query.image))}</figure>'
     )
-    return f"<section><h2>{escape(query.label)}</h2>{example}{empty}<ol>{cards}</ol></section>\n"
+    return f"<section><h2>{_text(query.label)}</h2>{example}{warnings}<ol>{cards}</ol></section>\n"
 
 
 _SIGNS: Mapping[Verdict, str] = {"right": "✓", "wrong": "✕", "unknown": "?"}
@@ -95,22 +101,25 @@ _SIGNS: Mapping[Verdict, str] = {"right": "✓", "wrong": "✕", "unknown": "?"}
 
 def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
     mark = verdict(hit.metadata, wanted)
+    facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in hit.metadata.items())
     title = escape("\n".join([str(hit.path), *(f"{name}: {value}" for name, value in hit.metadata.items())]))
     bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
     sign = "" if wanted is None else f'<span class="mark" aria-label="{mark}">{_SIGNS[mark]}</span>'
     return (
         f'<li class="{mark}" title="{title}"><figure>{image_html(hit.path, THUMBNAIL, _gone(hit.path))}{sign}'
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
-        f'<dl>{bars}</dl><p class="name">{escape(hit.path.name)}</p></li>'
+        f'<dl class="bars">{bars}</dl><p class="name">{_text(hit.path.name)}</p><dl class="facts">{facts}</dl></li>'
     )
 
 
 def _bar(name: str, share: float, weight: float) -> str:
     percent = 100 * min(max(share / weight, 0.0), 1.0)
-    return (
-        f"<dt>{escape(name.replace('fine.', 'part '))}</dt>"
-        f'<dd title="{share:.4f} of {weight:.4f}"><i style="width:{percent:.0f}%"></i></dd>'
-    )
+    return f'<dt>{_text(name)}</dt><dd title="{share:.4f} of {weight:.4f}"><i style="width:{percent:.0f}%"></i></dd>'
+
+
+def _text(value: object) -> str:
+    """Text as HTML; what would turn the direction of reading, or does not show, is spelled out."""
+    return escape(printable(str(value)))
 
 
 def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
@@ -171,8 +180,9 @@ figcaption{display:flex;justify-content:space-between;margin:8px 2px 4px;font-va
 figcaption span{color:var(--soft)}
 dl{display:grid;grid-template-columns:auto 1fr;gap:3px 6px;margin:0;font-size:11px;align-items:center;
 color:var(--soft)}
-dd{margin:0;height:6px;border-radius:3px;background:var(--rest);overflow:hidden}
-dd i{display:block;height:100%;background:var(--bar)}
+dd{margin:0}.bars dd{height:6px;border-radius:3px;background:var(--rest);overflow:hidden}
+.bars i{display:block;height:100%;background:var(--bar)}
+.facts{margin-top:4px}.facts dd{color:var(--ink);min-width:0;overflow-wrap:anywhere}
 .name{margin:6px 0 0;font-size:11px;color:var(--soft);overflow-wrap:anywhere}
 .empty{color:var(--soft)}
 @media(max-width:400px){ol{grid-template-columns:repeat(2,minmax(0,1fr))}}

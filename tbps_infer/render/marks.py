@@ -1,11 +1,14 @@
-"""Whether a hit is the person wanted, for every way of showing it."""
+"""What every way of showing hits says: whether one is the person wanted, and that there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
 
-__all__ = ["Verdict", "verdict"]
+__all__ = ["NOTHING_FOUND", "Verdict", "verdict"]
+
+NOTHING_FOUND = "No picture passes the filter."
+"""What is shown of a query without hits that does not say why."""
 
 Verdict = Literal["right", "wrong", "unknown"]
 """``unknown`` where nobody says who is wanted, or who the hit is."""

@@ -1,11 +1,12 @@
-"""Contact sheets: strips of many queries on pages, each a PNG."""
+"""Contact sheets: strips of many queries on pages, each a picture file."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -15,7 +16,7 @@ from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
 from tbps_infer.render.strip import Strip, draw_strip
 
-__all__ = ["STRIPS_PER_PAGE", "new_sheet", "page_path", "save_png", "write_sheet"]
+__all__ = ["STRIPS_PER_PAGE", "new_sheet", "page_path", "picture_format", "save_picture", "write_sheet"]
 
 STRIPS_PER_PAGE = 8
 """A page of eight is some 3,300 pixels high: A4 at 300 dots an inch."""
@@ -37,14 +38,15 @@ def new_sheet(
     """Yield a function that adds a strip; each page is written when it is full, and the last when the block ends.
 
     Args:
-        file: The first page; page 2 of ``out.png`` is ``out-2.png``.
+        file: The first page, PNG or JPEG by its suffix; page 2 of ``out.png`` is ``out-2.png``.
         layout: The model's, for the bars.
         places: Thumbnails per strip, the truth of a failure not counted.
         per_page: Strips on a page.
 
     Raises:
-        UsageError: A page cannot be written.
+        UsageError: The suffix is another one, or a page cannot be written.
     """
+    picture_format(file)
     images: list[Image.Image] = []
     pages = itertools.count(1)
 
@@ -73,10 +75,28 @@ def _write(file: Path, strips: Sequence[Image.Image]) -> None:
         if top:
             ImageDraw.Draw(sheet).line((16, top, sheet.width - 17, top), fill=canvas.REST)
         top += strip.height
-    save_png(sheet, file)
+    save_picture(sheet, file)
 
 
-def save_png(image: Image.Image, file: Path) -> None:
-    """Save a picture whole or not at all; raises UsageError where it cannot be written."""
+_FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    ".png": ("PNG", {"optimize": True}),
+    ".jpg": ("JPEG", {"quality": 90}),
+    ".jpeg": ("JPEG", {"quality": 90}),
+}
+
+
+def picture_format(file: Path) -> tuple[str, Mapping[str, Any]]:
+    """Pillow's name of the format that a file's suffix asks for, and how it is saved; raises UsageError on others."""
+    if file.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"The suffix of {file} is not that of a picture that can be written; want {', '.join(_FORMATS)}.",
+            "Give the file one of these suffixes.",
+        )
+    return _FORMATS[file.suffix.lower()]
+
+
+def save_picture(image: Image.Image, file: Path) -> None:
+    """Save a picture whole or not at all, in the format of its suffix; raises UsageError where that cannot be."""
+    kind, options = picture_format(file)
     with new_file(file, UsageError) as temporary:
-        image.save(temporary, "PNG", optimize=True)
+        image.save(temporary, kind, **options)

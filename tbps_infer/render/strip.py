@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
-from tbps_infer.render.marks import Verdict, verdict
+from tbps_infer.render.marks import NOTHING_FOUND, Verdict, verdict
+from tbps_infer.render.printable import printable_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,12 +63,14 @@ class Strip:
         hits: Best first.
         truth: The best right picture where none of the hits is right: the failure layout.
         picture: The query, where it is a picture.
+        warnings: What the model cannot read of the query, and why there are no hits.
     """
 
     label: str
     hits: tuple[Shown, ...]
     truth: Shown | None = None
     picture: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def shown(hit: Hit, rank: int, wanted: str | None) -> Shown:
@@ -132,7 +135,8 @@ def draw_strip(strip: Strip, layout: VectorLayout, places: int) -> Image.Image:
     else:
         canvas.draw_lines(draw, (MARGIN, top), lines, _TEXT)
     if not strip.hits:
-        canvas.draw_lines(draw, (tile_left(0, layout), top), ["No picture passes the filter."], _TEXT, canvas.SOFT)
+        reason = canvas.wrap(strip.warnings[-1] if strip.warnings else NOTHING_FOUND, 5 * THUMB[0], _TEXT, most=8)
+        canvas.draw_lines(draw, (tile_left(0, layout), top), reason, _TEXT, canvas.SOFT)
     for index, hit in enumerate(strip.hits):
         _draw_tile(image, draw, (tile_left(index, layout), top), hit, layout)
     if strip.truth is not None:
@@ -162,7 +166,7 @@ def _draw_tile(
         canvas.draw_bar(draw, beside, (_BARS - 4, 10), hit.split[name] / weights[name])
     for row, name in enumerate(name for name in weights if name not in parts):
         y = below + 24 + 14 * row
-        draw.text((left, y), canvas.printable(name)[:8], fill=canvas.SOFT, font=canvas.font(_SMALL))
+        draw.text((left, y), printable_line(name)[:8], fill=canvas.SOFT, font=canvas.font(_SMALL))
         canvas.draw_bar(draw, (left + 50, y + 2), (THUMB[0] - 50, 10), hit.split[name] / weights[name])
 
 

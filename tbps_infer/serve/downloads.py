@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import re
@@ -15,12 +14,12 @@ from typing import IO
 
 from tbps_infer.gallery import Hit
 from tbps_infer.layout import VectorLayout
+from tbps_infer.render.hits_csv import HitsCsv
 from tbps_infer.serve.failures import RefusedError
 
 __all__ = ["hits_csv", "hits_zip"]
 
 _MEMORY = 32 << 20
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -30,34 +29,34 @@ class _Label:
     label: str
     person: str | None = None
     image: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def hits_csv(hits: Sequence[Hit], layout: VectorLayout, pictures: Mapping[int, str] | None = None) -> str:
-    """A table of hits: rank, record, score, file, metadata columns, the score's shares.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe in front.
+def hits_csv(
+    hits: Sequence[Hit], layout: VectorLayout, columns: Sequence[str], pictures: Mapping[int, str] | None = None
+) -> str:
+    """A table of hits, as `tbps_infer.render.hits_csv.HitsCsv` writes it.
 
     Args:
         hits: Best first.
         layout: The model's.
-        pictures: Per record where its picture lies in the zip, or why it does not.
+        columns: The gallery's metadata columns.
+        pictures: Per record where its picture lies in the zip, or why it does not: the first column, where given.
     """
-    columns = list(dict.fromkeys(name for hit in hits for name in hit.metadata))
     out = io.StringIO()
-    writer = csv.writer(out)
-    given = [] if pictures is None else ["picture"]
-    writer.writerow(["rank", "record", "score", "path", *given, *columns, *layout.names])
+    table = HitsCsv(out, layout, columns, () if pictures is None else ("picture",))
     for rank, hit in enumerate(hits, start=1):
-        row = [rank, hit.record, f"{hit.score:.6f}", _escape_formula(str(hit.path))]
-        if pictures is not None:
-            row.append(pictures[hit.record])
-        row += [_escape_formula(hit.metadata.get(name)) for name in columns]
-        writer.writerow([*row, *(f"{hit.split[name]:.6f}" for name in layout.names)])
+        table.add(rank, hit, () if pictures is None else (pictures[hit.record],))
     return out.getvalue()
 
 
 def hits_zip(
-    hits: Sequence[Hit], hashes: Mapping[int, str], layout: VectorLayout, label: str, most: int
+    hits: Sequence[Hit],
+    hashes: Mapping[int, str],
+    layout: VectorLayout,
+    columns: Sequence[str],
+    label: str,
+    most: int,
 ) -> IO[bytes]:
     """A zip of ``hits.csv``, ``sheet.html`` and ``pictures/``; the caller closes it.
 
@@ -67,6 +66,7 @@ def hits_zip(
         hits: Best first.
         hashes: sha256 of each record's file.
         layout: The model's.
+        columns: The gallery's metadata columns.
         label: The query, as the sheet names it.
         most: The largest sum of the files, in bytes.
 
@@ -87,7 +87,7 @@ def hits_zip(
             total += len(data)
             states[hit.record] = f"pictures/{rank:03d}-{hit.record}-{_plain_name(hit.path)}"
             archive.writestr(states[hit.record], data, zipfile.ZIP_STORED)
-        archive.writestr("hits.csv", hits_csv(hits, layout, states).encode("utf-8", "replace"))
+        archive.writestr("hits.csv", hits_csv(hits, layout, columns, states))
         with tempfile.TemporaryDirectory() as folder:
             sheet = Path(folder) / "sheet.html"
             write_page(sheet, [(_Label(label), hits)], layout)
@@ -110,10 +110,3 @@ def _read_unchanged(path: Path, sha256: str, most: int) -> bytes | None:
 def _plain_name(path: Path) -> str:
     """A file's name that no program that unpacks the zip can misread."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", path.name).lstrip(".") or "picture"
-
-
-def _escape_formula(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    text = value.encode("utf-8", "replace").decode()
-    return f"'{text}" if text.startswith(_FORMULA) else text

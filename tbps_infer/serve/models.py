@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from tbps_infer.errors import TbpsError
+from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.gallery import Filter
 from tbps_infer.gallery.columns import Value
+from tbps_infer.queries import plain_sentence
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.options import Limits
 
@@ -70,6 +71,7 @@ class SearchRequest(_Strict):
     k: Annotated[int, Field(ge=1)] = 24
     per_id: bool = False
     min_score: Finite | None = None
+    strict: bool = Field(default=False, description="Refuse a sentence that the model cannot read in full.")
     filter: FilterRequest = FilterRequest()
 
     def check(self, limits: Limits) -> None:
@@ -89,8 +91,10 @@ class SearchRequest(_Strict):
                     f"A sentence has {len(text)} characters, and the limit is {limits.text_characters}.",
                     "Describe the person in a sentence or two.",
                 )
-            if not text.strip() or (not text.isprintable() and not text.replace("\n", " ").isprintable()):
-                raise RefusedError(422, "A sentence is empty or holds control characters.", "Describe the person.")
+            try:
+                plain_sentence(text)
+            except UsageError as error:
+                raise RefusedError(422, error.message, error.hint) from error
         if not (self.texts or self.pictures or self.like):
             raise RefusedError(
                 422, "A query needs a sentence or a picture.", "Describe the person who is looked for."
@@ -132,6 +136,7 @@ class SearchReply(BaseModel):
     """Hits, best first."""
 
     hits: list[HitReply]
+    warnings: list[str] = Field(description="What the model cannot read of the sentences; why there are no hits.")
     searched: int = Field(description="Records that passed the filter.")
     total: int = Field(description="Records in the gallery.")
     method: str

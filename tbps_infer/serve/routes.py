@@ -18,8 +18,9 @@ from starlette.responses import Response, StreamingResponse
 
 from tbps_infer.errors import FilterError, ImageError
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Filter, Record
+from tbps_infer.gallery import Filter, Record, why_nothing
 from tbps_infer.gallery.columns import Value
+from tbps_infer.queries import plain_sentence
 from tbps_infer.serve.downloads import hits_csv, hits_zip
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.models import (
@@ -54,7 +55,13 @@ router = APIRouter()
 async def search(asked: SearchRequest, request: Request) -> Response:
     """Find the people that a query describes."""
     service = service_of(request)
-    answer = await _search(service, await _job(service, asked))
+    job = await _job(service, asked)
+    warnings = await run_in_threadpool(service.searcher.text_warnings, (*job.texts, *job.exclude))
+    if warnings and asked.strict:
+        raise RefusedError(422, " ".join(warnings), "Describe the person in other words, or without strict.")
+    answer = await _search(service, job)
+    if not answer.hits:
+        warnings = (*warnings, await run_in_threadpool(_why_nothing, service, job))
     hits = [
         HitReply.model_construct(
             record=hit.record,
@@ -69,6 +76,7 @@ async def search(asked: SearchRequest, request: Request) -> Response:
     # Built here of values that have these types, so nothing is validated: that took longer than the search.
     reply = SearchReply.model_construct(
         hits=hits,
+        warnings=list(map(_text, warnings)),
         searched=answer.searched,
         total=service.searcher.gallery.count,
         method=answer.method,
@@ -135,7 +143,8 @@ async def attention(record: RecordPath, asked: AttentionRequest, request: Reques
         raise RefusedError(404, "The model shows no attention.", "Export its bundle again with --with-attention.")
     SearchRequest(texts=[asked.text]).check(service.options.limits)
     found = await _record(service, record)
-    return Response(await _in_pool(service, _attention_png, graphs, found, asked.text), media_type="image/png")
+    text = plain_sentence(asked.text)
+    return Response(await _in_pool(service, _attention_png, graphs, found, text), media_type="image/png")
 
 
 @router.post("/api/v1/export", response_class=Response)
@@ -153,14 +162,15 @@ async def export(asked: ExportRequest, request: Request) -> Response:
     if missing:
         raise RefusedError(404, f"There is no record {min(missing)}.", "It may have been removed; search again.")
     layout = service.searcher.facts.layout
-    if asked.format == "csv":
-        table = hits_csv(answer.hits, layout).encode("utf-8", "replace")
-        return Response(table, media_type="text/csv", headers=_download("hits.csv"))
     with service.searcher.gallery.snapshot() as snapshot:
+        names = list(snapshot.gallery.columns)
+        if asked.format == "csv":
+            table = hits_csv(answer.hits, layout, names)
+            return Response(table, media_type="text/csv", headers=_download("hits.csv"))
         details = await run_in_threadpool(snapshot.gallery.details, np.array(chosen, dtype=np.int64))
     hashes = {number: record.stamp.sha256 for number, record in details.items()}
     most = service.options.limits.export_bytes
-    archive = await run_in_threadpool(hits_zip, answer.hits, hashes, layout, _label(asked.search), most)
+    archive = await run_in_threadpool(hits_zip, answer.hits, hashes, layout, names, _label(asked.search), most)
     return StreamingResponse(_pieces(archive), media_type="application/zip", headers=_download("hits.zip"))
 
 
@@ -179,10 +189,10 @@ async def _job(service: Service, asked: SearchRequest) -> SearchJob:
     facts, pixels = service.searcher.facts.preprocessing, service.options.limits.picture_pixels
     crops = [await _in_pool(service, decode_example, _from_base64(text), facts, pixels) for text in asked.pictures]
     return SearchJob(
-        texts=tuple(text.strip() for text in asked.texts),
+        texts=tuple(map(plain_sentence, asked.texts)),
         crops=np.concatenate(crops) if crops else None,
         like=tuple(asked.like),
-        exclude=tuple(text.strip() for text in asked.exclude),
+        exclude=tuple(map(plain_sentence, asked.exclude)),
         image_weight=asked.image_weight,
         exclude_weight=asked.exclude_weight,
         k=asked.k,
@@ -198,6 +208,11 @@ async def _search(service: Service, job: SearchJob) -> SearchAnswer:
         return await asyncio.wait_for(future, service.options.batch.answer_seconds)
     except asyncio.TimeoutError:
         raise RefusedError(503, "The query waited too long.", "Ask again later.", retry_after_s=5) from None
+
+
+def _why_nothing(service: Service, job: SearchJob) -> str:
+    with service.searcher.gallery.snapshot() as snapshot:
+        return why_nothing(snapshot.gallery, job.where, job.options.min_score)
 
 
 async def _picture(request: Request, number: int, kind: Literal["thumbnail", "picture"]) -> Response:

@@ -121,6 +121,10 @@ class Searcher:
         """Whether the model has answered."""
         return self._warm is not None and self._warm.done() and self._warm.exception() is None
 
+    def text_warnings(self, sentences: Sequence[str]) -> tuple[str, ...]:
+        """What of some sentences the model cannot take in."""
+        return self._encoder.text_warnings(sentences)
+
     def warm_up(self) -> Future[SearchAnswer]:
         """Run all that later queries will use, then ask once; until that is answered the server is not ready."""
         if self._warm is None:

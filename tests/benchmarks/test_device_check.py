@@ -14,6 +14,7 @@ from fake_memory import FakeMemory
 from tbps_infer.benchmarks import device_check
 from tbps_infer.benchmarks.device_check import SECTIONS, Section, main
 from tbps_infer.benchmarks.device_report import Outcome, report_text, summary_lines
+from tbps_infer.benchmarks.device_sections import engine_runner
 from tbps_infer.benchmarks.device_sections.context import checked, noted, skipped, timed
 from tbps_infer.benchmarks.device_sections.memory import memory_facts
 from tbps_infer.benchmarks.device_sections.search import stage_facts
@@ -50,6 +51,54 @@ def test_a_search_that_finds_the_same_passes_and_one_that_does_not_is_told() -> 
         assert all(fact["read_gb_per_s"] > 0 for fact in facts if "timed" in fact)
         other = StoredVectors(vectors.values[::-1].copy())
         assert not next(stage_facts(stage, other, queries, samples=1))["ok"]
+
+
+class KernelMemory(FakeMemory):
+    """A fake GPU with the stand-in kernel in numpy: it runs late, and signs the scratch memory as the kernel does."""
+
+    def load_kernels(self, source: str, names: Sequence[str]) -> list[Any]:
+        assert (source, tuple(names)) == (engine_runner.SOURCE, ("embed",))
+        return list(names)
+
+    def launch_kernel(self, kernel: Any, grid: int, block: int, argument: bytes, stream: int) -> None:
+        pixels, out, scratch, numbers, dim, signature, _spin = engine_runner.ARGUMENT.unpack(argument)
+        assert (kernel, block % 32) == ("embed", 0)
+
+        def work() -> None:
+            self.bytes_at(scratch, 4 * grid).view(np.uint32)[:] = signature + np.arange(grid)
+            items = self.bytes_at(pixels, grid * numbers).reshape(grid, numbers)
+            self.bytes_at(out, 4 * grid * dim).view(np.float32)[:] = engine_runner.reference(items, dim).reshape(-1)
+
+        self.put(stream, work)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_the_runner_passes_over_a_kernel_that_is_right(graphs: bool) -> None:
+    memory = KernelMemory(has_graphs=graphs)
+    facts = list(engine_runner.runner_facts(memory, spin=0, samples=3))
+    assert [fact["ok"] for fact in facts if "ok" in fact] == [True, True]
+    assert len([fact for fact in facts if "timed" in fact]) == 3
+    assert (memory.launches > 0) is graphs
+    assert memory.closed
+    assert memory.held == 0
+
+
+def test_the_runner_does_not_pass_when_outputs_are_read_too_early() -> None:
+    class Hasty(KernelMemory):
+        def wait_host(self, event: Any) -> None:
+            del event
+
+    facts = list(engine_runner.runner_facts(Hasty(), spin=0, samples=0))
+    assert not all(fact["ok"] for fact in facts)
+
+
+def test_the_stand_in_kernel_compiles(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("there is no nvcc")
+    file = tmp_path / "embed.cu"
+    file.write_text(engine_runner.SOURCE)
+    subprocess.run([nvcc, "-arch=sm_90", "-ptx", "-o", str(tmp_path / "embed.ptx"), str(file)], check=True)
 
 
 def test_a_section_that_crashes_or_hangs_costs_the_others_nothing(

@@ -26,6 +26,7 @@ class _Query:
     label: str
     person: str | None = None
     image: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def _hit(path: Path, record: int = 1, **metadata: str | int) -> Hit:
@@ -85,7 +86,7 @@ def test_thumbnails_are_the_pictures(tmp_path: Path, picture: Path) -> None:
 def test_bars_are_shares_of_what_a_segment_can_give(tmp_path: Path, picture: Path) -> None:
     page = _write(tmp_path / "page.html", [(_Query("a man"), [_hit(picture)])])
     bars = re.findall(r"<dt>([^<]+)</dt><dd title=\"[^\"]+\"><i style=\"width:(\d+)%\">", page)
-    assert bars == [("global", "75"), ("part 0", "100"), ("part 1", "0")]
+    assert bars == [("global", "75"), ("fine.0", "100"), ("fine.1", "0")]
 
 
 @pytest.mark.parametrize("evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b"])
@@ -151,3 +152,11 @@ def test_an_error_of_the_search_is_not_one_of_the_page(tmp_path: Path) -> None:
     with pytest.raises(PermissionError, match="the gallery's"):
         write_page(tmp_path / "page.html", failing(), LAYOUT)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_is_shown_as_text_and_warnings_above_the_hits(tmp_path: Path, picture: Path) -> None:
+    query = _Query("a man", warnings=("The model does not know <b>.",))
+    page = _write(tmp_path / "page.html", [(query, [_hit(picture, camera="cam_a", note="\u202e<i>")])])
+    assert '<dl class="facts"><dt>camera</dt><dd>cam_a</dd><dt>note</dt><dd>\\u202e&lt;i&gt;</dd></dl>' in page
+    assert '<p class="empty">The model does not know &lt;b&gt;.</p>' in page
+    assert "No picture passes" not in page

@@ -118,3 +118,17 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path, pictures: 
     strip = Strip("a man", (_shown(pictures[0], 1, "right"),))
     with pytest.raises(UsageError, match="cannot be written"):
         write_sheet(tmp_path / "missing" / "out.png", [strip], LAYOUT, 1)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("out.png", "PNG"), ("out.jpg", "JPEG"), ("out.JPEG", "JPEG")])
+def test_the_suffix_is_the_format(tmp_path: Path, pictures: list[Path], name: str, kind: str) -> None:
+    write_sheet(tmp_path / name, [Strip("a man", (_shown(pictures[0], 1, "right"),))], LAYOUT, 1)
+    with Image.open(tmp_path / name) as image:
+        assert image.format == kind
+
+
+def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    strips = iter([Strip("a man", ())])
+    with pytest.raises(UsageError, match=r"want \.png, \.jpg, \.jpeg"):
+        write_sheet(tmp_path / "out.gif", strips, LAYOUT, 1)
+    assert next(strips).label == "a man"

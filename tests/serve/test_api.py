@@ -183,6 +183,30 @@ def test_the_table_and_the_zip_hold_the_chosen_hits(world: World, client: TestCl
     assert SCRIPT not in sheet and sheet.count("<li") == 3 and "a hat" in sheet
 
 
+def test_metadata_has_one_form_in_both_tables(world: World, client: TestClient) -> None:
+    search = {"texts": ["a hat"], "k": COUNT}
+    asked = {"format": "csv", "records": [_record(world, "001.png")], "search": search}
+    head = client.post("/api/v1/export", json=asked).text.splitlines()[0]
+    assert head == "rank,record,score,path,id,camera,time,note,global,coarse,fine.0,fine.1"
+
+
+def test_what_the_model_cannot_read_is_told_and_strict_refuses(client: TestClient) -> None:
+    found = _search(client, texts=["a hat 穿"], exclude=["🎒"])
+    unknown, nothing = found["warnings"]
+    assert "'穿'" in unknown and "'🎒'" in nothing
+    answer = client.post("/api/v1/search", json={"texts": ["a hat 穿"], "strict": True})
+    assert answer.status_code == 422 and answer.json()["error"]["message"] == unknown
+    plain = _search(client, texts=["a hat"], strict=True)
+    assert plain["warnings"] == []
+    for pasted in ("a\u00a0hat", "a\that", "a\u3000hat", "a h\u00adat", "a \u200dhat"):
+        assert _search(client, texts=[pasted], strict=True)["hits"] == plain["hits"]
+
+
+def test_an_empty_result_names_what_there_is(client: TestClient) -> None:
+    found = _search(client, texts=["a hat"], filter={"camera": ["cam9"]})
+    assert (found["hits"], found["warnings"]) == ([], ["No picture has camera cam9; there are cam_a, cam_b."])
+
+
 def test_a_gallery_that_grows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(live, "_OPENING_SHARE", 1e9)

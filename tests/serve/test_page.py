@@ -169,8 +169,16 @@ def test_filters_narrow_and_clear(page: Page) -> None:
     page.press("#where", "Enter")
     page.wait_for_selector("#empty:not([hidden])")
     assert page.inner_text("#filters-count") == "3"
+    assert page.inner_text("#warnings") == "No picture satisfies camera, before, where together."
     page.click("#empty-clear")
     _until(page, "document.querySelectorAll('.hit').length === 24")
+
+
+def test_what_the_model_cannot_read_is_told(page: Page) -> None:
+    _search(page, "a hat 穿")
+    assert page.inner_text("#warnings") == "The model does not know '穿'; the search ignores its meaning."
+    _search(page, "a hat")
+    _until(page, "document.querySelector('#warnings').childElementCount === 0")
 
 
 def test_a_filter_that_makes_no_sense_is_explained(page: Page) -> None:

@@ -246,6 +246,7 @@ async function addPicture(file) {
 
 function only(shown) {
   for (const id of ["start", "empty", "failure"]) $(id).hidden = id !== shown;
+  $("warnings").replaceChildren();
   if (shown) {
     $("hits").replaceChildren();
     state.hits = [];
@@ -278,6 +279,7 @@ function showHits(found, milliseconds) {
   showWeights();
   only(found.hits.length ? null : "empty");
   $("empty-clear").hidden = !filtersUsed();
+  $("warnings").replaceChildren(...found.warnings.map((text) => make("li", "warning", text)));
   showBelow(found.hits.length ? "status" : "empty");
   const among = found.searched === found.total ? number(found.total) : `${number(found.searched)} that pass the filters`;
   $("status").textContent = found.hits.length
@@ -455,8 +457,7 @@ function partRow(segment, share) {
   const row = make("li");
   const part = /^fine\.(\d+)$/.exec(segment.name);
   row.tabIndex = part ? 0 : -1;
-  const name = part ? `part ${Number(part[1]) + 1}` : segment.name;
-  row.append(make("span", "", name), bar(share / segment.weight), make("span", "", `${share.toFixed(3)} of ${segment.weight.toFixed(3)}`));
+  row.append(make("span", "", segment.name), bar(share / segment.weight), make("span", "", `${share.toFixed(3)} of ${segment.weight.toFixed(3)}`));
   if (part) {
     const count = state.about.segments.filter((each) => each.name.startsWith("fine.")).length;
     const show = () => showStripe(Number(part[1]), count);
