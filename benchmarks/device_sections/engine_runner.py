@@ -1,8 +1,8 @@
 """The runner of engines over a kernel of ours in an engine's place, on GPUs that TensorRT cannot be had for.
 
-The kernel has TensorRT's rules: work goes on the stream it is given, addresses and shapes belong to a context, and all
-contexts share scratch memory. It signs that memory, works for a while, and looks whether its signature is still there:
-two runs at once, or one that begins before its inputs have arrived, give wrong numbers.
+The kernel keeps TensorRT's rules: work goes on the stream it is given, addresses and shapes belong to a context, and
+all contexts share scratch memory. It signs that memory, works for a while, and looks whether its signature is still
+there. Two runs at once, or one that begins before its inputs have arrived, give wrong numbers.
 """
 
 from __future__ import annotations
