@@ -78,7 +78,8 @@ def reference(pixels: NDArray[np.uint8], dim: int = _DIM) -> NDArray[np.float32]
     """What the kernel gives for pixels uint8 ``[n, …]``: float32 ``[n, dim]``."""
     flat = pixels.reshape(len(pixels), -1).astype(np.int64)
     weights = (np.arange(flat.shape[1])[None, :] + np.arange(dim)[:, None]) % 7 + 1
-    return ((flat @ weights.T) & 0xFFFFFF).astype(np.float32)
+    sums: NDArray[np.int64] = (flat @ weights.T) & 0xFFFFFF
+    return sums.astype(np.float32)
 
 
 def facts(context: SectionContext) -> Iterator[Fact]:
