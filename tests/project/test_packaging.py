@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from places import ROOT
 
 from tbps_infer import __version__
@@ -86,7 +88,9 @@ def test_extras_bring_what_their_commands_need(wheel: Path) -> None:
         brought = brought_by((extra,), "x86_64", metadata)
         assert "pycuda" not in brought
         assert not {"onnxruntime", "onnxruntime-gpu"} <= brought
-    oldest = {Requirement(text).specifier for text in metadata.get_all("Requires-Dist", ()) if "cuda-bindings" in text}
+    oldest = {
+        Requirement(text).specifier for text in metadata.get_all("Requires-Dist", ()) if "cuda-bindings" in text
+    }
     assert [str(each) for each in oldest] == [">=12.9.1"]
 
 

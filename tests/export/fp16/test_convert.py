@@ -398,7 +398,13 @@ def test_a_product_can_be_added_up_in_fp32_between_halves() -> None:
     graph, report = convert_model(fp32, options)
     assert precisions(graph) == {"n_a": "fp16", "n_b": "fp16", "n_c": "fp32", "n_y": "fp16"}
     assert (report.fp32_accumulations, report.fp16_nodes, report.rounded_tensors) == (1, 4, 1)
-    assert casts(graph) == [("input", "fp16"), ("Relu", "fp32"), ("input", "fp32"), ("MatMul", "fp16"), ("Relu", "fp32")]
+    assert casts(graph) == [
+        ("input", "fp16"),
+        ("Relu", "fp32"),
+        ("input", "fp32"),
+        ("MatMul", "fp16"),
+        ("Relu", "fp32"),
+    ]
     usual, _ = convert_model(fp32, RULES)
     given = rng.normal(size=(8, 4)).astype(np.float32)
     # The emulation adds up in FP32 anyway, so the two must agree to the last bit there.
