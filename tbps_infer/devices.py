@@ -10,10 +10,14 @@ from typing import Literal, get_args
 from tbps_infer.errors import UsageError
 from tbps_infer.tensorrt.flavours import FlavourName
 
-__all__ = ["BACKENDS", "BackendName", "Device", "installed_versions"]
+__all__ = ["BACKENDS", "MEMORY_KINDS", "BackendName", "Device", "MemoryKind", "installed_versions"]
 
 BackendName = Literal["onnxruntime", FlavourName, "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+MemoryKind = Literal["cuda-bindings", "pycuda"]
+MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+"""The packages that call CUDA for engines, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ class Driver:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     driver = Driver()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
     use_version(monkeypatch, "12.9.10")
     yield driver
     assert +driver.contexts == Counter(), "a thread's stack was left with a context"
