@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tbps_infer.benchmarks.environment import Environment, record_environment
 from tbps_infer.bundle import Bundle
+from tbps_infer.devices import MemoryKind
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, BenchmarkError, FeedError, VerificationError
 from tbps_infer.evaluation.metrics import QueryMetrics
 from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners import BackendName, RunOptions
-from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.verification.agreement import Agreement, Embedded, agreement
 from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, MemoryKind
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.model_facts import PRECISIONS, Branch, Precision
 from tbps_infer.runners import BackendName, Runner, RunOptions, open_model, open_runner
 from tbps_infer.runners.protocol import DeviceTimes, Feeds
-from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 
 if TYPE_CHECKING:

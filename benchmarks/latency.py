@@ -21,11 +21,10 @@ from tbps_infer.benchmarks.peak_memory import PeakTask
 from tbps_infer.benchmarks.samples import SampleFile, Samples
 from tbps_infer.benchmarks.stages import Material, encode_arms, open_material, stage_arms
 from tbps_infer.cores import usable_cores
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, MemoryKind
 from tbps_infer.errors import BackendError, BenchmarkError, UsageError, VerificationError
 from tbps_infer.model_facts import BRANCHES, PRECISIONS, Branch, Precision
 from tbps_infer.runners import Runner
-from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.verification.golden import golden_cosine
 from tbps_infer.verification.tolerances import GOLDEN_COSINE
 

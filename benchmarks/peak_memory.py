@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tbps_infer.benchmarks.backends import Choice, Models, open_choice
-from tbps_infer.devices import Device
+from tbps_infer.devices import Device, MemoryKind
 from tbps_infer.errors import BenchmarkError
 from tbps_infer.model_facts import Branch
-from tbps_infer.tensorrt.device_memory import MemoryKind, find_gpu
+from tbps_infer.tensorrt.device_memory import find_gpu
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.samples import prepare_samples, synthetic_samples
 

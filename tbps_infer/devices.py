@@ -10,13 +10,26 @@ from typing import Literal, get_args
 from tbps_infer.errors import UsageError
 from tbps_infer.tensorrt.flavours import FlavourName
 
-__all__ = ["BACKENDS", "SEARCH_BACKENDS", "BackendName", "Device", "SearchBackend", "installed_versions"]
+__all__ = [
+    "BACKENDS",
+    "MEMORY_KINDS",
+    "SEARCH_BACKENDS",
+    "BackendName",
+    "Device",
+    "MemoryKind",
+    "SearchBackend",
+    "installed_versions",
+]
 
 BackendName = Literal["onnxruntime", FlavourName, "torch"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 SearchBackend = Literal["auto", "kernel", "onnxruntime"]
 SEARCH_BACKENDS: tuple[SearchBackend, ...] = get_args(SearchBackend)
+
+MemoryKind = Literal["cuda-bindings", "pycuda"]
+MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+"""The packages that call CUDA for engines, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)

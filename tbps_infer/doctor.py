@@ -18,13 +18,13 @@ import numpy as np
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.cores import usable_cores
-from tbps_infer.devices import installed_versions
+from tbps_infer.devices import MemoryKind, installed_versions
 from tbps_infer.errors import BackendError, TbpsError
 from tbps_infer.host_memory import memory_info
 from tbps_infer.images import load_crop
 from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
-from tbps_infer.tensorrt.device_memory import DeviceMemory, MemoryKind, find_gpu, open_memory
+from tbps_infer.tensorrt.device_memory import DeviceMemory, find_gpu, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts

@@ -9,8 +9,9 @@ from dataclasses import asdict
 import numpy as np
 
 from tbps_infer.benchmarks.device_sections.context import Fact, SectionContext, checked, skipped
+from tbps_infer.devices import MEMORY_KINDS
 from tbps_infer.errors import BackendError
-from tbps_infer.tensorrt.device_memory import MEMORY_KINDS, DeviceMemory, device_of, open_memory
+from tbps_infer.tensorrt.device_memory import DeviceMemory, device_of, open_memory
 
 __all__ = ["facts", "memory_facts"]
 

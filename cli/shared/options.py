@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from tbps_infer.devices import BACKENDS, SEARCH_BACKENDS
+from tbps_infer.devices import BACKENDS, MEMORY_KINDS, SEARCH_BACKENDS
 from tbps_infer.model_facts import PRECISIONS
-from tbps_infer.tensorrt.device_memory import MEMORY_KINDS
 
 __all__ = [
     "EXISTING",

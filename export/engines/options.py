@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tbps_infer.devices import MemoryKind
 from tbps_infer.errors import UsageError
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions
 from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts, Precision
-from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings
 

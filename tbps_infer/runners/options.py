@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbps_infer.devices import BACKENDS, BackendName, Device
+from tbps_infer.devices import BACKENDS, BackendName, Device, MemoryKind
 from tbps_infer.errors import UsageError
 from tbps_infer.model_facts import PRECISIONS, Precision
-from tbps_infer.tensorrt.device_memory import MemoryKind
 from tbps_infer.tensorrt.flavours import FLAVOURS
 
 __all__ = ["RunOptions"]

@@ -9,18 +9,17 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.devices import MEMORY_KINDS, MemoryKind
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.tensorrt.gpus import GpuFacts
 
-__all__ = ["MEMORY_KINDS", "DeviceMemory", "MemoryKind", "device_of", "find_gpu", "open_memory", "why_no_gpu"]
+__all__ = ["DeviceMemory", "device_of", "find_gpu", "open_memory", "why_no_gpu"]
 
-MemoryKind = Literal["cuda-bindings", "pycuda"]
-MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 _logger = logging.getLogger(__name__)
 _MODULES: dict[MemoryKind, str] = {"cuda-bindings": "cuda.bindings", "pycuda": "pycuda"}
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("data", "gallery.columns", "gallery.times"),
     ("evaluation",),
     ("sources", "queries"),
-    ("bundle", "runners.protocol"),
+    ("bundle", "runners.options", "runners.protocol"),
     ("reference", "runners.buckets", "text"),
     ("families", "tensorrt", "training"),
     ("runners",),

@@ -408,3 +408,9 @@ def test_a_runner_on_another_device_leaves_the_checkpoints_modules_where_they_ar
     assert moved["image"].model is moved["text"].model  # one copy for both branches
     assert not any(module.training for module in moved["image"].modules())
     np.testing.assert_array_equal(on_cpu.run(feeds)["image_embedding"], before)
+
+
+def test_a_memory_is_chosen_for_engines_alone() -> None:
+    assert RunOptions("tensorrt", "cuda", memory="pycuda").memory == "pycuda"
+    with pytest.raises(UsageError, match="the backend onnxruntime has memory of its own"):
+        RunOptions(memory="pycuda")

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -17,12 +17,13 @@ import pytest
 from fake_memory import FakeMemory
 from no_driver import without_driver
 from numpy.typing import NDArray
+from text_files import write_files
 
 from tbps_infer.errors import BackendError, UsageError
-from tbps_infer.tensorrt import cuda_memory, device_memory
+from tbps_infer.tensorrt import cuda_memory, device_memory, pycuda_memory
 from tbps_infer.tensorrt.cuda_memory import CudaMemory
 from tbps_infer.tensorrt.device_memory import DeviceMemory, device_of, find_gpu, open_memory
-from tbps_infer.tensorrt.gpus import GpuFacts, version_text
+from tbps_infer.tensorrt.gpus import DeviceAttributes, GpuFacts, version_text
 from tbps_infer.tensorrt.pycuda_memory import PycudaMemory
 
 MEMBERS = {name for name in vars(DeviceMemory) if not name.startswith("_")}
@@ -228,6 +229,82 @@ def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     with pytest.raises(BackendError, match="cuda-bindings cannot be imported"):
         open_memory(0)
+
+
+class Opened:
+    """A memory that opens where it was not told to fail."""
+
+    name = "pycuda"
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+@pytest.fixture
+def broken_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both packages are installed, and cuda-bindings does not open."""
+
+    def fail(_index: int) -> None:
+        raise BackendError("CUDA could not start: error 35.", "Install another.")
+
+    monkeypatch.setattr(device_memory, "_installed", lambda _module: True)
+    monkeypatch.setattr(cuda_memory, "CudaMemory", fail)
+    monkeypatch.setattr(pycuda_memory, "PycudaMemory", Opened)
+
+
+@pytest.mark.usefixtures("broken_bindings")
+def test_the_second_memory_is_tried_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert open_memory(0).name == "pycuda (since cuda-bindings failed)"
+    assert (
+        "pycuda is used, since cuda-bindings failed: CUDA could not start: error 35. Install another." in caplog.text
+    )
+    assert open_memory(0, "pycuda").name == "pycuda"
+    with pytest.raises(BackendError, match="error 35"):  # what was asked for is not replaced
+        open_memory(0, "cuda-bindings")
+
+
+@pytest.mark.usefixtures("broken_bindings")
+def test_when_no_memory_opens_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_index: int) -> None:
+        raise BackendError("pycuda cannot be imported: no headers.")
+
+    monkeypatch.setattr(pycuda_memory, "PycudaMemory", fail)
+    with pytest.raises(BackendError, match=r"error 35\. pycuda cannot be imported: no headers\.") as caught:
+        open_memory(0)
+    assert caught.value.hint == "Install another."
+    assert find_gpu() is None
+
+
+@pytest.mark.parametrize(
+    ("multiprocessors", "gib", "name"),
+    [
+        (4, 3.4, "Jetson Orin Nano 4GB"),
+        (8, 7.4, "Jetson Orin Nano or NX 8GB"),
+        (8, 15.3, "Jetson Orin NX 16GB"),
+        (14, 29.9, "Jetson AGX Orin 32GB"),
+        (16, 61.4, "Jetson AGX Orin 64GB"),
+        (16, 29.9, "Orin"),  # none that is known
+    ],
+)
+def test_boards_of_one_name_are_told_apart(tmp_path: Path, multiprocessors: int, gib: float, name: str) -> None:
+    write_files(tmp_path, {"proc/meminfo": "MemTotal: 9000 kB\nMemFree:  1000 kB\nMemAvailable:  5000 kB\n"})
+    memory = (1 << 20, int(gib * (1 << 30)))
+    found = DeviceAttributes("Orin", (8, 7), multiprocessors, True, memory).interpreted(12060, "12.9", tmp_path)
+    assert (found.name, found.free_bytes, found.memory_bytes) == (name, 5000 * 1024, memory[1])
+    assert found.multiprocessors == multiprocessors
+
+
+def test_a_card_with_memory_of_its_own_keeps_its_name_and_cudas_figures(tmp_path: Path) -> None:
+    write_files(tmp_path, {"proc/meminfo": "MemAvailable:  5000 kB\n"})
+    attributes = DeviceAttributes("NVIDIA L4", (8, 9), 58, False, (20 << 30, 22 << 30))
+    assert attributes.interpreted(13000, "13.5", tmp_path) == GpuFacts(
+        "NVIDIA L4", "sm89", 22 << 30, 20 << 30, "13.0", "13.5", 58
+    )
+
+
+def test_engines_of_a_larger_board_are_another_kind() -> None:
+    small = GpuFacts("Orin", "sm87", 8 << 30, 1 << 30, "12.6", "12.6", 8)
+    assert not small.same_kind(replace(small, multiprocessors=16))
 
 
 def test_gpus_have_names_for_folders_and_versions_are_read() -> None:
