@@ -31,7 +31,7 @@ from typing import TextIO
 
 from tbps_infer.atomic import write_text
 from tbps_infer.benchmarks.device_report import Outcome, is_failure, report_text, summary_lines
-from tbps_infer.benchmarks.device_sections.context import Fact, SectionContext
+from tbps_infer.benchmarks.device_sections.context import Fact, SectionContext, skipped
 from tbps_infer.errors import TbpsError
 
 __all__ = ["SECTIONS", "Section", "main"]
@@ -87,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_section(chosen: argparse.Namespace) -> int:
     """Run one section in this process, and print its facts as lines of JSON."""
-    module = importlib.import_module(f"tbps_infer.benchmarks.device_sections.{chosen.section}")
     context = SectionContext.of(
         work=chosen.work,
         bundle=chosen.bundle,
@@ -95,8 +94,13 @@ def _run_section(chosen: argparse.Namespace) -> int:
         device="cpu" if chosen.cpu else chosen.device,
     )
     try:
+        module = importlib.import_module(f"tbps_infer.benchmarks.device_sections.{chosen.section}")
         for fact in module.facts(context):
             print(json.dumps(fact, default=str), flush=True)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("tbps_infer"):
+            raise
+        print(json.dumps(skipped(f"the package {error.name} is not installed")), flush=True)
     except TbpsError as error:
         print(json.dumps({"check": "the section ends", "ok": False, "error": str(error)}), flush=True)
     return 0

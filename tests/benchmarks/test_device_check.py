@@ -131,6 +131,16 @@ def test_a_check_that_fails_is_said_and_is_the_exit_status(
     assert "is not a bundle" in (tmp_path / "report.md").read_text()
 
 
+def test_a_section_whose_package_is_missing_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lightning_fabric.py").write_text("import lightning_fabric_is_not_here")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(device_check, "SECTIONS", (Section("training", 60),))
+    assert main(["-o", str(tmp_path / "report"), "--cpu"]) == 0
+    assert "the package lightning_fabric_is_not_here is not installed" in capsys.readouterr().out
+
+
 def test_sections_without_time_left_are_no_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
