@@ -28,9 +28,11 @@ from tbps_infer.gallery.records import (
     connect_reader,
     current_generation,
     damaged_records,
+    is_current_schema,
     metadata_columns,
     sqlite_errors,
 )
+from tbps_infer.gallery.roots import PATH_SQL
 from tbps_infer.gallery.search.device import DeviceScan
 from tbps_infer.gallery.search.graph import Graph
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
@@ -44,7 +46,7 @@ __all__ = ["Gallery", "Record"]
 
 _READ_BYTES = 8 << 20
 _OPEN_ATTEMPTS = 5
-_RECORD_COLUMNS = ("record", "path", "tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256")
+_RECORD_COLUMNS = ("tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256")
 
 _Index = TypeVar("_Index", Sketch, Graph)
 
@@ -83,6 +85,8 @@ class Gallery:
         self._lock = threading.Lock()
         self.columns = metadata_columns(connection)
         self.generation = current_generation(connection)
+        self._is_current = is_current_schema(connection)
+        self._path_sql = PATH_SQL if self._is_current else "path"
         self._mapped = mapped
         self._indexes: dict[str, Any] = {}
         self._devices: dict[Device, DeviceScan] = {}
@@ -163,8 +167,38 @@ class Gallery:
     @property
     def rejects(self) -> list[Reject]:
         """The pictures that could not be embedded, by path."""
-        rows = self._fetch("SELECT path, reason FROM reject ORDER BY path")
+        rows = self._fetch(f"SELECT {self._path_sql} AS whole, reason FROM reject ORDER BY whole")
         return [Reject(Path(path), reason) for path, reason in rows]
+
+    @property
+    def unreachable(self) -> list[Reject]:
+        """The records whose pictures could not be read when they were last looked at, and why; by path."""
+        if not self._is_current:
+            return []
+        rows = self._fetch(
+            f"SELECT {self._path_sql} AS whole, tbps_unreachable FROM record "
+            "WHERE tbps_unreachable IS NOT NULL ORDER BY whole"
+        )
+        return [Reject(Path(path), reason) for path, reason in rows]
+
+    @property
+    def tombstones(self) -> int:
+        """How many removed pictures embedding leaves out."""
+        return int(self._fetch("SELECT count(*) FROM tombstone")[0][0]) if self._is_current else 0
+
+    @property
+    def roots(self) -> dict[Path, int]:
+        """The folders that paths are recorded relative to, with the number of records below each."""
+        if not self._is_current:
+            return {}
+        rows = self._fetch(
+            "SELECT folder, (SELECT count(*) FROM record WHERE tbps_root = root) FROM root ORDER BY folder"
+        )
+        return {Path(folder): count for folder, count in rows}
+
+    def missing_roots(self) -> dict[Path, int]:
+        """Those of `roots` that are not there now and have records: pictures that moved, or a disk that is away."""
+        return {folder: count for folder, count in self.roots.items() if count and not folder.is_dir()}
 
     def require_model(self, model: ModelFacts) -> None:
         """Raise ModelMismatchError unless the gallery was embedded by this very model."""
@@ -352,7 +386,8 @@ class Gallery:
 
     @property
     def _select_records(self) -> str:
-        return f"SELECT {', '.join(map(quoted, (*_RECORD_COLUMNS, *self.columns)))} FROM record"
+        names = ", ".join(("record", self._path_sql, *map(quoted, (*_RECORD_COLUMNS, *self.columns))))
+        return f"SELECT {names} FROM record"
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         return Record(row[0], Path(row[1]), row[2], FileStamp(*row[3:6]), self._metadata(row[6:]))
