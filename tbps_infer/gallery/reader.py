@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -290,6 +291,43 @@ class Gallery:
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
         return {row[0]: self._record(row) for row in rows}
+
+    def missing(self, *, every_file: bool = False) -> int:
+        """How many records' pictures are not there now: all below roots that are away, or every file if wanted."""
+        if every_file or not self._is_current:
+            return sum(not record.path.exists() for record in self.records()) if every_file else 0
+        return sum(self.missing_roots().values())
+
+    def records_below(self, paths: Sequence[Path]) -> list[int]:
+        """Numbers of the records whose path is one of some absolute paths, or below one, ascending."""
+        condition = " OR ".join(["whole = ? OR substr(whole, 1, ?) = ?"] * len(paths)) or "0"
+        values: list[Value] = []
+        for path in paths:
+            below = os.path.join(path, "")  # noqa: PTH118 - with a separator at its end
+            values += [str(path), len(below), below]
+        rows = self._fetch(
+            f"SELECT record FROM (SELECT record, {self._path_sql} AS whole FROM record) "
+            f"WHERE {condition} ORDER BY record",
+            tuple(values),
+        )
+        return [record for (record,) in rows]
+
+    def records_before(self, seconds: float) -> NDArray[np.int64]:
+        """Numbers int64 ``[n]`` of the records whose time, or else whose embedding, was before a Unix time."""
+        embedded = "tbps_embedded_s" if self._is_current else "NULL"
+        rows = self._fetch(
+            f"SELECT record FROM record WHERE coalesce(tbps_time_s, {embedded}) < ? ORDER BY record", (seconds,)
+        )
+        return np.array([record for (record,) in rows], dtype=np.int64)
+
+    def copy_records(self, file: Path) -> None:
+        """Write the records of this snapshot to a new file, with SQLite's online backup."""
+        with self._lock, sqlite_errors(self.path), closing(sqlite3.connect(file)) as copy:
+            self._connection.backup(copy)
+
+    def raw_slice(self, first: int, last: int) -> memoryview:
+        """The bytes of rows first to last+1 as they are stored."""
+        return np.ascontiguousarray(self._mapped.raw[first:last]).data
 
     def raw(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """uint8 ``[n, row_bytes]``: some rows as they are stored."""

@@ -31,17 +31,17 @@ from tbps_infer.gallery.folder import RECORDS_FILE, current_records_file
 from tbps_infer.gallery.roots import PATH_SQL
 
 __all__ = [
+    "SCHEMA",
     "Entry",
     "FileStamp",
     "Reject",
-    "SCHEMA",
     "add_column",
     "committed_rows",
     "connect_reader",
     "connect_writer",
     "create_records",
-    "current_generation",
     "create_view",
+    "current_generation",
     "damaged_records",
     "is_current_schema",
     "metadata_columns",
@@ -71,7 +71,9 @@ CREATE INDEX record_camera ON record (CAST(camera AS TEXT));
 CREATE INDEX record_id ON record (CAST(id AS TEXT));
 CREATE INDEX record_time ON record (tbps_time_s);
 CREATE INDEX record_sha256 ON record (tbps_sha256);
-CREATE TABLE reject (tbps_root INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (tbps_root, path));
+CREATE TABLE reject (
+    tbps_root INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (tbps_root, path)
+);
 CREATE TABLE tombstone (sha256 TEXT NOT NULL, tbps_root INTEGER, path TEXT);
 CREATE INDEX tombstone_sha256 ON tombstone (sha256);
 CREATE INDEX tombstone_path ON tombstone (tbps_root, path);

@@ -1,7 +1,7 @@
 """Tombstones: what was removed from a gallery on purpose, so that embedding its folder does not bring it back.
 
-A tombstone has the SHA-256 of the file's content and the path where it was. Either is enough to leave a picture out: a
-copy elsewhere as well as the same picture written anew. A purge takes the paths; whoever has a gallery's folder and
+A tombstone has the SHA-256 of the file's content and the path where it was. Either is enough to leave a picture out:
+a copy elsewhere as well as the same picture written anew. A purge takes the paths; whoever has a gallery's folder and
 a picture can then still tell whether that very file was removed, and nothing else.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tbps_infer.gallery.roots import Roots
 
-__all__ = ["bury", "count_tombstones", "forget_paths", "forget_tombstones", "is_removed"]
+__all__ = ["bury", "forget_paths", "forget_tombstones", "is_removed"]
 
 
 def bury(connection: sqlite3.Connection, record: int) -> None:
@@ -25,7 +25,7 @@ def bury(connection: sqlite3.Connection, record: int) -> None:
 
 def is_removed(connection: sqlite3.Connection, roots: Roots, path: Path, sha256: str | None = None) -> bool:
     """Whether a path, or content if its hash is given, was removed."""
-    conditions = [("sha256 = ?", (sha256,))] if sha256 is not None else []
+    conditions: list[tuple[str, tuple[int | str, ...]]] = [] if sha256 is None else [("sha256 = ?", (sha256,))]
     conditions += [("tbps_root = ? AND path = ?", place) for place in roots.places(path)]
     return any(
         connection.execute(f"SELECT 1 FROM tombstone WHERE {condition} LIMIT 1", values).fetchone()
@@ -45,8 +45,3 @@ def forget_paths(connection: sqlite3.Connection) -> None:
     """Keep only the hashes, each once, inside the caller's transaction."""
     connection.execute("UPDATE tombstone SET tbps_root = NULL, path = NULL")
     connection.execute("DELETE FROM tombstone WHERE rowid NOT IN (SELECT min(rowid) FROM tombstone GROUP BY sha256)")
-
-
-def count_tombstones(connection: sqlite3.Connection) -> int:
-    """How many there are."""
-    return int(connection.execute("SELECT count(*) FROM tombstone").fetchone()[0])

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
-from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
@@ -208,9 +207,7 @@ class GalleryWriter:
             self._connection.execute("COMMIT")
             self._rows += len(data)
 
-    def _record(
-        self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None, unchanged: Sequence[Entry]
-    ) -> None:
+    def _record(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None, unchanged: Sequence[Entry]) -> None:
         """Append rows and name them, and bring unchanged entries up to date, inside a transaction."""
         if data is not None and len(data):
             require_space(self.path, data.nbytes)
@@ -240,6 +237,11 @@ class GalleryWriter:
                 gone += self._connection.execute("DELETE FROM record WHERE record = ?", (number,)).rowcount
             self._connection.execute("COMMIT")
         return gone
+
+    def remove_paths(self, paths: Sequence[Path]) -> int:
+        """Remove records by their paths, without tombstones; returns how many went."""
+        numbers = [number for path in paths if (number := self._table.number(path)) is not None]
+        return self.remove(numbers, tombstones=False)
 
     def forget_rejects(self, paths: Sequence[Path]) -> None:
         """Take pictures off the list of rejects."""
