@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["gallery"]
 
 
-class _Age(click.ParamType):
+class _Age(click.ParamType[float]):
     """A number with s, m, h, d or w behind it, as seconds."""
 
     name = "age"

@@ -52,7 +52,7 @@ def refuse_known_elsewhere(writer: GalleryWriter, folder: Path, paths: Sequence[
         if 2 * same > len(sample) and len(sample) > 1:
             raise GalleryError(
                 f"The pictures below {folder} are recorded below {root} already.",
-                f"If they were moved, or copied with the gallery: tbps gallery relocate {writer.path} {root} {folder}. "
+                f"If they were moved, or copied with it: tbps gallery relocate {writer.path} {root} {folder}. "
                 f"To record them once more: --root {folder}.",
             )
 

@@ -196,4 +196,4 @@ def is_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
         return False
     kinds = {Path(fields[1].replace("\\040", " ")): fields[2] for line in lines if len(fields := line.split()) > 2}
     kind = next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
-    return kind in _NETWORK or kind.startswith("fuse.sshfs") or kind.startswith("fuse.rclone")
+    return kind in _NETWORK or kind.startswith(("fuse.sshfs", "fuse.rclone"))

@@ -14,14 +14,14 @@ __all__ = ["convert_records"]
 _STANDARD = ("record", "tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256", "tbps_time_s")
 
 
-def convert_records(connection: sqlite3.Connection) -> bool:
-    """Convert the records if they are of the previous schema; returns whether they were.
+def convert_records(connection: sqlite3.Connection) -> None:
+    """Convert the records if they are of the previous schema.
 
     The folder that all pictures are below becomes the root. When they were embedded was not recorded: they count as
     embedded now. Killed at any instant, the records are of one schema or of the other.
     """
     if is_current_schema(connection):
-        return False
+        return
     columns = metadata_columns(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -46,7 +46,6 @@ def convert_records(connection: sqlite3.Connection) -> bool:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
-    return True
 
 
 def _copy(connection: sqlite3.Connection, columns: tuple[str, ...]) -> None:

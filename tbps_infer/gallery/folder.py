@@ -70,6 +70,7 @@ class GalleryFacts:
         created: When, ISO 8601 UTC.
         made_by: The package and its version.
         records_file: The name of the records in the folder; every purge writes a new file.
+        schema: The version that wrote ``gallery.json``; what is written is of this version.
     """
 
     model: ModelFacts
@@ -78,6 +79,7 @@ class GalleryFacts:
     created: str
     made_by: str
     records_file: str = RECORDS_FILE
+    schema: int = SCHEMA_VERSION
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -151,6 +153,7 @@ class GalleryFacts:
                 created=str(values["created"]),
                 made_by=str(values["made_by"]),
                 records_file=records,
+                schema=schema,
             )
         except (KeyError, TypeError, ValueError, BundleError) as error:
             raise GalleryError(f"{file} is not valid: {error!r}.", _RESTORE) from error

@@ -17,6 +17,7 @@ from tbps_infer.atomic import new_file
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
+    SCHEMA_VERSION,
     DtypeName,
     GalleryFacts,
     belongs_to_other_generation,
@@ -90,7 +91,9 @@ class GalleryWriter:
                 connection = connect_writer(path)
                 undo.callback(connection.close)
                 require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
-                if convert_records(connection):
+                convert_records(connection)
+                if facts.schema != SCHEMA_VERSION:
+                    facts = replace(facts, schema=SCHEMA_VERSION)
                     facts.write(path)
                 undo.pop_all()
                 writer = cls(path, facts, resources, connection)
