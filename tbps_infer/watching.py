@@ -170,11 +170,10 @@ def _wakes(folders: Sequence[Path], stop: Event, options: WatchOptions) -> Itera
             *there, stop_event=stop, watch_filter=None, rust_timeout=int(1000 * pause), yield_on_timeout=True,
             ignore_permission_denied=True,
         )  # fmt: skip
-        for some in changes:
-            yield bool(some)
-            if _there(told) != there:  # one has gone, or come back as another folder: what is told of it has ended
+        for number, some in enumerate(changes):
+            yield bool(some) or number == 0  # from here on changes are told; those before it were not
+            if _there(told) != there:  # one has gone, or come back as another folder: nothing more is told of it
                 break
-        yield True
 
 
 def _there(folders: Sequence[Path]) -> dict[Path, int]:
