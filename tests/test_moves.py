@@ -142,7 +142,7 @@ def test_pruning_refuses_more_than_half_unless_all_is_said(tmp_path: Path, galle
         (folder / f"{number:04}.ppm").unlink()
     for mode in ("dry-run", "yes"):
         with pytest.raises(GalleryError, match=r"3 of the 4 records .* more than half") as refused:
-            prune_gallery(gallery, [folder], mode)  # type: ignore[arg-type]
+            prune_gallery(gallery, [folder], mode)
         assert "--prune=all" in refused.value.hint
     assert len(contents(gallery)) == 4
     prune_gallery(gallery, [folder], "all")

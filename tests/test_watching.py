@@ -143,9 +143,8 @@ def test_without_watchfiles_a_sentence_says_what_to_do(watched: Watched, monkeyp
 
 def test_network_shares_are_known(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "/dev/sda1 / ext4 rw 0 0\nnas:/x /mnt/my\\040nas nfs4 rw 0 0\nu@h: /mnt/ssh fuse.sshfs rw 0 0\n"
-    )
+    lines = ("/dev/sda1 / ext4 rw 0 0", r"nas:/x /mnt/my\040nas nfs4 rw 0 0", "u@h: /mnt/ssh fuse.sshfs rw 0 0")
+    mounts.write_text("\n".join(lines))
     assert is_network(Path("/mnt/my nas/cam_a"), mounts)
     assert is_network(Path("/mnt/ssh"), mounts)
     assert not is_network(Path("/mnt/other"), mounts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -43,8 +44,8 @@ def test_a_share_that_is_away(place: Path) -> None:
     assert "1 picture is not there any more" in searched.output
 
 
-def info(*options: str) -> dict[str, object]:
-    facts: dict[str, object] = json.loads(tbps("info", "g", "--json", *options).stdout)
+def info(*options: str) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(tbps("info", "g", "--json", *options).stdout)
     return facts
 
 
@@ -80,9 +81,8 @@ def test_removal_that_holds(place: Path) -> None:
     assert "3 embedded" in tbps("embed", "bundle", "p", "-o", "g", "--forget-tombstones").output
     (place / "hits.csv").write_text("rank,record\n1,4\n")
     assert "1 records removed" in tbps("gallery", "rm", "g", "--from", "hits.csv").output
-    assert (
-        "2 of 4 records would" in tbps("gallery", "rm", "g", "--record", "5,6", "--record", "99", "--dry-run").output
-    )
+    numbers = ("--record", "5,6", "--record", "99")
+    assert "2 of 4 records would" in tbps("gallery", "rm", "g", *numbers, "--dry-run").output
     assert "1 of 4 records would" in tbps("gallery", "rm", "g", "--path", "p/0001.ppm", "--dry-run").output
     assert "0 of 4 records would" in tbps("gallery", "rm", "g", "--older-than", "30d", "--dry-run").output
     assert "4 records removed and erased" in tbps("gallery", "rm", "g", "--path", "p", "--purge").output

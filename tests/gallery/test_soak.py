@@ -1,6 +1,6 @@
 """Years in the life of a gallery: random operations, beside a model of it in plain Python.
 
-A child does every operation, and some children are killed at a random moment. After each operation the gallery must be
+Some operations are first done by a child that is killed at a random moment. After each operation the gallery must be
 what the model says; after a kill it must be as before the operation, as after it, or, where an operation has several
 steps, as between two of them.
 """
@@ -174,14 +174,9 @@ class World:
             found = _records(self.gallery)
             assert any(_within(found, possible[at : at + 2]) for at in range(len(possible))), name
             if name in ("rm", "purge"):  # what went is not there to be removed again
-                operation = lambda: remove_records(  # noqa: E731
-                    self.gallery,
-                    Removal(
-                        paths=tuple(Path(path) for path in possible[0].records if path not in possible[-1].records)
-                    ),
-                    purge=name == "purge",
-                )
-            elif name == "move" and found == possible[-1].records:
+                gone = tuple(map(Path, possible[0].records.keys() - possible[-1].records.keys()))
+                operation = lambda: remove_records(self.gallery, Removal(paths=gone), purge=name == "purge")  # noqa: E731
+            elif name == "move" and found == _vectors(possible[-1]):
                 operation = lambda: None  # noqa: E731
             elif name == "copy":
                 assert not (self.place / f"copy-{self.copies}").exists() or _records(

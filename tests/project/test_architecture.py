@@ -29,7 +29,7 @@ FLOORS = (
     ("families", "tensorrt", "training"),
     ("runners",),
     ("encoder",),
-    ("gallery.folder", "gallery.vectors"),
+    ("gallery.folder", "gallery.roots", "gallery.vectors"),
     ("gallery.records",),
     ("gallery.filters",),
     ("gallery.search",),
