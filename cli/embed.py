@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,11 +16,15 @@ from tbps_infer.cli.shared.options import EXISTING, encoder_options, output_opti
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    from tbps_infer.embedding import EmbedReport
+    from tbps_infer.gallery import Reject
+    from tbps_infer.pruning import PruneMode, PruneReport
     from tbps_infer.runners.options import RunOptions
+    from tbps_infer.sources import SourceItem
 
 __all__ = ["embed"]
 
-_REJECTS_SHOWN = 10
+_SHOWN = 10
 
 
 @click.command()
@@ -37,7 +45,26 @@ _REJECTS_SHOWN = 10
 )
 @click.option("--no-recursive", is_flag=True, help="Do not search subfolders.")
 @click.option("--rehash", is_flag=True, help="Read every file again, even if its size and time are unchanged.")
-@click.option("--strict", is_flag=True, help="Exit with status 1 if a picture is rejected.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if a picture is rejected or cannot be reached.")
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that paths are recorded relative to. Repeatable.",
+    show_default="each source's folder",
+)
+@click.option(
+    "--prune",
+    type=click.Choice(("dry-run", "yes", "all")),
+    is_flag=False,
+    flag_value="dry-run",
+    help="Show which records have no file any more; --prune=yes removes them if they are at most half, --prune=all "
+    "in any case.",
+)
+@click.option("--forget-tombstones", is_flag=True, help="Embed pictures that were removed earlier, too.")
+@click.option("--watch", is_flag=True, help="Go on: embed what comes or changes in the folders, until stopped.")
+@click.option("--poll", type=click.FloatRange(0.05), metavar="SECONDS", help="With --watch: look so often instead.")
 @encoder_options
 @verbosity_options
 def embed(
@@ -50,36 +77,134 @@ def embed(
     no_recursive: bool,
     rehash: bool,
     strict: bool,
+    roots: tuple[Path, ...],
+    prune: PruneMode | None,
+    forget_tombstones: bool,
+    watch: bool,
+    poll: float | None,
     run: RunOptions,
 ) -> int:
     """Embed pictures with BUNDLE into a gallery.
 
     A SOURCE is a folder, a picture, a quoted glob pattern, or a list: a .txt file with a path per line, or a .csv or
     .jsonl file with the column path and optional columns such as id, camera and time. Run the command again to
-    embed only new and changed pictures, or to continue after an interruption.
+    embed only new and changed pictures, or to continue after an interruption. A picture that cannot be read keeps
+    its record; one that was removed with tbps gallery rm is left out.
 
     \b
     tbps embed bundle pictures/ -o gallery
     tbps embed bundle monday.csv "tuesday/*.jpg" -o gallery
+    tbps embed bundle pictures/ -o gallery --prune=yes
+    tbps embed bundle pictures/ -o gallery --watch
     """
     from tbps_infer.embedding import EmbedOptions, embed_gallery
     from tbps_infer.encoder import Encoder
-    from tbps_infer.sources import read_sources
+    from tbps_infer.pruning import prune_gallery, source_folder, source_scope
+    from tbps_infer.sources import absolute_path, read_sources
 
-    items = read_sources(sources, recursive=not no_recursive)
+    if poll is not None and not watch:
+        raise click.UsageError("--poll needs --watch.")
+    if watch:
+        _require_folders(sources)
+
+    def read() -> list[SourceItem]:
+        return read_sources(sources, recursive=not no_recursive)
+
+    items = [] if watch else read()
     options = EmbedOptions(
-        batch_size=batch_size, workers=workers, rehash=rehash, dtype=dtype, bundle_path=bundle.resolve()
+        batch_size=batch_size,
+        workers=workers,
+        rehash=rehash,
+        dtype=dtype,
+        bundle_path=bundle.resolve(),
+        roots=tuple(map(absolute_path, roots)),
+        source_folders=tuple(dict.fromkeys(map(source_folder, sources))),
+        forget_tombstones=forget_tombstones,
     )
-    started = time.monotonic()
-    with Encoder.open(bundle, run, batch_size=batch_size) as encoder, progress_bar("Embedding", "pictures") as bar:
-        report = embed_gallery(encoder, items, output, options, bar)
-    seconds = time.monotonic() - started
+    with Encoder.open(bundle, run, batch_size=batch_size) as encoder:
+
+        def embed_some(some: Sequence[SourceItem]) -> EmbedReport:
+            started = time.monotonic()
+            with nullcontext() if watch else progress_bar("Embedding", "pictures") as bar:
+                report = embed_gallery(encoder, some, output, options, bar)
+            _tell(output, report, time.monotonic() - started)
+            return report
+
+        def prune_gone() -> None:
+            scopes = [source_scope(source, read_sources([source], recursive=not no_recursive)) for source in sources]
+            assert prune is not None
+            _tell_pruned(output, prune_gallery(output, scopes, prune))
+
+        if watch:
+            _watch(read, embed_some, sources, poll, prune_gone if prune else None)
+            return 0
+        report = embed_some(items)
+    if prune is not None:
+        prune_gone()
+    return int(report.all_rejected or (strict and bool(report.rejects or report.unreachable)))
+
+
+def _watch(
+    read: Callable[[], list[SourceItem]],
+    embed_some: Callable[[Sequence[SourceItem]], EmbedReport],
+    sources: Sequence[str],
+    poll: float | None,
+    prune: Callable[[], None] | None,
+) -> None:
+    """Follow the folders until SIGTERM or SIGINT."""
+    from tbps_infer.sources import absolute_path
+    from tbps_infer.watching import WatchOptions, watch_sources
+
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    say(f"Watching {', '.join(sources)}; end it with SIGTERM or Ctrl-C")
+    watch_sources(read, embed_some, [*map(absolute_path, sources)], stop, WatchOptions(poll), prune)
+    say("Stopped; everything that was embedded is committed")
+
+
+def _require_folders(sources: Sequence[str]) -> None:
+    from tbps_infer.errors import UsageError
+
+    for source in sources:
+        if Path(source).exists() and not Path(source).is_dir():
+            raise UsageError(f"{source} is not a folder, and --watch follows folders.", "Embed a list without it.")
+
+
+def _tell(output: Path, report: EmbedReport, seconds: float) -> None:
+    """The counts on standard output, and the pictures that need a look on standard error."""
+    rare = (
+        (report.moved, "moved"),
+        (len(report.unreachable), "not reachable, records kept"),
+        (report.removed_earlier, "removed earlier, left out"),
+    )
+    others = "".join(f" + {count} {what}" for count, what in rare if count)
     click.echo(
         f"{output}: {report.total} pictures = {report.embedded} embedded + {report.unchanged} unchanged "
-        f"+ {report.rejected} rejected, in {seconds:.1f} s"
+        f"+ {report.rejected} rejected{others}, in {seconds:.1f} s"
     )
-    for reject in report.rejects[:_REJECTS_SHOWN]:
-        say(f"  rejected {reject.path}: {reject.reason}")
-    if report.rejected > _REJECTS_SHOWN:
-        say(f"  and {report.rejected - _REJECTS_SHOWN} more; list all with: tbps info {output}")
-    return int(strict and report.rejected > 0)
+    _tell_problems("rejected", report.rejects, output)
+    _tell_problems("not reachable", report.unreachable, output)
+    if report.all_rejected:
+        say("No picture could be embedded. Are these pictures, and can this user read them?")
+    if report.removed_earlier:
+        say("To embed again what was removed: --forget-tombstones")
+
+
+def _tell_problems(what: str, problems: Sequence[Reject], output: Path) -> None:
+    for problem in problems[:_SHOWN]:
+        say(f"  {what} {problem.path}: {problem.reason}")
+    if len(problems) > _SHOWN:
+        say(f"  and {len(problems) - _SHOWN} more; list all with: tbps info {output}")
+
+
+def _tell_pruned(output: Path, report: PruneReport) -> None:
+    verb = "removed" if report.removed else "would be removed"
+    click.echo(
+        f"{output}: {len(report.gone)} of {report.recorded} records and {len(report.rejects)} rejects {verb}: "
+        "their files are gone"
+    )
+    for path in (*report.gone, *report.rejects)[:_SHOWN]:
+        say(f"  {path}")
+    if (report.gone or report.rejects) and not report.removed:
+        say("To remove them: --prune=yes")

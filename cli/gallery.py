@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["gallery"]
 
 
+class _Age(click.ParamType[float]):
+    """A number with s, m, h, d or w behind it, as seconds."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no age, want one such as 30d, 12h or 2w.", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+
+
+AGE = _Age()
+
+
 @click.group()
 def gallery() -> None:
-    """Index, compact, merge, verify and export galleries.
+    """Index, compact, copy, merge, verify and export galleries, and remove records.
 
     \b
     tbps gallery index gallery
@@ -46,26 +62,96 @@ def index(path: Path, approx: bool) -> None:
 @gallery.command()
 @click.argument("path", type=EXISTING, metavar="GALLERY")
 @filter_options
+@click.option("--record", "numbers", multiple=True, help="Only this record, or several as 3,5,9. Repeatable.")
+@click.option("--path", "paths", multiple=True, type=click.Path(path_type=Path), help="Only this picture or folder.")
+@click.option("--from", "hits", type=EXISTING, metavar="FILE", help="Only the records in a .csv or .jsonl of hits.")
+@click.option(
+    "--older-than", type=AGE, metavar="AGE", help="Only records older than 30d, 12h …: by time, else since embedded."
+)
+@click.option("--purge", is_flag=True, help="Leave no byte of what is or was removed in the folder.")
 @click.option("--dry-run", is_flag=True, help="Only print how many records would be removed.")
 @verbosity_options
-def rm(path: Path, where: Filter, dry_run: bool) -> None:
-    """Remove records from GALLERY.
+def rm(
+    path: Path,
+    where: Filter,
+    numbers: tuple[str, ...],
+    paths: tuple[Path, ...],
+    hits: Path | None,
+    older_than: float | None,
+    purge: bool,
+    dry_run: bool,
+) -> None:
+    """Remove records from GALLERY, and keep embedding from bringing them back.
 
-    At least one filter is required.
+    At least one condition is required, unless --purge is to erase what was removed before.
 
     \b
     tbps gallery rm gallery --camera cam_a --before 2024-06
+    tbps gallery rm gallery --from hits.csv --purge
     """
-    from tbps_infer.gallery import Gallery, removable, remove_records
+    from tbps_infer.gallery import Gallery, Removal, removable, remove_records
+    from tbps_infer.gallery.removal import hits_records
+    from tbps_infer.sources import absolute_path
 
+    chosen = _record_numbers(numbers) if numbers else None
+    if hits is not None:
+        listed = hits_records(hits)
+        chosen = listed if chosen is None else tuple(number for number in chosen if number in listed)
+    below = tuple(map(absolute_path, paths)) if paths else None
+    removal = Removal(where, chosen, below, older_than)
     if dry_run:
         with Gallery.open(path) as opened:
-            click.echo(f"{path}: {len(removable(opened, where))} of {opened.count} records would be removed")
+            click.echo(f"{path}: {len(removable(opened, removal))} of {opened.count} records would be removed")
         return
-    gone = remove_records(path, where)
-    click.echo(f"{path}: {gone} records removed")
-    if gone:
-        say(f"To free their disk space: tbps gallery compact {path}")
+    gone = remove_records(path, removal, purge=purge)
+    click.echo(f"{path}: {gone} records removed{' and erased' if purge else ''}")
+    if purge:
+        say("A search or server that is open has the old data until it opens the gallery again (a server within a")
+        say("second of its next request); backups and copies are not touched")
+    elif gone:
+        say(f"To free their disk space: tbps gallery compact {path}; to erase them: tbps gallery rm {path} --purge")
+
+
+def _record_numbers(texts: tuple[str, ...]) -> tuple[int, ...]:
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    for part in parts:
+        if not part.isdecimal():
+            raise click.BadParameter(f"{part!r} is not the number of a record.", param_hint="--record")
+    return tuple(map(int, parts))
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.argument("copy", type=click.Path(path_type=Path))
+@verbosity_options
+def copy(path: Path, copy: Path) -> None:
+    """Copy GALLERY to a new folder, also while it is being written to.
+
+    \b
+    tbps gallery copy gallery backup
+    """
+    from tbps_infer.gallery import copy_gallery
+
+    count = copy_gallery(path, copy)
+    click.echo(f"{copy}: {count} records copied and verified")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@verbosity_options
+def relocate(path: Path, old: Path, new: Path) -> None:
+    """Tell GALLERY that its pictures below OLD are below NEW now.
+
+    \b
+    tbps gallery relocate gallery /old/disk/pictures /new/disk/pictures
+    """
+    from tbps_infer.gallery import relocate_gallery
+    from tbps_infer.sources import absolute_path
+
+    moved = relocate_gallery(path, absolute_path(old), absolute_path(new))
+    click.echo(f"{path}: {moved} records are below {new} now")
 
 
 @gallery.command()
@@ -99,7 +185,8 @@ def merge(sources: tuple[Path, ...], output: Path) -> None:
 
     with progress_bar("Merging", "records") as bar:
         report = merge_galleries(sources, output, bar)
-    click.echo(f"{output}: {report.added} records added, {report.known} known already")
+    removed = f", {report.removed_earlier} removed earlier and left out" if report.removed_earlier else ""
+    click.echo(f"{output}: {report.added} records added, {report.known} known already{removed}")
 
 
 @gallery.command()

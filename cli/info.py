@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.family_options import family_options
+from tbps_infer.cli.shared.missing import missing_pictures
 from tbps_infer.cli.shared.options import EXISTING, json_option, verbosity_options
+from tbps_infer.cli.shared.progress import say
 from tbps_infer.model_facts import BRANCHES
 from tbps_infer.render.printable import printable_line
 
@@ -104,12 +106,19 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
     from tbps_infer.gallery.folder import index_files
 
     with Gallery.open(path) as gallery:
+        missing = gallery.missing(every_file=check)
+        if missing:
+            say(missing_pictures(path, missing, gallery.missing_roots()))
         checked = {"segments_checked": gallery.verify()} if check else {}
         return {
             "kind": "gallery",
             "path": str(path),
             "records": gallery.count,
             "rejected": {str(reject.path): reject.reason for reject in gallery.rejects},
+            "unreachable": {str(reject.path): reject.reason for reject in gallery.unreachable},
+            "removed": gallery.tombstones,
+            "roots": {str(root): count for root, count in gallery.roots.items()},
+            "missing": missing,
             "columns": list(gallery.columns),
             "dtype": str(gallery.dtype),
             "indexes": list(index_files(path, gallery.generation)),

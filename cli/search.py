@@ -129,7 +129,7 @@ def search(
                 read = read_queries(texts, queries, images, exclude)
             results: Iterator[Result]
             groups = (groups_as_read if "-" in queries else groups_of)(read, _GROUP_SIZE)
-            results = find(encoder, opened, groups, top_k, where, options, strict=strict)
+            results = _with_missing(find(encoder, opened, groups, top_k, where, options, strict=strict), opened)
             with ExitStack() as written:
                 if html is not None:
                     from tbps_infer.render.html import new_page
@@ -143,6 +143,18 @@ def search(
     for file in (html, sheet):
         if file is not None:
             say(f"Wrote {file}")
+
+
+def _with_missing(results: Iterator[Result], gallery: Gallery) -> Iterator[Result]:
+    """The results; at the end, how many of the pictures that were found are not there."""
+    from tbps_infer.cli.shared.missing import missing_pictures
+
+    missing: set[Path] = set()
+    for query, hits in results:
+        missing.update(hit.path for hit in hits if not hit.path.exists())
+        yield query, hits
+    if missing:
+        say(missing_pictures(gallery.path, len(missing), gallery.missing_roots()))
 
 
 def _is_given(option: str) -> bool:

@@ -7,6 +7,7 @@ committed. So a run that continues a stopped one forms the same batches, and end
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
 from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.images import load_crop
 from tbps_infer.model_facts import ModelFacts
+from tbps_infer.moves import moved_from, refuse_known_elsewhere
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.sources import SourceItem, absolute_path
 
@@ -56,6 +58,9 @@ class EmbedOptions:
         rehash: Hash every file; otherwise a file whose size and mtime are as recorded is taken as unchanged.
         dtype: How the gallery stores numbers; None is its own, float16 for a new one.
         bundle_path: Where the model was read from, recorded in the gallery.
+        roots: Folders, absolute, that new paths are recorded relative to.
+        source_folders: The sources' folders: roots for what none of the gallery's and of `roots` is above.
+        forget_tombstones: Embed pictures that were removed earlier, too.
     """
 
     batch_size: int = 32
@@ -65,6 +70,9 @@ class EmbedOptions:
     rehash: bool = False
     dtype: DtypeName | None = None
     bundle_path: Path | None = None
+    roots: tuple[Path, ...] = ()
+    source_folders: tuple[Path, ...] = ()
+    forget_tombstones: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.commit_rows < 1 or (self.workers is not None and self.workers < 1):
@@ -76,24 +84,35 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What became of the pictures: ``total == embedded + unchanged + rejected``.
+    """What became of the pictures; `total` is the sum of all the others.
 
     Attributes:
         total: Distinct pictures given.
         embedded: New or changed ones, embedded and committed.
         unchanged: Ones that the gallery had already.
-        rejects: Ones that could not be read or decoded, with the reason.
+        rejects: Ones that could not be decoded, or are new and could not be read, with the reason.
+        unreachable: Recorded ones that could not be read, with the reason; their records are kept.
+        moved: Ones whose file has another path now; they keep their records, too.
+        removed_earlier: Ones that were removed from the gallery before and are left out.
     """
 
     total: int
     embedded: int
     unchanged: int
     rejects: tuple[Reject, ...]
+    unreachable: tuple[Reject, ...] = ()
+    moved: int = 0
+    removed_earlier: int = 0
 
     @property
     def rejected(self) -> int:
-        """How many could not be read or decoded."""
+        """How many could not be embedded."""
         return len(self.rejects)
+
+    @property
+    def all_rejected(self) -> bool:
+        """Whether there were pictures, and every one of them was rejected."""
+        return self.total == self.rejected > 0
 
 
 def embed_gallery(
@@ -105,7 +124,8 @@ def embed_gallery(
 ) -> EmbedReport:
     """Embed what a gallery does not have yet, or has of another content; create it when it is not there.
 
-    Stopped at any instant, the next run carries on; records stay in the order of the items.
+    Stopped at any instant, the next run carries on; records stay in the order of the items. A recorded picture that
+    cannot be read keeps its record; only one that was read and cannot be decoded loses it.
 
     Args:
         encoder: The model.
@@ -117,17 +137,19 @@ def embed_gallery(
     Raises:
         GalleryBusyError: Another process is writing to the gallery.
         ModelMismatchError: It was embedded by another model.
-        GalleryError: It is damaged, or the disk does not take what is written; what was committed before is kept.
+        GalleryError: It is damaged, or the disk does not take what is written; what was committed before is kept. Or
+            the pictures of a source's folder are recorded below another one already.
     """
     options = options or EmbedOptions()
     distinct: dict[Path, SourceItem] = {}
     for item in items:
         distinct.setdefault(absolute_path(item.path), item)
     with GalleryWriter.open(gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path) as writer:
+        _add_roots(writer, options, list(distinct))
         run = _Run(encoder, writer, options)
         workers = options.workers or decode_threads()
 
-        def prepare(picture: tuple[Path, SourceItem, FileStamp | None]) -> _Outcome:
+        def prepare(picture: tuple[Path, SourceItem, FileStamp | _LeftOut | None]) -> _Outcome:
             return _prepare(*picture, encoder.facts.preprocessing, options.rehash)
 
         pictures = ((path, item, run.recorded(path)) for path, item in distinct.items())
@@ -135,7 +157,32 @@ def embed_gallery(
         ahead = 2 * options.batch_size + workers
         with closing(decoded_in_order(prepare, pictures, ahead=ahead, threads=workers)) as outcomes:
             run.embed(_counted(outcomes, len(distinct), on_progress))
-    return EmbedReport(len(distinct), run.embedded, run.unchanged, tuple(run.rejects))
+    return EmbedReport(
+        len(distinct),
+        run.embedded,
+        run.unchanged,
+        tuple(run.rejects),
+        tuple(run.unreachable),
+        run.moved,
+        run.removed_earlier,
+    )
+
+
+def _add_roots(writer: GalleryWriter, options: EmbedOptions, paths: Sequence[Path]) -> None:
+    """Make the roots that the given ones, the sources' folders and pictures outside of these need."""
+    writer.add_roots(options.roots)
+    for folder in options.source_folders:
+        if not _has_root(writer, folder):
+            refuse_known_elsewhere(writer, folder, paths)
+            writer.add_roots([folder])
+    roots = tuple(os.path.join(root, "") for root in writer.roots())  # noqa: PTH118
+    outside = [path.parent for path in paths if _is_utf8(path) and not str(path).startswith(roots)]
+    if outside:
+        writer.add_roots([Path(os.path.commonpath(outside))])
+
+
+def _has_root(writer: GalleryWriter, folder: Path) -> bool:
+    return any(folder.is_relative_to(root) for root in writer.roots())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,28 +193,42 @@ class _Decoded:
     crop: NDArray[np.uint8]
 
 
-_Outcome = _Decoded | Entry | Reject  # an Entry by itself is an unchanged picture
+@dataclass(frozen=True, slots=True)
+class _Unreachable:
+    """A recorded picture that could not be read."""
+
+    problem: Reject
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """A picture that was removed from the gallery earlier."""
+
+
+_Outcome = _Decoded | Entry | Reject | _Unreachable | _LeftOut  # an Entry by itself is an unchanged picture
 
 
 def _prepare(
-    path: Path, item: SourceItem, known: FileStamp | None, preprocessing: Preprocessing, rehash: bool
+    path: Path, item: SourceItem, known: FileStamp | _LeftOut | None, preprocessing: Preprocessing, rehash: bool
 ) -> _Outcome:
     """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels.
 
     `known` is what the gallery has recorded about the file.
     """
+    if isinstance(known, _LeftOut):
+        return known
     if not _is_utf8(path):
         name = str(path).encode("utf-8", "backslashreplace").decode()
         return Reject(Path(name), "Its name is not UTF-8 text, so it cannot be recorded; rename the file.")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            return Reject(path, "It is not a file.")
+            return _unread(path, known, "It is not a file.")
         if known and not rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return Entry(path, known, item.metadata)
         content = path.read_bytes()
     except OSError as error:
-        return Reject(path, f"It cannot be read: {error.strerror or error}.")
+        return _unread(path, known, f"It cannot be read: {error.strerror or error}.")
     # The status was taken before the content: a file written to meanwhile looks changed the next time.
     stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
     entry = Entry(path, stamp, item.metadata)
@@ -177,6 +238,11 @@ def _prepare(
         return _Decoded(entry, load_crop(content, preprocessing))
     except ImageError as error:
         return Reject(path, error.message)
+
+
+def _unread(path: Path, known: FileStamp | None, reason: str) -> _Outcome:
+    problem = Reject(path, reason)
+    return problem if known is None else _Unreachable(problem)
 
 
 def _is_utf8(path: Path) -> bool:
@@ -205,17 +271,28 @@ class _Run:
         self._options = options
         self.embedded = 0
         self.unchanged = 0
+        self.moved = 0
+        self.removed_earlier = 0
         self.rejects: list[Reject] = []
+        self.unreachable: list[Reject] = []
+        self._roots = writer.roots()
         self._waiting: deque[Entry] = deque()  # for their embeddings
         self._entries: list[Entry] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._known: list[Entry] = []
+        self._moves: dict[Path, Entry] = {}  # by the old path
         self._committed_rejects = 0
+        self._committed_unreachable = 0
         self._committed_at = time.monotonic()
 
-    def recorded(self, path: Path) -> FileStamp | None:
-        known = self._writer.find(path) if _is_utf8(path) else None
-        return None if known is None else known.stamp
+    def recorded(self, path: Path) -> FileStamp | _LeftOut | None:
+        """What the gallery knows about a path."""
+        if not _is_utf8(path):
+            return None
+        known = self._writer.find(path)
+        if known is not None:
+            return known.stamp
+        return _LeftOut() if not self._options.forget_tombstones and self._writer.was_removed(path) else None
 
     def embed(self, outcomes: Iterable[_Outcome]) -> None:
         """Take all outcomes, embed what is new or changed, and commit."""
@@ -230,7 +307,7 @@ class _Run:
         """Note outcomes down, and pass on the crops that need an embedding."""
         for outcome in outcomes:
             match outcome:
-                case _Decoded():
+                case _Decoded() if not self._is_settled(outcome.entry):
                     self._waiting.append(outcome.entry)
                     yield outcome.crop
                 case Entry():
@@ -238,10 +315,31 @@ class _Run:
                     self._known.append(outcome)
                 case Reject():
                     self.rejects.append(outcome)
+                case _Unreachable():
+                    self.unreachable.append(outcome.problem)
+                case _LeftOut():
+                    self.removed_earlier += 1
             self._commit_if_due()
 
+    def _is_settled(self, entry: Entry) -> bool:
+        """Whether content that is new at its path needs no embedding: it has moved, or was removed earlier."""
+        sha256 = entry.stamp.sha256
+        is_new = self._writer.find(entry.path) is None
+        if not self._options.forget_tombstones and self._writer.was_removed(entry.path, sha256):
+            if is_new:
+                self.removed_earlier += 1
+            else:
+                self.rejects.append(Reject(entry.path, "Its content was removed from the gallery earlier."))
+            return True
+        old = moved_from(self._writer, sha256, self._roots) if is_new else None
+        if old is None or old in self._moves:
+            return False
+        self._moves[old] = entry
+        self.moved += 1
+        return True
+
     def _commit_if_due(self) -> None:
-        others = len(self._known) + len(self.rejects) - self._committed_rejects
+        others = len(self._known) + len(self._moves) + len(self.rejects) - self._committed_rejects
         waited = time.monotonic() - self._committed_at
         late = bool(self._entries) and waited >= self._options.commit_seconds
         if late or max(len(self._entries), others) >= self._options.commit_rows:
@@ -251,8 +349,18 @@ class _Run:
         """Record all but the batches that are under way."""
         rejects = self.rejects[self._committed_rejects :]
         vectors = np.concatenate(self._vectors) if self._vectors else None
-        self._writer.commit(self._entries, vectors, unchanged=self._known, rejects=rejects)
+        if self._options.forget_tombstones:
+            self._writer.forget_tombstones([(entry.path, entry.stamp.sha256) for entry in self._entries])
+        self._writer.commit(
+            self._entries,
+            vectors,
+            unchanged=self._known,
+            rejects=rejects,
+            unreachable=self.unreachable[self._committed_unreachable :],
+            moved=list(self._moves.items()),
+        )
         self.embedded += len(self._entries)
         self._committed_rejects = len(self.rejects)
-        self._entries, self._vectors, self._known = [], [], []
+        self._committed_unreachable = len(self.unreachable)
+        self._entries, self._vectors, self._known, self._moves = [], [], [], {}
         self._committed_at = time.monotonic()

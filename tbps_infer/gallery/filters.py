@@ -128,8 +128,10 @@ class Guard:
         if action == sqlite3.SQLITE_READ:
             # `source` names the view through which a table is read, but also a WITH clause that took the view's name:
             # hence the look at the column. An empty column is a look at how many rows there are.
-            through_view = source == "records" and second in self._columns
-            allowed = first == "records" or (first == "record" and (through_view or second == ""))
+            through_view = source == "records" and second in {*self._columns, "tbps_root"}
+            # The view makes paths absolute by the table of roots, whose folders are part of every path anyway.
+            own = first == "record" and (through_view or second == "")
+            allowed = first == "records" or own or (first == "root" and source == "records")
             return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in WHERE_FUNCTIONS:
             return sqlite3.SQLITE_OK

@@ -26,18 +26,24 @@ __all__ = [
     "DtypeName",
     "GalleryFacts",
     "belongs_to_other_generation",
+    "current_records_file",
     "index_files",
     "is_gallery",
     "is_leftover",
     "is_vectors_file",
     "missing_vectors",
+    "next_records_file",
     "require_length",
+    "require_own_files",
     "writer_lock",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_SCHEMAS = (1, SCHEMA_VERSION)
+"""The previous one is read as it is, and converted by the first writer (`tbps_infer.gallery.conversion`)."""
 GALLERY_JSON = "gallery.json"
 RECORDS_FILE = "records.sqlite"
+"""The first name of the records; ``gallery.json`` tells the one that a purge gave them since."""
 LOCK_FILE = "writer.lock"
 INDEX_FILES = {"sketch": "sketch-{}.idx", "graph": "graph-{}.usearch"}
 """An index belongs to one generation of the vector file, and says how many of its first rows it covers."""
@@ -49,6 +55,7 @@ _TYPES: dict[DtypeName, tuple[str, np.dtype[Any]]] = {
     "int8": ("i8", np.dtype("i1")),
 }
 _SCALE_BYTES = 4
+_RECORDS = re.compile(r"records(?:-([1-9][0-9]*))?\.sqlite")
 _VECTORS = re.compile(rf"vectors(-[0-9]+)?\.({'|'.join(suffix for suffix, _ in _TYPES.values())})")
 
 
@@ -62,6 +69,8 @@ class GalleryFacts:
         bundle_path: The bundle or checkpoint it was last embedded with, absolute; None when not known.
         created: When, ISO 8601 UTC.
         made_by: The package and its version.
+        records_file: The name of the records in the folder; every purge writes a new file.
+        schema: The version that wrote ``gallery.json``; what is written is of this version.
     """
 
     model: ModelFacts
@@ -69,6 +78,8 @@ class GalleryFacts:
     bundle_path: Path | None
     created: str
     made_by: str
+    records_file: str = RECORDS_FILE
+    schema: int = SCHEMA_VERSION
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -106,6 +117,7 @@ class GalleryFacts:
             "bundle": None if self.bundle_path is None else str(self.bundle_path),
             "created": self.created,
             "made_by": self.made_by,
+            "records": self.records_file,
         }
         write_text(folder / GALLERY_JSON, json.dumps(values, indent=2) + "\n")
 
@@ -123,7 +135,7 @@ class GalleryFacts:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise GalleryError(f"{file} cannot be read: {error}.", _RESTORE) from error
         schema = values.get("schema") if isinstance(values, dict) else None
-        if schema != SCHEMA_VERSION:
+        if schema not in READABLE_SCHEMAS:
             raise GalleryError(
                 f"{file} is of gallery schema {schema!r}; this version reads {SCHEMA_VERSION}.",
                 "Use the version of tbps-infer that wrote it, or embed the pictures into a new gallery.",
@@ -131,12 +143,17 @@ class GalleryFacts:
         try:
             if values["dtype"] not in _TYPES:
                 raise ValueError(f"dtype is {values['dtype']!r}, want one of {', '.join(_TYPES)}")
+            records = values.get("records", RECORDS_FILE)
+            if not _RECORDS.fullmatch(records):
+                raise ValueError(f"records is {records!r}, want a name such as {RECORDS_FILE}")
             return cls(
                 model=ModelFacts.from_json(values["model"]),
                 dtype_name=values["dtype"],
                 bundle_path=None if values["bundle"] is None else Path(values["bundle"]),
                 created=str(values["created"]),
                 made_by=str(values["made_by"]),
+                records_file=records,
+                schema=schema,
             )
         except (KeyError, TypeError, ValueError, BundleError) as error:
             raise GalleryError(f"{file} is not valid: {error!r}.", _RESTORE) from error
@@ -152,8 +169,26 @@ def is_gallery(path: Path) -> bool:
 
 def is_leftover(name: str) -> bool:
     """Whether a file can come from a writer that was stopped before it had written ``gallery.json``."""
-    is_ours = name == LOCK_FILE or name.startswith(RECORDS_FILE) or is_vectors_file(name)
+    is_ours = name == LOCK_FILE or _records_of(name) is not None or is_vectors_file(name)
     return is_ours or leftover_of(name) == GALLERY_JSON
+
+
+def current_records_file(folder: Path) -> str:
+    """The name of the records in a folder; the first one where there is no ``gallery.json`` yet."""
+    return GalleryFacts.read(folder).records_file if is_gallery(folder) else RECORDS_FILE
+
+
+def next_records_file(name: str) -> str:
+    """The name that a purge gives to the records that it writes."""
+    found = _RECORDS.fullmatch(name)
+    assert found is not None  # GalleryFacts.read has seen to it
+    return f"records-{int(found[1] or 0) + 1}.sqlite"
+
+
+def _records_of(name: str) -> str | None:
+    """The records that a file is, or is SQLite's log, shared memory or journal of; None for other files."""
+    base = re.sub(r"-(wal|shm|journal)$", "", name)
+    return base if _RECORDS.fullmatch(base) else None
 
 
 def is_vectors_file(name: str) -> bool:
@@ -162,18 +197,33 @@ def is_vectors_file(name: str) -> bool:
 
 
 def belongs_to_other_generation(name: str, facts: GalleryFacts, generation: int) -> bool:
-    """Whether a file is a vector file or an index of another generation than this one, or was never finished."""
+    """Whether a file is a vector file, an index or records of another generation, or was never finished."""
+    if _records_of(name) == facts.records_file:
+        return False
     if name in (facts.vectors_file(generation), *(index.format(generation) for index in INDEX_FILES.values())):
         return False
     wanted = leftover_of(name) or name
     index = re.fullmatch(r"sketch-\d+\.idx|graph-\d+\.usearch", wanted)
-    return is_vectors_file(wanted) or index is not None or leftover_of(name) == GALLERY_JSON
+    ours = is_vectors_file(wanted) or index is not None or _records_of(wanted) is not None
+    return ours or leftover_of(name) == GALLERY_JSON
 
 
 def index_files(folder: Path, generation: int) -> dict[str, Path]:
     """The indexes that a generation has, ``sketch`` and ``graph``."""
     files = {index: folder / name.format(generation) for index, name in INDEX_FILES.items()}
     return {index: file for index, file in files.items() if file.exists()}
+
+
+def require_own_files(folder: Path, *names: str) -> None:
+    """Raise GalleryError when one of a gallery's files has a second name: writing would change that one, too."""
+    for name in names:
+        status = (folder / name).stat() if (folder / name).exists() else None
+        if status is not None and status.st_nlink > 1:
+            raise GalleryError(
+                f"{folder / name} is a hard link to a file that {status.st_nlink - 1} other name has: writing here "
+                "would damage the gallery there.",
+                "Copy a gallery with tbps gallery copy, not with cp -l; then remove this folder.",
+            )
 
 
 def require_length(file: Path, length: int, wanted: int) -> None:

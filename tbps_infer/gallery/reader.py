@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -28,9 +29,11 @@ from tbps_infer.gallery.records import (
     connect_reader,
     current_generation,
     damaged_records,
+    is_current_schema,
     metadata_columns,
     sqlite_errors,
 )
+from tbps_infer.gallery.roots import PATH_SQL
 from tbps_infer.gallery.search.graph import Graph
 from tbps_infer.gallery.search.on_device import DeviceStage, open_device_stage
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
@@ -44,7 +47,7 @@ __all__ = ["Gallery", "Record"]
 
 _READ_BYTES = 8 << 20
 _OPEN_ATTEMPTS = 5
-_RECORD_COLUMNS = ("record", "path", "tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256")
+_RECORD_COLUMNS = ("tbps_row", "tbps_size", "tbps_mtime_ns", "tbps_sha256")
 
 _Index = TypeVar("_Index", Sketch, Graph)
 
@@ -83,6 +86,8 @@ class Gallery:
         self._lock = threading.Lock()
         self.columns = metadata_columns(connection)
         self.generation = current_generation(connection)
+        self._is_current = is_current_schema(connection)
+        self._path_sql = PATH_SQL if self._is_current else "path"
         self._mapped = mapped
         self._indexes: dict[str, Any] = {}
         self._devices: dict[tuple[Device, SearchBackend], DeviceStage] = {}
@@ -164,8 +169,38 @@ class Gallery:
     @property
     def rejects(self) -> list[Reject]:
         """The pictures that could not be embedded, by path."""
-        rows = self._fetch("SELECT path, reason FROM reject ORDER BY path")
+        rows = self._fetch(f"SELECT {self._path_sql} AS whole, reason FROM reject ORDER BY whole")
         return [Reject(Path(path), reason) for path, reason in rows]
+
+    @property
+    def unreachable(self) -> list[Reject]:
+        """The records whose pictures could not be read when they were last looked at, and why; by path."""
+        if not self._is_current:
+            return []
+        rows = self._fetch(
+            f"SELECT {self._path_sql} AS whole, tbps_unreachable FROM record "
+            "WHERE tbps_unreachable IS NOT NULL ORDER BY whole"
+        )
+        return [Reject(Path(path), reason) for path, reason in rows]
+
+    @property
+    def tombstones(self) -> int:
+        """How many removed pictures embedding leaves out."""
+        return int(self._fetch("SELECT count(*) FROM tombstone")[0][0]) if self._is_current else 0
+
+    @property
+    def roots(self) -> dict[Path, int]:
+        """The folders that paths are recorded relative to, with the number of records below each."""
+        if not self._is_current:
+            return {}
+        rows = self._fetch(
+            "SELECT folder, (SELECT count(*) FROM record WHERE tbps_root = root) FROM root ORDER BY folder"
+        )
+        return {Path(folder): count for folder, count in rows}
+
+    def missing_roots(self) -> dict[Path, int]:
+        """Those of `roots` that are not there now and have records: pictures that moved, or a disk that is away."""
+        return {folder: count for folder, count in self.roots.items() if count and not folder.is_dir()}
 
     def require_model(self, model: ModelFacts) -> None:
         """Raise ModelMismatchError unless the gallery was embedded by this very model."""
@@ -270,6 +305,43 @@ class Gallery:
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
         return {row[0]: self._record(row) for row in rows}
 
+    def missing(self, *, every_file: bool = False) -> int:
+        """How many records' pictures are not there now: all below roots that are away, or every file if wanted."""
+        if every_file or not self._is_current:
+            return sum(not record.path.exists() for record in self.records()) if every_file else 0
+        return sum(self.missing_roots().values())
+
+    def records_below(self, paths: Sequence[Path]) -> list[int]:
+        """Numbers of the records whose path is one of some absolute paths, or below one, ascending."""
+        condition = " OR ".join(["whole = ? OR substr(whole, 1, ?) = ?"] * len(paths)) or "0"
+        values: list[Value] = []
+        for path in paths:
+            below = os.path.join(path, "")  # noqa: PTH118 - with a separator at its end
+            values += [str(path), len(below), below]
+        rows = self._fetch(
+            f"SELECT record FROM (SELECT record, {self._path_sql} AS whole FROM record) "
+            f"WHERE {condition} ORDER BY record",
+            tuple(values),
+        )
+        return [record for (record,) in rows]
+
+    def records_before(self, seconds: float) -> NDArray[np.int64]:
+        """Numbers int64 ``[n]`` of the records whose time, or else whose embedding, was before a Unix time."""
+        embedded = "tbps_embedded_s" if self._is_current else "NULL"
+        rows = self._fetch(
+            f"SELECT record FROM record WHERE coalesce(tbps_time_s, {embedded}) < ? ORDER BY record", (seconds,)
+        )
+        return np.array([record for (record,) in rows], dtype=np.int64)
+
+    def copy_records(self, file: Path) -> None:
+        """Write the records of this snapshot to a new file, with SQLite's online backup."""
+        with self._lock, sqlite_errors(self.path), closing(sqlite3.connect(file)) as copy:
+            self._connection.backup(copy)
+
+    def raw_slice(self, first: int, last: int) -> memoryview:
+        """The bytes of rows first to last+1 as they are stored."""
+        return np.ascontiguousarray(self._mapped.raw[first:last]).data
+
     def raw(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """uint8 ``[n, row_bytes]``: some rows as they are stored."""
         return self._mapped.raw[rows]
@@ -365,7 +437,8 @@ class Gallery:
 
     @property
     def _select_records(self) -> str:
-        return f"SELECT {', '.join(map(quoted, (*_RECORD_COLUMNS, *self.columns)))} FROM record"
+        names = ", ".join(("record", self._path_sql, *map(quoted, (*_RECORD_COLUMNS, *self.columns))))
+        return f"SELECT {names} FROM record"
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         return Record(row[0], Path(row[1]), row[2], FileStamp(*row[3:6]), self._metadata(row[6:]))

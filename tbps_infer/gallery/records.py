@@ -2,12 +2,15 @@
 
 ::
 
-    record   one row per picture: record (number, never used again), path (unique), its row in the vector file, the
-             file's size, mtime and sha256, and the metadata columns, without a type so that values keep theirs
-    reject   pictures that could not be decoded, with the reason
-    segment  runs of rows written together, with the sha256 of their bytes
-    state    one row: the generation of the vector file that rows are in
-    records  a view of record, path and the metadata columns: all that a --where expression can read
+    root       folders that paths are relative to, each with a separator at its end
+    record     one row per picture: record (number, never used again), its root and the path below it, its row in the
+               vector file, the file's size, mtime and sha256, when it was embedded, why it could not be read when it
+               was last looked at, and the metadata columns, without a type so that values keep theirs
+    reject     pictures that could not be decoded, with the reason
+    tombstone  pictures that were removed and stay so: sha256 and, unless they were purged, root and path
+    segment    runs of rows written together, with the sha256 of their bytes
+    state      one row: the generation of the vector file that rows are in
+    records    a view of record, the absolute path and the metadata columns: all that a --where expression can read
 
 What SQLite does not name does not exist: rows of the vector file beyond the last segment are remains of a writer that
 was stopped.
@@ -24,9 +27,11 @@ from pathlib import Path
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import STANDARD_COLUMNS, Value, quoted
-from tbps_infer.gallery.folder import RECORDS_FILE
+from tbps_infer.gallery.folder import RECORDS_FILE, current_records_file
+from tbps_infer.gallery.roots import PATH_SQL
 
 __all__ = [
+    "SCHEMA",
     "Entry",
     "FileStamp",
     "Reject",
@@ -35,8 +40,10 @@ __all__ = [
     "connect_reader",
     "connect_writer",
     "create_records",
+    "create_view",
     "current_generation",
     "damaged_records",
+    "is_current_schema",
     "metadata_columns",
     "sqlite_errors",
 ]
@@ -44,21 +51,32 @@ __all__ = [
 _BUSY_SECONDS = 30.0
 _VIEW_START = ("record", "path")
 
-_SCHEMA = f"""
+SCHEMA = f"""
+CREATE TABLE root (root INTEGER PRIMARY KEY, folder TEXT NOT NULL UNIQUE);
 CREATE TABLE record (
     record INTEGER PRIMARY KEY AUTOINCREMENT,
-    path TEXT NOT NULL UNIQUE,
+    tbps_root INTEGER NOT NULL,
+    path TEXT NOT NULL,
     tbps_row INTEGER NOT NULL UNIQUE,
     tbps_size INTEGER NOT NULL,
     tbps_mtime_ns INTEGER NOT NULL,
     tbps_sha256 TEXT NOT NULL,
+    tbps_embedded_s REAL NOT NULL,
+    tbps_unreachable TEXT,
     tbps_time_s REAL,
-    {", ".join(map(quoted, STANDARD_COLUMNS))}
+    {", ".join(map(quoted, STANDARD_COLUMNS))},
+    UNIQUE (tbps_root, path)
 );
 CREATE INDEX record_camera ON record (CAST(camera AS TEXT));
 CREATE INDEX record_id ON record (CAST(id AS TEXT));
 CREATE INDEX record_time ON record (tbps_time_s);
-CREATE TABLE reject (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
+CREATE INDEX record_sha256 ON record (tbps_sha256);
+CREATE TABLE reject (
+    tbps_root INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (tbps_root, path)
+);
+CREATE TABLE tombstone (sha256 TEXT NOT NULL, tbps_root INTEGER, path TEXT);
+CREATE INDEX tombstone_sha256 ON tombstone (sha256);
+CREATE INDEX tombstone_path ON tombstone (tbps_root, path);
 CREATE TABLE segment (start INTEGER PRIMARY KEY, count INTEGER NOT NULL CHECK (count > 0), sha256 TEXT NOT NULL);
 CREATE TABLE state (generation INTEGER NOT NULL);
 INSERT INTO state VALUES (0);
@@ -119,15 +137,16 @@ def create_records(folder: Path) -> None:
                 f"The disk of {folder} has no shared memory for SQLite (its journal mode stayed {mode!r}).",
                 "Put the gallery on a local disk.",
             )
-        connection.executescript(f"BEGIN; {_SCHEMA} {_view(STANDARD_COLUMNS)}; COMMIT;")
+        connection.executescript(f"BEGIN; {SCHEMA} {_view(STANDARD_COLUMNS)}; COMMIT;")
     finally:
         connection.close()
 
 
 def connect_writer(folder: Path) -> sqlite3.Connection:
     """Open the records for writing; transactions are begun and ended by the caller."""
-    # Every commit is on disk when it returns: a commit is rare beside the embedding it records.
-    return _connect(folder, "mode=rw", "PRAGMA synchronous = FULL")
+    # Every commit is on disk when it returns: a commit is rare beside the embedding it records. What is deleted is
+    # overwritten.
+    return _connect(folder, "mode=rw", "PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
 
 
 def connect_reader(folder: Path) -> sqlite3.Connection:
@@ -136,7 +155,7 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
         return _begin_reading(folder, "mode=ro")
     except sqlite3.OperationalError:
         # On a read-only disk there is no room for SQLite's shared index, and nobody to share it with.
-        wal = folder / f"{RECORDS_FILE}-wal"
+        wal = folder / f"{current_records_file(folder)}-wal"
         if os.access(folder, os.W_OK) or (wal.exists() and wal.stat().st_size > 0):
             raise
         return _begin_reading(folder, "immutable=1")
@@ -170,6 +189,11 @@ def current_generation(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT generation FROM state").fetchone()[0])
 
 
+def is_current_schema(connection: sqlite3.Connection) -> bool:
+    """Whether the records are of this version's schema; the previous one had absolute paths, and no roots."""
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'root'").fetchone()[0])
+
+
 def metadata_columns(connection: sqlite3.Connection) -> tuple[str, ...]:
     """Names of the metadata columns, in the order in which they came."""
     names = [str(row[1]) for row in connection.execute("PRAGMA table_info(records)")]
@@ -181,20 +205,27 @@ def add_column(connection: sqlite3.Connection, name: str) -> None:
     columns = (*metadata_columns(connection), name)
     connection.execute("DROP VIEW records")
     connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)}")
+    create_view(connection, columns)
+
+
+def create_view(connection: sqlite3.Connection, columns: tuple[str, ...]) -> None:
+    """Make the view of some metadata columns, inside the caller's transaction."""
     connection.execute(_view(columns))
 
 
 def _view(columns: tuple[str, ...]) -> str:
-    names = ", ".join(map(quoted, (*_VIEW_START, *columns)))
+    names = ", ".join(("record", f"{PATH_SQL} AS path", *map(quoted, columns)))
     return f"CREATE VIEW records AS SELECT {names} FROM record"
 
 
 def _connect(folder: Path, mode: str, *first: str) -> sqlite3.Connection:
     """Open the records, execute some statements, and look at a table: only then are they known to be readable."""
-    file = folder / RECORDS_FILE
+    file = folder / current_records_file(folder)
+    if not file.is_file():
+        file = folder / current_records_file(folder)  # a purge may have ended between the two looks
     if not file.is_file():
         raise GalleryError(
-            f"The gallery {folder} has no {RECORDS_FILE}.",
+            f"The gallery {folder} has no {file.name}.",
             "Copy the whole folder, or embed the pictures into a new gallery.",
         )
     connection = sqlite3.connect(

@@ -1,4 +1,4 @@
-"""What is done to whole galleries: removing records, compacting, merging, indexing, exporting."""
+"""What is done to whole galleries: merging, indexing, exporting."""
 
 from __future__ import annotations
 
@@ -9,31 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_folder
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.creation import require_space, system_errors
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files
+from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
+from tbps_infer.gallery.removal import open_writer
 from tbps_infer.gallery.search.graph import build_graph
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.sketch import build_sketch
 from tbps_infer.gallery.writer import GalleryWriter
 
-__all__ = [
-    "CompactReport",
-    "MergeReport",
-    "compact_gallery",
-    "export_gallery",
-    "index_gallery",
-    "merge_galleries",
-    "removable",
-    "remove_records",
-]
+__all__ = ["MergeReport", "export_gallery", "index_gallery", "merge_galleries"]
 
 _MERGE_ROWS = 4096
 _EXPORT_BYTES = 16 << 20
@@ -42,70 +33,24 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class CompactReport:
-    """What compacting did.
+class MergeReport:
+    """What merging did.
 
     Attributes:
-        kept: Rows that records name.
-        dropped: Rows of replaced and removed pictures.
-        dropped_indexes: Files of the sketch and the graph of the old rows; the sketch is built again.
+        added: Records that are new there.
+        known: Records whose path and content the gallery had already.
+        removed_earlier: Records that were removed from that gallery before, and stay so.
     """
-
-    kept: int
-    dropped: int
-    dropped_indexes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What merging did: records added, and records whose path and content the gallery had already."""
 
     added: int
     known: int
-
-
-def remove_records(path: Path, where: Filter) -> int:
-    """Remove the records that pass a filter; returns how many. Their rows stay on disk until `compact_gallery`.
-
-    Raises:
-        UsageError: The filter is empty: that would remove everything.
-        FilterError: It is not valid.
-        GalleryBusyError: Another process is writing.
-    """
-    with _writer(path) as writer, Gallery.open(path) as gallery:
-        return writer.remove(removable(gallery, where).tolist())
-
-
-def removable(gallery: Gallery, where: Filter) -> NDArray[np.int64]:
-    """Numbers int64 ``[n]`` of the records that `remove_records` would remove; raises likewise."""
-    if not where:
-        raise UsageError("Removing needs a filter: without one every record would go.", "Name a camera, an id …")
-    return gallery.selected(where).records
-
-
-def compact_gallery(path: Path) -> CompactReport:
-    """Drop the rows that no record names. The checksums are compared first: damage is not copied.
-
-    Raises:
-        GalleryBusyError: Another process is writing.
-        GalleryError: The gallery is damaged, or the disk has no room for the new file beside the old one.
-    """
-    with _writer(path) as writer:
-        with Gallery.open(path) as gallery:
-            gallery.verify()
-            kept = gallery.count
-        indexes = index_files(path, writer.generation)
-        dropped = writer.compact()
-        if "sketch" in indexes and kept:
-            with Gallery.open(path) as gallery, system_errors(path):
-                build_sketch(gallery.stored, path / INDEX_FILES["sketch"].format(gallery.generation))
-    return CompactReport(kept, dropped, tuple(file.name for file in indexes.values()))
+    removed_earlier: int = 0
 
 
 def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
     """Add the records of some galleries to another one, made when it is not there; stopped, it carries on.
 
-    The sources' checksums are compared first: damage is not copied.
+    The sources' checksums are compared first: damage is not copied. What was removed from `out` stays out.
 
     Args:
         sources: Galleries of the same model and type; records keep their metadata and get new numbers.
@@ -120,7 +65,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     if not sources:
         raise UsageError("Merging needs at least one gallery to take records from.")
     first = GalleryFacts.read(sources[0])
-    added = known = total = 0
+    added = known = removed = total = 0
     for source in sources:
         with Gallery.open(source) as gallery:
             gallery.require_model(first.model)
@@ -134,18 +79,21 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     with GalleryWriter.open(out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path) as writer:
         for source in sources:
             with Gallery.open(source) as gallery:
+                writer.add_roots(list(gallery.roots))
                 records = gallery.records()
                 while some := list(islice(records, _MERGE_ROWS)):
-                    new = [record for record in some if not _is_known(writer, gallery, record)]
+                    unknown = [record for record in some if not _is_known(writer, gallery, record)]
+                    new = [record for record in unknown if not writer.was_removed(record.path, record.stamp.sha256)]
+                    removed += len(unknown) - len(new)
                     rows = np.array([record.row for record in new], dtype=np.int64)
                     writer.commit_stored(
                         [Entry(r.path, r.stamp, r.metadata) for r in new], gallery.raw(rows) if new else None
                     )
-                    added, known = added + len(new), known + len(some) - len(new)
+                    added, known = added + len(new), known + len(some) - len(unknown)
                     if on_progress is not None:
-                        on_progress(added + known, total)
+                        on_progress(added + known + removed, total)
                 writer.commit(rejects=[reject for reject in gallery.rejects if writer.find(reject.path) is None])
-    return MergeReport(added, known)
+    return MergeReport(added, known, removed)
 
 
 def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | None = None) -> int:
@@ -158,7 +106,7 @@ def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | No
         GalleryError: The gallery is empty, or the disk has no room.
         BackendError: usearch, which the graph needs, is not installed.
     """
-    with _writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
+    with open_writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
         rows, dim = len(gallery.stored), gallery.stored.dim
         if rows == 0:
             raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
@@ -231,12 +179,6 @@ def _column(values: list[Value]) -> list[Any]:
         if any(isinstance(value, kind) for value in values):
             return [None if value is None else kind(value) for value in values]
     return list(values)
-
-
-def _writer(path: Path) -> GalleryWriter:
-    """The writer of an existing gallery."""
-    facts = GalleryFacts.read(path)
-    return GalleryWriter.open(path, facts.model)
 
 
 def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:

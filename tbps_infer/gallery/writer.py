@@ -7,36 +7,38 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
-from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
+from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
+    SCHEMA_VERSION,
     DtypeName,
     GalleryFacts,
     belongs_to_other_generation,
     missing_vectors,
+    next_records_file,
     require_length,
+    require_own_files,
     writer_lock,
 )
 from tbps_infer.gallery.mapping import checked_rows
+from tbps_infer.gallery.record_table import RecordTable
 from tbps_infer.gallery.records import (
     Entry,
-    FileStamp,
     Reject,
-    add_column,
     committed_rows,
     connect_writer,
     current_generation,
-    metadata_columns,
     sqlite_errors,
 )
-from tbps_infer.gallery.times import parse_time
+from tbps_infer.gallery.roots import PATH_SQL, relocate, remove_unused
+from tbps_infer.gallery.tombstones import bury, forget_paths, forget_tombstones, is_removed
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["GalleryWriter"]
@@ -58,10 +60,10 @@ class GalleryWriter:
         self.facts = facts
         self._resources = resources
         self._connection = connection
+        self._table = RecordTable(connection)
         self._rows = 0
-        self._columns: tuple[str, ...] = ()
         self._handle: int | None = None
-        resources.callback(self._close_vectors)
+        resources.callback(self._close)
         self._open_vectors()
 
     @classmethod
@@ -85,9 +87,15 @@ class GalleryWriter:
             make_folder(path)
             resources.enter_context(writer_lock(path))
             facts = open_facts(path, model, dtype, bundle_path)
-            with sqlite_errors(path):
+            with sqlite_errors(path), ExitStack() as undo:
                 connection = connect_writer(path)
-                resources.callback(connection.close)
+                undo.callback(connection.close)
+                require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
+                convert_records(connection)
+                if facts.schema != SCHEMA_VERSION:
+                    facts = replace(facts, schema=SCHEMA_VERSION)
+                    facts.write(path)
+                undo.pop_all()
                 writer = cls(path, facts, resources, connection)
             writer._resources = resources.pop_all()
         return writer
@@ -109,14 +117,49 @@ class GalleryWriter:
 
     def find(self, path: Path) -> Entry | None:
         """What the gallery has recorded about a picture, by its absolute path."""
-        names = ", ".join(map(quoted, self._columns))
         with sqlite_errors(self.path):
-            found = self._connection.execute(
-                f"SELECT tbps_size, tbps_mtime_ns, tbps_sha256, {names} FROM record WHERE path = ?", (str(path),)
-            ).fetchone()
-        if found is None:
-            return None
-        return Entry(path, FileStamp(*found[:3]), dict(zip(self._columns, found[3:], strict=True)))
+            return self._table.find(path)
+
+    def of_content(self, sha256: str) -> list[Path]:
+        """The paths of the records whose file had this content."""
+        with sqlite_errors(self.path):
+            return self._table.of_content(sha256)
+
+    def was_removed(self, path: Path, sha256: str | None = None) -> bool:
+        """Whether a picture was removed on purpose: see `tbps_infer.gallery.tombstones`."""
+        with sqlite_errors(self.path):
+            return is_removed(self._connection, self._table.roots, path, sha256)
+
+    def roots(self) -> list[Path]:
+        """The folders that paths are recorded relative to."""
+        with sqlite_errors(self.path):
+            rows = self._connection.execute("SELECT folder FROM root ORDER BY folder")
+            return [Path(folder) for (folder,) in rows]
+
+    def paths_below(self, folder: Path, *, rejects: bool = False) -> list[Path]:
+        """The paths of the records, or of the rejects, that are a folder or below it, by path."""
+        sql = f"SELECT {PATH_SQL} AS whole FROM {'reject' if rejects else 'record'} ORDER BY whole"
+        with sqlite_errors(self.path):
+            paths = [Path(path) for (path,) in self._connection.execute(sql)]
+        return [path for path in paths if path.is_relative_to(folder)]
+
+    def add_roots(self, folders: Sequence[Path]) -> None:
+        """Record the new pictures below some folders relative to these."""
+        with self._all_or_nothing():
+            self._table.roots.add(folders)
+            self._connection.execute("COMMIT")
+
+    def relocate(self, old: Path, new: Path) -> int:
+        """Record the pictures below a folder as being below another; returns how many.
+
+        Raises:
+            GalleryError: Nothing is recorded below `old`, or a picture is recorded at its new place already.
+        """
+        with self._all_or_nothing():
+            moved = relocate(self._connection, old, new)
+            self._connection.execute("COMMIT")
+        self._table.load()
+        return moved
 
     def commit(
         self,
@@ -125,6 +168,8 @@ class GalleryWriter:
         *,
         unchanged: Sequence[Entry] = (),
         rejects: Sequence[Reject] = (),
+        unreachable: Sequence[Reject] = (),
+        moved: Sequence[tuple[Path, Entry]] = (),
     ) -> None:
         """Record what happened to some pictures, all of it or nothing.
 
@@ -134,57 +179,108 @@ class GalleryWriter:
             vectors: float32 ``[len(embedded), dim]``, their embeddings.
             unchanged: Pictures whose recorded stamp or metadata may have to be brought up to date.
             rejects: Pictures that could not be decoded; their records, if any, go.
+            unreachable: Recorded pictures that could not be read, and why; their records stay.
+            moved: Old paths of recorded pictures with what they are now; records, numbers and rows stay.
 
         Raises:
             GalleryError: A vector is not an embedding of this model, a column's name cannot be used, or the disk
                 does not take it; the gallery is as it was before the call.
         """
         data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
-        self.commit_stored(embedded, data, unchanged=unchanged, rejects=rejects)
-
-    def commit_stored(
-        self,
-        embedded: Sequence[Entry],
-        data: NDArray[np.uint8] | None,
-        *,
-        unchanged: Sequence[Entry] = (),
-        rejects: Sequence[Reject] = (),
-    ) -> None:
-        """As `commit`, with embeddings uint8 ``[len(embedded), row_bytes]`` as another gallery stores them."""
-        unchanged = [entry for entry in unchanged if self._differs(entry)]
-        if data is None and not unchanged and not rejects:
+        changes = [entry for entry in unchanged if self._table.differs(entry)]
+        if data is None and not (changes or rejects or unreachable or moved):
             return
         with self._all_or_nothing():
-            if data is not None and len(data):
-                require_space(self.path, data.nbytes)
-                self._append(data.data.cast("B"))
-                self._connection.execute(
-                    "INSERT INTO segment VALUES (?, ?, ?)",
-                    (self._rows, len(data), hashlib.sha256(data.data).hexdigest()),
-                )
-            self._add_columns([*embedded, *unchanged])
-            for row, entry in enumerate(embedded, self._rows):
-                self._put(entry, row)
-            for entry in unchanged:
-                self._put(entry, None)
+            for old, entry in moved:
+                self._table.move(old, entry.path)
+            self._record(embedded, data, [*(entry for _, entry in moved), *changes])
+            for problem in unreachable:
+                self._table.mark_unreachable(problem)
             for reject in rejects:
-                self._connection.execute("DELETE FROM record WHERE path = ?", (str(reject.path),))
-                self._connection.execute(
-                    "INSERT INTO reject VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET reason = excluded.reason",
-                    (str(reject.path), reject.reason),
-                )
+                self._table.reject(reject)
             self._connection.execute("COMMIT")
             self._rows += 0 if data is None else len(data)
 
-    def remove(self, records: Sequence[int]) -> int:
-        """Remove records by number, all or none; returns how many went. Their rows are dead until `compact`."""
+    def commit_stored(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None) -> None:
+        """As `commit`, with embeddings uint8 ``[len(embedded), row_bytes]`` as another gallery stores them."""
+        if data is None:
+            return
         with self._all_or_nothing():
-            gone = sum(
-                self._connection.execute("DELETE FROM record WHERE record = ?", (number,)).rowcount
-                for number in records
+            self._record(embedded, data, [])
+            self._connection.execute("COMMIT")
+            self._rows += len(data)
+
+    def _record(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None, unchanged: Sequence[Entry]) -> None:
+        """Append rows and name them, and bring unchanged entries up to date, inside a transaction."""
+        if data is not None and len(data):
+            require_space(self.path, data.nbytes)
+            self._append(data.data.cast("B"))
+            self._connection.execute(
+                "INSERT INTO segment VALUES (?, ?, ?)",
+                (self._rows, len(data), hashlib.sha256(data.data).hexdigest()),
             )
+        self._table.add_columns([*embedded, *unchanged])
+        for row, entry in enumerate(embedded, self._rows):
+            self._table.put(entry, row)
+        for entry in unchanged:
+            self._table.put(entry, None)
+
+    def remove(self, records: Sequence[int], *, tombstones: bool = True) -> int:
+        """Remove records by number, all or none; returns how many went. Their rows are dead until `compact`.
+
+        Args:
+            records: Their numbers.
+            tombstones: Whether embedding the same pictures again leaves them out.
+        """
+        gone = 0
+        with self._all_or_nothing():
+            for number in records:
+                if tombstones:
+                    bury(self._connection, number)
+                gone += self._connection.execute("DELETE FROM record WHERE record = ?", (number,)).rowcount
             self._connection.execute("COMMIT")
         return gone
+
+    def remove_paths(self, paths: Sequence[Path]) -> int:
+        """Remove records by their paths, without tombstones; returns how many went."""
+        numbers = [number for path in paths if (number := self._table.number(path)) is not None]
+        return self.remove(numbers, tombstones=False)
+
+    def forget_rejects(self, paths: Sequence[Path]) -> None:
+        """Take pictures off the list of rejects."""
+        with self._all_or_nothing():
+            for path in paths:
+                self._table.drop_reject(path)
+            self._connection.execute("COMMIT")
+
+    def forget_tombstones(self, pictures: Sequence[tuple[Path, str]]) -> None:
+        """Take the tombstones of some paths and hashes away: these pictures can be embedded again."""
+        with self._all_or_nothing():
+            forget_tombstones(self._connection, self._table.roots, pictures)
+            self._connection.execute("COMMIT")
+
+    def rewrite_records(self) -> None:
+        """Write the records to a new file that holds nothing which was removed, and remove the old one.
+
+        Tombstones keep their hashes only. The old file is not written to: readers that have it open go on with it.
+        """
+        with self._all_or_nothing():
+            forget_paths(self._connection)
+            remove_unused(self._connection)
+            self._connection.execute("COMMIT")
+        name = next_records_file(self.facts.records_file)
+        with system_errors(self.path), sqlite_errors(self.path):
+            require_space(self.path, (self.path / self.facts.records_file).stat().st_size)
+            with new_file(self.path / name) as temporary:
+                self._connection.execute("VACUUM INTO ?", (str(temporary),))
+            facts = replace(self.facts, records_file=name)
+            facts.write(self.path)
+            self.facts = facts
+            self._connection.close()
+            self._connection = connect_writer(self.path)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._table = RecordTable(self._connection)
+            self._open_vectors()
 
     def compact(self) -> int:
         """Write the rows that records name, in their order, to a new vector file, and drop the others.
@@ -251,53 +347,11 @@ class GalleryWriter:
                 other.unlink(missing_ok=True)
         self._recover()
 
-    def _close_vectors(self) -> None:
+    def _close(self) -> None:
+        self._connection.close()
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-    def _differs(self, entry: Entry) -> bool:
-        """Whether recording an entry, which the gallery has already, would change anything."""
-        known = self.find(entry.path)
-        if known is None or known.stamp != entry.stamp:
-            return True
-        return any(
-            (column := find_column(name, self._columns)) is None or known.metadata[column] != value
-            for name, value in entry.metadata.items()
-        )
-
-    def _add_columns(self, entries: Sequence[Entry]) -> None:
-        for name in dict.fromkeys(name for entry in entries for name in entry.metadata):
-            if find_column(name, self._columns) is not None:
-                continue
-            if problem := column_problem(name):
-                raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
-            add_column(self._connection, name)
-            self._columns = metadata_columns(self._connection)
-
-    def _put(self, entry: Entry, row: int | None) -> None:
-        """Insert or update one record; `row` None leaves it at its row."""
-        values: dict[str, Value] = {
-            "tbps_size": entry.stamp.size,
-            "tbps_mtime_ns": entry.stamp.mtime_ns,
-            "tbps_sha256": entry.stamp.sha256,
-        }
-        if row is not None:
-            values["tbps_row"] = row
-        for name, value in entry.metadata.items():
-            column = find_column(name, self._columns)
-            assert column is not None  # _add_columns has seen to it
-            values[column] = value
-            if column == "time":
-                values["tbps_time_s"] = parse_time(value)
-        path = str(entry.path)
-        changes = ", ".join(f"{quoted(name)} = ?" for name in values)
-        updated = self._connection.execute(f"UPDATE record SET {changes} WHERE path = ?", (*values.values(), path))
-        if updated.rowcount == 0:
-            names = ", ".join(map(quoted, ("path", *values)))
-            marks = ", ".join("?" * (len(values) + 1))
-            self._connection.execute(f"INSERT INTO record ({names}) VALUES ({marks})", (path, *values.values()))
-        self._connection.execute("DELETE FROM reject WHERE path = ?", (path,))
 
     def _append(self, data: memoryview) -> None:
         assert self._handle is not None
@@ -325,7 +379,7 @@ class GalleryWriter:
             self._open_vectors()  # a compaction was committed, and interrupted before it got here
             return
         self._rows = committed_rows(self._connection, self.path)
-        self._columns = metadata_columns(self._connection)
+        self._table.load()
         wanted = self._rows * self.facts.row_bytes
         assert self._handle is not None
         length = os.fstat(self._handle).st_size

@@ -21,6 +21,7 @@ from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.pages import STATIC, page_router
 from tbps_infer.serve.pictures import Pictures
+from tbps_infer.serve.removal import removal_router
 from tbps_infer.serve.routes import router
 from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.service import Service
@@ -60,6 +61,7 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
         lifespan=lifespan,
     )
     app.include_router(router)
+    app.include_router(removal_router)
     app.include_router(page_router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(RefusedError, _refused)

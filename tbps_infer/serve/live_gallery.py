@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import TbpsError
 from tbps_infer.gallery import Filter, Gallery, Record
 from tbps_infer.gallery.filters import Guard, matching_records
-from tbps_infer.gallery.folder import RECORDS_FILE
+from tbps_infer.gallery.folder import current_records_file
 from tbps_infer.gallery.records import connect_reader, sqlite_errors
 
 __all__ = ["Facets", "LiveGallery", "Snapshot"]
@@ -119,6 +119,11 @@ class LiveGallery:
                 snapshot.facets = self._read_facets()
             return snapshot.facets
 
+    def refresh(self) -> None:
+        """Take a new snapshot now, because something was removed."""
+        with self._opening:
+            self._replace()
+
     def close(self) -> None:
         """Close the snapshot; those who use it have ended."""
         self._release(self._current)
@@ -162,12 +167,16 @@ class LiveGallery:
         gallery = Gallery.open(self.path)
         # SQLite makes its -wal file for the first reader: if only that happened, the later look is the one to keep.
         after = self._stamps()
-        return Snapshot(gallery, after if before[0] == after[0] and after[1][1] == 0 else before)
+        return Snapshot(gallery, after if before[:1] == after[:1] and after and after[1][1] == 0 else before)
 
     def _stamps(self) -> tuple[Any, ...]:
         """What changes with every commit: times and sizes of the records and of their log."""
         found = []
-        for name in (RECORDS_FILE, f"{RECORDS_FILE}-wal", "gallery.json"):
+        try:
+            records = current_records_file(self.path)
+        except TbpsError:
+            return ()
+        for name in (records, f"{records}-wal", "gallery.json"):
             try:
                 stat = (self.path / name).stat()
                 found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))

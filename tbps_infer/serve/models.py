@@ -19,6 +19,7 @@ __all__ = [
     "ExportRequest",
     "FilterRequest",
     "HitReply",
+    "RecordNumber",
     "RecordReply",
     "SearchReply",
     "SearchRequest",
@@ -174,4 +175,5 @@ class ColumnsReply(BaseModel):
     family: str
     segments: list[SegmentReply]
     attention: bool = Field(description="Whether a record's attention can be asked for.")
+    removal: bool = Field(description="Whether records can be removed: the server has a token.")
     limits: dict[str, float]

@@ -105,6 +105,7 @@ async def columns(request: Request) -> ColumnsReply:
         family=facts.family,
         segments=[SegmentReply(name=s.name, weight=s.weight) for s in facts.layout.segments],
         attention=service.searcher.attention is not None,
+        removal=service.access.needs_token,
         limits={
             "hits": limits.hits,
             "texts": limits.texts,

@@ -6,14 +6,16 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from serve_world import SCRIPT, World
+from serve_world import FACTS, SCRIPT, World
 
 from tbps_infer.errors import UsageError
+from tbps_infer.gallery import Gallery, GalleryWriter, Removal, remove_records
 from tbps_infer.serve.options import Limits, ServeOptions
 from tbps_infer.serve.rate_limit import RateLimit
 
@@ -295,3 +297,30 @@ def test_other_addresses_need_a_token(host: str) -> None:
     with pytest.raises(UsageError, match="at least 16"):
         ServeOptions(host, token="short")
     assert TOKEN not in repr(ServeOptions(host, token=TOKEN))
+
+
+def test_only_whoever_has_the_token_removes_and_says_how_many(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add(range(6))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with world.client(ServeOptions(token=TOKEN)) as client:
+        assert client.post("/api/v1/remove", json={"records": [1], "confirm": 1}).status_code == 401
+        assert client.get("/api/v1/columns", headers=headers).json()["removal"] is True
+        for body in ({"records": [1, 2], "confirm": 1}, {"records": [], "confirm": 0}, {"records": [1]}):
+            assert client.post("/api/v1/remove", json=body, headers=headers).status_code == 422
+        with GalleryWriter.open(world.gallery, FACTS):
+            busy = client.post("/api/v1/remove", json={"records": [1], "confirm": 1}, headers=headers)
+        assert (busy.status_code, busy.json()["error"]["hint"]) == (409, "Try again when it is done.")
+        told = client.post("/api/v1/remove", json={"records": [2, 3, 2, 99], "confirm": 3}, headers=headers)
+        assert told.json() == {"removed": 2}
+        found = client.post("/api/v1/search", json={"texts": ["a coat"]}, headers=headers).json()["hits"]
+        assert {hit["record"] for hit in found} == {1, 4, 5, 6}
+        assert remove_records(world.gallery, Removal(records=(4,)), purge=True) == 1
+        with world.client(ServeOptions(token=TOKEN)) as other:  # a server finds the records under their new name
+            assert other.get("/api/v1/records/5", headers=headers).status_code == 200
+    world.add(range(6))
+    with Gallery.open(world.gallery) as gallery:
+        assert gallery.count == 3
+    with world.client() as client:
+        refused = client.post("/api/v1/remove", json={"records": [1], "confirm": 1})
+        assert (refused.status_code, client.get("/api/v1/columns").json()["removal"]) == (403, False)

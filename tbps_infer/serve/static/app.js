@@ -378,6 +378,7 @@ function showChosen() {
     item.setAttribute("aria-selected", String(state.chosen.has(state.hits[index]?.record)));
   });
   $("chosen").hidden = !state.chosen.size;
+  $("remove").hidden = !state.about?.removal;
   $("chosen-count").textContent = `${state.chosen.size} chosen`;
   const pressed = state.open !== null && state.chosen.has(state.hits[state.open]?.record);
   $("detail-choose").setAttribute("aria-pressed", String(pressed));
@@ -399,6 +400,35 @@ async function save(format) {
     $("status").textContent = `${error.message} ${error.hint ?? ""}`;
   } finally {
     $("busy").hidden = true;
+  }
+}
+
+// --- removing: asked twice, by two buttons at different places -----------------
+
+function askRemoval() {
+  $("removal-title").textContent = `Remove ${state.chosen.size} from the gallery?`;
+  $("removal-first").hidden = false;
+  $("removal-second").hidden = true;
+  $("removal-problem").hidden = true;
+  $("removal").showModal();
+}
+
+function askRemovalAgain() {
+  $("removal-title").textContent = `Really remove ${state.chosen.size}? This cannot be undone here.`;
+  $("removal-first").hidden = true;
+  $("removal-second").hidden = false;
+}
+
+async function removeChosen() {
+  const records = [...state.chosen];
+  try {
+    const told = await (await call("/api/v1/remove", { records, confirm: records.length })).json();
+    $("removal").close();
+    await search({ remember: false });
+    $("status").textContent = `Removed ${told.removed}.`;
+  } catch (error) {
+    $("removal-problem").textContent = `${error.message} ${error.hint ?? ""}`;
+    $("removal-problem").hidden = false;
   }
 }
 
@@ -618,6 +648,9 @@ function listen() {
   $("next").addEventListener("click", () => openDetail(state.open + 1));
   $("save-csv").addEventListener("click", () => save("csv"));
   $("save-zip").addEventListener("click", () => save("zip"));
+  $("remove").addEventListener("click", askRemoval);
+  $("removal-first").addEventListener("click", askRemovalAgain);
+  $("removal-second").addEventListener("click", removeChosen);
   $("choose-none").addEventListener("click", () => {
     state.chosen.clear();
     showChosen();

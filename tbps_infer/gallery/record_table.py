@@ -1,0 +1,145 @@
+"""The rows of records and rejects as the one writer changes them: each call inside the writer's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tbps_infer.errors import GalleryError
+from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
+from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, metadata_columns
+from tbps_infer.gallery.roots import PATH_SQL, Roots
+from tbps_infer.gallery.times import parse_time
+
+__all__ = ["RecordTable"]
+
+
+class RecordTable:
+    """Finds, inserts and changes records by their absolute paths.
+
+    Attributes:
+        roots: What paths are stored relative to.
+        columns: Names of the metadata columns.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.roots = Roots(connection)
+        self.columns = metadata_columns(connection)
+
+    def load(self) -> None:
+        """Learn what is committed."""
+        self.roots.load()
+        self.columns = metadata_columns(self._connection)
+
+    def number(self, path: Path) -> int | None:
+        """The record of a path; None when it has none."""
+        for place in self.roots.places(path):
+            found = self._connection.execute("SELECT record FROM record WHERE tbps_root = ? AND path = ?", place)
+            if (row := found.fetchone()) is not None:
+                return int(row[0])
+        return None
+
+    def find(self, path: Path) -> Entry | None:
+        """What is recorded about a picture."""
+        number = self.number(path)
+        if number is None:
+            return None
+        names = ", ".join(map(quoted, self.columns))
+        row = self._connection.execute(
+            f"SELECT tbps_size, tbps_mtime_ns, tbps_sha256, {names} FROM record WHERE record = ?", (number,)
+        ).fetchone()
+        return Entry(path, FileStamp(*row[:3]), dict(zip(self.columns, row[3:], strict=True)))
+
+    def of_content(self, sha256: str) -> list[Path]:
+        """The paths of the records whose file had this content."""
+        sql = f"SELECT {PATH_SQL} FROM record WHERE tbps_sha256 = ? ORDER BY record"
+        return [Path(path) for (path,) in self._connection.execute(sql, (sha256,))]
+
+    def differs(self, entry: Entry) -> bool:
+        """Whether recording an entry, which the gallery has already, would change anything."""
+        known = self.find(entry.path)
+        if known is None or known.stamp != entry.stamp or self._mark(entry.path) is not None:
+            return True
+        return any(
+            (column := find_column(name, self.columns)) is None or known.metadata[column] != value
+            for name, value in entry.metadata.items()
+        )
+
+    def add_columns(self, entries: Sequence[Entry]) -> None:
+        """Add the metadata columns that entries name and the gallery does not have."""
+        for name in dict.fromkeys(name for entry in entries for name in entry.metadata):
+            if find_column(name, self.columns) is not None:
+                continue
+            if problem := column_problem(name):
+                raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
+            add_column(self._connection, name)
+            self.columns = metadata_columns(self._connection)
+
+    def put(self, entry: Entry, row: int | None) -> None:
+        """Insert or update one record; `row` None leaves it at its row."""
+        values: dict[str, Value] = {
+            "tbps_size": entry.stamp.size,
+            "tbps_mtime_ns": entry.stamp.mtime_ns,
+            "tbps_sha256": entry.stamp.sha256,
+            "tbps_unreachable": None,
+        }
+        if row is not None:
+            values |= {"tbps_row": row, "tbps_embedded_s": time.time()}
+        values |= self._metadata(entry.metadata)
+        number = self.number(entry.path)
+        if number is not None:
+            changes = ", ".join(f"{quoted(name)} = ?" for name in values)
+            self._connection.execute(f"UPDATE record SET {changes} WHERE record = ?", (*values.values(), number))
+        else:
+            place = dict(zip(("tbps_root", "path"), self.roots.place(entry.path), strict=True))
+            names = ", ".join(map(quoted, (*place, *values)))
+            marks = ", ".join("?" * (len(place) + len(values)))
+            self._connection.execute(
+                f"INSERT INTO record ({names}) VALUES ({marks})", (*place.values(), *values.values())
+            )
+        self.drop_reject(entry.path)
+
+    def move(self, old: Path, new: Path) -> None:
+        """Give a record another path, and its number, row and metadata with it."""
+        root, path = self.roots.place(new)
+        self._connection.execute(
+            "UPDATE record SET tbps_root = ?, path = ? WHERE record = ?", (root, path, self.number(old))
+        )
+
+    def mark_unreachable(self, problem: Reject) -> None:
+        """Keep a record and note why its file could not be read."""
+        self._connection.execute(
+            "UPDATE record SET tbps_unreachable = ? WHERE record = ?", (problem.reason, self.number(problem.path))
+        )
+
+    def reject(self, reject: Reject) -> None:
+        """List a picture as rejected; its record, if any, goes."""
+        self._connection.execute("DELETE FROM record WHERE record = ?", (self.number(reject.path),))
+        self.drop_reject(reject.path)
+        self._connection.execute(
+            "INSERT INTO reject VALUES (?, ?, ?)", (*self.roots.place(reject.path), reject.reason)
+        )
+
+    def drop_reject(self, path: Path) -> None:
+        """Take a picture off the list of rejects."""
+        for place in self.roots.places(path):
+            self._connection.execute("DELETE FROM reject WHERE tbps_root = ? AND path = ?", place)
+
+    def _mark(self, path: Path) -> str | None:
+        found = self._connection.execute(
+            "SELECT tbps_unreachable FROM record WHERE record = ?", (self.number(path),)
+        ).fetchone()
+        return None if found is None else found[0]
+
+    def _metadata(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        for name, value in metadata.items():
+            column = find_column(name, self.columns)
+            assert column is not None  # add_columns has seen to it
+            values[column] = value
+            if column == "time":
+                values["tbps_time_s"] = parse_time(value)
+        return values

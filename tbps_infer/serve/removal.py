@@ -1,0 +1,61 @@
+"""Removing records through the API, for holders of the token alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from tbps_infer.errors import GalleryBusyError
+from tbps_infer.gallery import Removal, remove_records
+from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.models import RecordNumber
+from tbps_infer.serve.service import service_of
+
+__all__ = ["removal_router"]
+
+_MOST = 1000
+
+removal_router = APIRouter()
+
+
+class RemovalRequest(BaseModel):
+    """Records to remove for good; `confirm` repeats how many, so that a slip removes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    records: Annotated[list[RecordNumber], Field(min_length=1, max_length=_MOST)]
+    confirm: Annotated[int, Field(strict=True, description="How many different records are to go.")]
+
+
+class RemovalReply(BaseModel):
+    """How many records were removed; the others were not there any more."""
+
+    removed: int
+
+
+_REFUSALS: dict[int | str, dict[str, object]] = {
+    403: {"description": "The server has no token, so it cannot tell who may remove records."},
+    409: {"description": "Another process is writing to the gallery."},
+    422: {"description": "`confirm` is not the number of records."},
+}
+
+
+@removal_router.post("/api/v1/remove", responses=_REFUSALS)
+async def remove(asked: RemovalRequest, request: Request) -> RemovalReply:
+    """Remove records from the gallery. Embedding the same pictures again leaves them out."""
+    service = service_of(request)
+    if not service.access.needs_token:
+        raise RefusedError(403, "Records can be removed with a token only.", "Start the server with a token.")
+    records = tuple(dict.fromkeys(asked.records))
+    if asked.confirm != len(records):
+        raise RefusedError(422, f"confirm is {asked.confirm}, and {len(records)} records are named.")
+    gallery = service.searcher.gallery
+    try:
+        gone = await run_in_threadpool(remove_records, gallery.path, Removal(records=records))
+    except GalleryBusyError as error:
+        raise RefusedError(409, "Another process is writing to the gallery.", "Try again when it is done.") from error
+    await run_in_threadpool(gallery.refresh)
+    return RemovalReply(removed=gone)
