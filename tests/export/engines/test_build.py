@@ -623,7 +623,7 @@ def test_full_tensorrt_builds_with_the_chosen_device_as_the_threads_own(
 ) -> None:
     memory, opened = FakeMemory(gpu=SM86), []
 
-    def open_it(index: int) -> FakeMemory:
+    def open_it(index: int, _kind: object = None) -> FakeMemory:
         opened.append(index)
         return memory
 
