@@ -21,10 +21,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.decode_memory import DEFAULT_DECODE_BYTES, DecodeMemory
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
 from tbps_infer.gallery.folder import DtypeName
-from tbps_infer.images import load_crop
+from tbps_infer.images import load_crop, named_picture
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.sources import SourceItem, absolute_path
@@ -55,6 +56,7 @@ class EmbedOptions:
         rehash: Hash every file; otherwise a file whose size and mtime are as recorded is taken as unchanged.
         dtype: How the gallery stores numbers; None is its own, float16 for a new one.
         bundle_path: Where the model was read from, recorded in the gallery.
+        decode_memory: Bytes that the threads share for what they read and decode.
     """
 
     batch_size: int = 32
@@ -64,6 +66,7 @@ class EmbedOptions:
     rehash: bool = False
     dtype: DtypeName | None = None
     bundle_path: Path | None = None
+    decode_memory: int = DEFAULT_DECODE_BYTES
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.commit_rows < 1 or (self.workers is not None and self.workers < 1):
@@ -124,12 +127,15 @@ def embed_gallery(
         distinct.setdefault(absolute_path(item.path), item)
     with GalleryWriter.open(gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path) as writer:
         run = _Run(encoder, writer, options)
+        memory = DecodeMemory(options.decode_memory)
         workers = options.workers or min(8, os.cpu_count() or 1)
         # Two batches ahead: one being decoded while one waits for the encoder.
         ahead = 2 * options.batch_size + workers
         with _pool(workers) as pool:
             futures = (
-                pool.submit(_prepare, path, item, run.recorded(path), encoder.facts.preprocessing, options.rehash)
+                pool.submit(
+                    _prepare, path, item, run.recorded(path), encoder.facts.preprocessing, options.rehash, memory
+                )
                 for path, item in distinct.items()
             )
             for done, outcome in enumerate(_in_order(futures, ahead), 1):
@@ -152,7 +158,12 @@ _Outcome = _Decoded | Entry | Reject  # an Entry by itself is an unchanged pictu
 
 
 def _prepare(
-    path: Path, item: SourceItem, known: FileStamp | None, preprocessing: Preprocessing, rehash: bool
+    path: Path,
+    item: SourceItem,
+    known: FileStamp | None,
+    preprocessing: Preprocessing,
+    rehash: bool,
+    memory: DecodeMemory,
 ) -> _Outcome:
     """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels.
 
@@ -167,18 +178,20 @@ def _prepare(
             return Reject(path, "It is not a file.")
         if known and not rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return Entry(path, known, item.metadata)
-        content = path.read_bytes()
-    except OSError as error:
-        return Reject(path, f"It cannot be read: {error.strerror or error}.")
-    # The status was taken before the content: a file written to meanwhile looks changed the next time.
-    stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
-    entry = Entry(path, stamp, item.metadata)
-    if known and known.sha256 == stamp.sha256:
-        return entry
-    try:
-        return _Decoded(entry, load_crop(content, preprocessing))
+        with memory.files.hold(status.st_size, "Reading it"):
+            with path.open("rb") as file:
+                content = file.read(status.st_size)
+            # The status was taken before the content: a file written to meanwhile looks changed the next time.
+            stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
+            entry = Entry(path, stamp, item.metadata)
+            if known and known.sha256 == stamp.sha256:
+                return entry
+            with named_picture(str(path)):
+                return _Decoded(entry, load_crop(content, preprocessing, memory))
     except ImageError as error:
         return Reject(path, error.message)
+    except OSError as error:
+        return Reject(path, f"It cannot be read: {error.strerror or error}.")
 
 
 def _is_utf8(path: Path) -> bool:

@@ -3,7 +3,8 @@
 ::
 
     record   one row per picture: record (number, never used again), path (unique), its row in the vector file, the
-             file's size, mtime and sha256, and the metadata columns, without a type so that values keep theirs
+             file's size, mtime and sha256, the time in seconds, as an instant and as its clock shows it, and the
+             metadata columns: TEXT or NUMERIC
     reject   pictures that could not be decoded, with the reason
     segment  runs of rows written together, with the sha256 of their bytes
     state    one row: the generation of the vector file that rows are in
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.columns import STANDARD_COLUMNS, Value, quoted
+from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, quoted
 from tbps_infer.gallery.folder import RECORDS_FILE
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FileStamp",
     "Reject",
     "add_column",
+    "column_types",
     "committed_rows",
     "connect_reader",
     "connect_writer",
@@ -41,6 +43,7 @@ __all__ = [
     "sqlite_errors",
 ]
 
+_DECLARED: dict[ColumnType, str] = {"numbers": "NUMERIC", "text": "TEXT"}
 _BUSY_SECONDS = 30.0
 _VIEW_START = ("record", "path")
 
@@ -53,11 +56,13 @@ CREATE TABLE record (
     tbps_mtime_ns INTEGER NOT NULL,
     tbps_sha256 TEXT NOT NULL,
     tbps_time_s REAL,
-    {", ".join(map(quoted, STANDARD_COLUMNS))}
+    tbps_clock_s REAL,
+    {", ".join(f"{quoted(name)} TEXT" for name in STANDARD_COLUMNS)}
 );
 CREATE INDEX record_camera ON record (CAST(camera AS TEXT));
 CREATE INDEX record_id ON record (CAST(id AS TEXT));
 CREATE INDEX record_time ON record (tbps_time_s);
+CREATE INDEX record_clock ON record (tbps_clock_s);
 CREATE TABLE reject (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
 CREATE TABLE segment (start INTEGER PRIMARY KEY, count INTEGER NOT NULL CHECK (count > 0), sha256 TEXT NOT NULL);
 CREATE TABLE state (generation INTEGER NOT NULL);
@@ -176,11 +181,18 @@ def metadata_columns(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(names[len(_VIEW_START) :])
 
 
-def add_column(connection: sqlite3.Connection, name: str) -> None:
+def column_types(connection: sqlite3.Connection) -> dict[str, ColumnType]:
+    """What the metadata columns hold; a column of a gallery older than types is left out."""
+    types = {declared: kind for kind, declared in _DECLARED.items()}
+    declared = {str(row[1]): str(row[2]) for row in connection.execute("PRAGMA table_info(record)")}
+    return {name: types[declared[name]] for name in metadata_columns(connection) if declared[name] in types}
+
+
+def add_column(connection: sqlite3.Connection, name: str, kind: ColumnType) -> None:
     """Add a metadata column, empty for every record so far, inside the caller's transaction."""
     columns = (*metadata_columns(connection), name)
     connection.execute("DROP VIEW records")
-    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)}")
+    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)} {_DECLARED[kind]}")
     connection.execute(_view(columns))
 
 

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
+from tbps_infer.gallery.columns import (
+    STANDARD_COLUMNS,
+    ColumnType,
+    Value,
+    column_problem,
+    find_column,
+    quoted,
+    value_type,
+)
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
     DtypeName,
@@ -30,13 +38,14 @@ from tbps_infer.gallery.records import (
     FileStamp,
     Reject,
     add_column,
+    column_types,
     committed_rows,
     connect_writer,
     current_generation,
     metadata_columns,
     sqlite_errors,
 )
-from tbps_infer.gallery.times import parse_time
+from tbps_infer.gallery.times import read_moment
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["GalleryWriter"]
@@ -136,8 +145,8 @@ class GalleryWriter:
             rejects: Pictures that could not be decoded; their records, if any, go.
 
         Raises:
-            GalleryError: A vector is not an embedding of this model, a column's name cannot be used, or the disk
-                does not take it; the gallery is as it was before the call.
+            GalleryError: A vector is not an embedding of this model, a column's name cannot be used, a value is of
+                another type than its column, or the disk does not take it; the gallery is as it was before the call.
         """
         data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
         self.commit_stored(embedded, data, unchanged=unchanged, rejects=rejects)
@@ -262,18 +271,27 @@ class GalleryWriter:
         if known is None or known.stamp != entry.stamp:
             return True
         return any(
-            (column := find_column(name, self._columns)) is None or known.metadata[column] != value
+            (known.metadata[column] if (column := find_column(name, self._columns)) else None) != value
             for name, value in entry.metadata.items()
         )
 
     def _add_columns(self, entries: Sequence[Entry]) -> None:
-        for name in dict.fromkeys(name for entry in entries for name in entry.metadata):
-            if find_column(name, self._columns) is not None:
-                continue
-            if problem := column_problem(name):
-                raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
-            add_column(self._connection, name)
-            self._columns = metadata_columns(self._connection)
+        """Add the columns that values need, and refuse values of another type than their column's."""
+        types = column_types(self._connection)
+        for entry in entries:
+            for name, value in entry.metadata.items():
+                kind = value_type(value)
+                if kind is None or types.get(name) == kind:
+                    continue
+                column = find_column(name, self._columns)
+                if column is None:
+                    if problem := column_problem(name):
+                        raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
+                    add_column(self._connection, name, kind)
+                    self._columns = metadata_columns(self._connection)
+                elif column not in STANDARD_COLUMNS and types.get(column, kind) != kind:
+                    raise _other_type(entry, column, types[column])
+                types[name] = kind
 
     def _put(self, entry: Entry, row: int | None) -> None:
         """Insert or update one record; `row` None leaves it at its row."""
@@ -286,10 +304,14 @@ class GalleryWriter:
             values["tbps_row"] = row
         for name, value in entry.metadata.items():
             column = find_column(name, self._columns)
-            assert column is not None  # _add_columns has seen to it
+            if column is None:
+                continue  # without a value: _add_columns has seen to the others
             values[column] = value
             if column == "time":
-                values["tbps_time_s"] = parse_time(value)
+                moment = read_moment(value)
+                values["tbps_time_s"], values["tbps_clock_s"] = (
+                    (moment.seconds, moment.clock_seconds) if moment else (None, None)
+                )
         path = str(entry.path)
         changes = ", ".join(f"{quoted(name)} = ?" for name in values)
         updated = self._connection.execute(f"UPDATE record SET {changes} WHERE path = ?", (*values.values(), path))
@@ -332,3 +354,11 @@ class GalleryWriter:
         require_length(self.path / self.facts.vectors_file(self.generation), length, wanted)
         if length > wanted:
             os.ftruncate(self._handle, wanted)
+
+
+def _other_type(entry: Entry, column: str, kind: ColumnType) -> GalleryError:
+    value = next(value for name, value in entry.metadata.items() if find_column(name, [column]))
+    return GalleryError(
+        f"{column} is {value!r} for {entry.path}, and the gallery keeps {column} as {kind}.",
+        f"Keep it as text: --text {column}." if kind == "text" else "Correct it, or give the column another name.",
+    )

@@ -19,10 +19,10 @@ FOLDERS = {
 FLOORS = (
     ("errors",),
     ("tensorrt.flavours",),
-    ("atomic", "cores", "devices", "layout", "preprocessing", "tokenizer_files"),
+    ("atomic", "cores", "decode_memory", "devices", "layout", "preprocessing", "tokenizer_files"),
     ("images", "lists", "model_facts"),
-    ("data", "gallery.columns", "gallery.times"),
-    ("evaluation",),
+    ("data", "folders", "gallery.columns", "gallery.times"),
+    ("evaluation", "metadata", "name_pattern"),
     ("sources", "queries"),
     ("bundle", "runners.protocol"),
     ("reference", "text"),
