@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from tbps_infer.decode_memory import DecodeMemory
 from tbps_infer.errors import ImageError
@@ -174,7 +174,7 @@ def _load_formats() -> None:
 def _silence_libtiff() -> None:
     """Keep libtiff from writing to standard error: it names no file, and what it finds raises an error anyway."""
     with suppress(AttributeError, OSError):  # a Pillow without libtiff, or without a file of its own
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], memory: DecodeMemory | None) -> Made:

@@ -44,17 +44,17 @@ LIST_FORMATS: tuple[ListFormat, ...] = ("csv", "jsonl", "txt")
 STANDARD_INPUT = "-"
 """The name of standard input among files."""
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-"""What can separate the columns of a CSV list, with the plural of its name."""
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+"""What can separate the columns of a CSV list, with its name."""
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 """How ``surrogateescape`` shows a byte that is not UTF-8."""
 
 
 def list_format(file: str | Path) -> ListFormat | None:
-    """The format that a file's extension stands for, in any case; None for other extensions."""
-    extension = Path(file).suffix.lower()
-    return next((form for form in LIST_FORMATS if extension == f".{form}"), None)
+    """The format with columns that a file's extension stands for, in any case; None for other extensions."""
+    formats: dict[str, ListFormat] = {".csv": "csv", ".jsonl": "jsonl"}
+    return formats.get(Path(file).suffix.lower())
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class ListReader:
     @property
     def form(self) -> ListFormat | None:
         """The format, by the extension or as given; None where neither tells it."""
+        if Path(self.file).suffix.lower() == ".txt":
+            return "txt"
         return list_format(self.file) or self.style.form
 
     def recognised(self, required: Sequence[str]) -> ListReader:
@@ -183,7 +185,10 @@ class ListReader:
         return nullcontext(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", ""))
 
     def _csv_rows(self, required: Sequence[str]) -> Iterator[Row]:
-        records = self._csv_records()
+        lines = self._text()
+        head = list(_until_text(lines))
+        separator = self.style.separator or self._find_separator(len(head), head[-1] if head else "")
+        records = self._csv_records(chain(head, lines), separator)
         line, names = next(records, (1, []))
         self._check_unique(line, names)
         self._check_columns(line, names, required)
@@ -192,18 +197,15 @@ class ListReader:
                 raise self.problem(
                     line,
                     f"{_count(len(cells), 'value')} for {_count(len(names), 'column')} ({', '.join(names)}).",
-                    'Put a value that contains the separator in double quotes: "a red coat, blue jeans".'
+                    f'Put a value that contains a {SEPARATORS[separator]} in double quotes: "a red coat, blue jeans".'
                     if len(cells) > len(names)
-                    else "Keep the separator of an empty value.",
+                    else f"Keep the {SEPARATORS[separator]} of an empty value.",
                 )
             yield Row(self, line, dict(zip(names, cells, strict=True)))
 
-    def _csv_records(self) -> Iterator[tuple[int, list[str]]]:
+    def _csv_records(self, lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
         """The cells of every record, the header's first, with the line on which it begins."""
-        lines = self._text()
-        head = list(_until_text(lines))
-        separator = self.style.separator or self._find_separator(len(head), head[-1] if head else "")
-        reader = csv.reader(chain(head, lines), delimiter=separator, strict=True, skipinitialspace=True)
+        reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
         while True:
             line = reader.line_num + 1
             try:
@@ -223,8 +225,8 @@ class ListReader:
         if len(found) > 1:
             raise self.problem(
                 line,
-                f"the header holds {' and '.join(SEPARATORS[each] for each in found)}, so it does not tell what "
-                "separates the columns.",
+                f"the header holds {' and '.join(f'{SEPARATORS[each]}s' for each in found)}, so it does not tell "
+                "what separates the columns.",
                 "Put a name that contains one of them in double quotes, or name the separator (--separator).",
             )
         return found[0] if found else ","

@@ -25,7 +25,7 @@ from pathlib import Path
 from tbps_infer.errors import SourceError, TbpsError
 from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, is_picture
 from tbps_infer.gallery.columns import ColumnType, Value, column_problem
-from tbps_infer.lists import STANDARD_INPUT, ListReader, ListStyle, Row, list_format
+from tbps_infer.lists import STANDARD_INPUT, ListReader, ListStyle, Row
 from tbps_infer.metadata import MetadataReader
 from tbps_infer.name_pattern import NamePattern
 
@@ -163,9 +163,9 @@ class _Reading:
 
     def _listed(self, source: str) -> Iterator[_Mention]:
         reader = ListReader(source, SourceError, name_problem=column_problem, style=self._options.style)
-        if source != STANDARD_INPUT and list_format(source) is None:
+        if source != STANDARD_INPUT and reader.form is None:
             raise SourceError(
-                f"The file {source} is neither a picture that can be read here nor a .txt, .csv or .jsonl list.",
+                f"The file {source} is neither a picture nor a .txt, .csv or .jsonl list.",
                 _EXTENSIONS_HINT,
             )
         empty = True
@@ -198,12 +198,16 @@ class _Reading:
                     f"The columns are: {', '.join(columns.values())}.",
                 )
         return SourceReport(
-            items=[SourceItem(path, {**self._named.get(path, {}), **row}) for path, row in self._items.items()],
+            items=[SourceItem(path, self._known(path)) for path in self._items],
             types=self._metadata.types,
             skipped=self._finder.skipped,
             unzoned=self._metadata.unzoned,
             unmatched=tuple(self._unmatched),
         )
+
+    def _known(self, path: Path) -> dict[str, Value]:
+        row, named = self._items[path], self._named.get(path, {})
+        return row | {name: value for name, value in named.items() if row.get(name) is None}
 
     def _take_name(self, path: Path, pattern: NamePattern) -> None:
         found = pattern.match(path)

@@ -73,7 +73,7 @@ source_options = combined(
         "--exclude",
         multiple=True,
         metavar="PATTERN",
-        help="Skip files and folders of folders and globs. Repeatable; @eaDir, .thumbnails and ._* are always skipped.",
+        help="Files and folders to skip in folders and globs, besides @eaDir, .thumbnails and ._*. Repeatable.",
     ),
     click.option(
         "--text",
@@ -88,8 +88,8 @@ source_options = combined(
     click.option(
         "--name-pattern",
         metavar="PATTERN",
-        help="Metadata in file names, as in 'cam{camera}_{time:%Y-%m-%dT%H-%M-%S}_{}', or market1501, dukemtmc, msmt17 "
-        "or cuhk-pedes.",
+        help="Metadata in file names, as in 'cam{camera}_{time:%Y-%m-%dT%H-%M-%S}_{}', or one of market1501, "
+        "dukemtmc, msmt17, cuhk-pedes.",
     ),
     _separator_option,
     _list_format_option,

@@ -62,7 +62,6 @@ def _rstp_camera(path: Path) -> str | None:
 
 
 _ANY = "*"
-_OWN_FORMATS = ("csv", "jsonl")
 
 FORMATS: Mapping[str, Format] = {
     "CUHK-PEDES": Format("CUHK-PEDES", {_ANY: ("reid_raw.json",)}),
@@ -139,7 +138,7 @@ def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[P
         if entry is not None:
             _check_split(*entry, split)
             return entry
-    own = sorted(f for f in root.iterdir() if list_format(f) in _OWN_FORMATS)
+    own = sorted(f for f in root.iterdir() if list_format(f))
     if kind is None and len(own) == 1:
         return own[0], None
     for folder in folders:
@@ -177,7 +176,7 @@ def _format_of(file: Path, kind: str | None) -> Format | None:
         return FORMATS[kind]
     if file.name in _WRONG_FILES:
         raise DatasetError(f"{file} cannot be read as a data set.", _WRONG_FILES[file.name])
-    if list_format(file) in _OWN_FORMATS:
+    if list_format(file):
         return None
     for form in FORMATS.values():
         if any(file.name in names for names in form.files.values()):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, quoted
+from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, quoted, value_type
 from tbps_infer.gallery.folder import RECORDS_FILE
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "FileStamp",
     "Reject",
     "add_column",
-    "column_types",
+    "column_type",
     "committed_rows",
     "connect_reader",
     "connect_writer",
@@ -181,18 +181,21 @@ def metadata_columns(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(names[len(_VIEW_START) :])
 
 
-def column_types(connection: sqlite3.Connection) -> dict[str, ColumnType]:
-    """What the metadata columns hold; a column of a gallery older than types is left out."""
-    types = {declared: kind for kind, declared in _DECLARED.items()}
-    declared = {str(row[1]): str(row[2]) for row in connection.execute("PRAGMA table_info(record)")}
-    return {name: types[declared[name]] for name in metadata_columns(connection) if declared[name] in types}
+def column_type(connection: sqlite3.Connection, name: str) -> ColumnType | None:
+    """What a metadata column holds: as it was declared, else as its first value tells; None where it has none."""
+    declared = next(str(row[2]) for row in connection.execute("PRAGMA table_info(record)") if row[1] == name)
+    if declared in _DECLARED.values():
+        return next(kind for kind, text in _DECLARED.items() if text == declared)
+    column = quoted(name)
+    first = connection.execute(f"SELECT {column} FROM record WHERE {column} IS NOT NULL LIMIT 1").fetchone()
+    return None if first is None else value_type(first[0])
 
 
-def add_column(connection: sqlite3.Connection, name: str, kind: ColumnType) -> None:
-    """Add a metadata column, empty for every record so far, inside the caller's transaction."""
+def add_column(connection: sqlite3.Connection, name: str, kind: ColumnType | None) -> None:
+    """Add a metadata column, empty for every record so far, inside the caller's transaction; of any type for None."""
     columns = (*metadata_columns(connection), name)
     connection.execute("DROP VIEW records")
-    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)} {_DECLARED[kind]}")
+    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)} {_DECLARED[kind] if kind else ''}")
     connection.execute(_view(columns))
 
 

@@ -38,7 +38,7 @@ from tbps_infer.gallery.records import (
     FileStamp,
     Reject,
     add_column,
-    column_types,
+    column_type,
     committed_rows,
     connect_writer,
     current_generation,
@@ -271,27 +271,26 @@ class GalleryWriter:
         if known is None or known.stamp != entry.stamp:
             return True
         return any(
-            (known.metadata[column] if (column := find_column(name, self._columns)) else None) != value
+            (column := find_column(name, self._columns)) is None or known.metadata[column] != _stored(column, value)
             for name, value in entry.metadata.items()
         )
 
     def _add_columns(self, entries: Sequence[Entry]) -> None:
-        """Add the columns that values need, and refuse values of another type than their column's."""
-        types = column_types(self._connection)
-        for entry in entries:
-            for name, value in entry.metadata.items():
-                kind = value_type(value)
-                if kind is None or types.get(name) == kind:
-                    continue
-                column = find_column(name, self._columns)
-                if column is None:
-                    if problem := column_problem(name):
-                        raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
-                    add_column(self._connection, name, kind)
-                    self._columns = metadata_columns(self._connection)
-                elif column not in STANDARD_COLUMNS and types.get(column, kind) != kind:
-                    raise _other_type(entry, column, types[column])
-                types[name] = kind
+        """Add the columns that are not there yet, and refuse values of another type than their column's."""
+        found = dict.fromkeys(
+            (name, value_type(value)) for entry in entries for name, value in entry.metadata.items()
+        )
+        for name, kind in sorted(found, key=lambda pair: pair[1] is None):  # a column's values tell its type
+            column = find_column(name, self._columns)
+            if column is None:
+                if problem := column_problem(name):
+                    raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
+                add_column(self._connection, name, kind)
+                self._columns = metadata_columns(self._connection)
+            elif kind is not None and column not in STANDARD_COLUMNS:
+                held = column_type(self._connection, column)
+                if held not in (None, kind):
+                    raise _other_type(entries, name, kind)
 
     def _put(self, entry: Entry, row: int | None) -> None:
         """Insert or update one record; `row` None leaves it at its row."""
@@ -304,9 +303,8 @@ class GalleryWriter:
             values["tbps_row"] = row
         for name, value in entry.metadata.items():
             column = find_column(name, self._columns)
-            if column is None:
-                continue  # without a value: _add_columns has seen to the others
-            values[column] = value
+            assert column is not None  # _add_columns has seen to it
+            values[column] = _stored(column, value)
             if column == "time":
                 moment = read_moment(value)
                 values["tbps_time_s"], values["tbps_clock_s"] = (
@@ -356,9 +354,15 @@ class GalleryWriter:
             os.ftruncate(self._handle, wanted)
 
 
-def _other_type(entry: Entry, column: str, kind: ColumnType) -> GalleryError:
-    value = next(value for name, value in entry.metadata.items() if find_column(name, [column]))
+def _stored(column: str, value: Value) -> Value:
+    """A value as it is stored: who, where and when are text."""
+    return value if value is None or column not in STANDARD_COLUMNS else str(value)
+
+
+def _other_type(entries: Sequence[Entry], name: str, kind: ColumnType) -> GalleryError:
+    entry = next(each for each in entries if value_type(each.metadata.get(name)) == kind)
+    other = "numbers" if kind == "text" else "text"
     return GalleryError(
-        f"{column} is {value!r} for {entry.path}, and the gallery keeps {column} as {kind}.",
-        f"Keep it as text: --text {column}." if kind == "text" else "Correct it, or give the column another name.",
+        f"{name} is {entry.metadata[name]!r} for {entry.path}, and the gallery holds {other} in this column.",
+        f"Keep it as text: --text {name}." if other == "text" else "Correct it, or give the column another name.",
     )
