@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import FilterError
 from tbps_infer.gallery.columns import find_column
 from tbps_infer.gallery.records import metadata_columns
-from tbps_infer.gallery.times import TIME_WANTED, parse_time
+from tbps_infer.gallery.times import TIME_WANTED, read_moment
 
 __all__ = ["WHERE_FUNCTIONS", "Filter", "Guard", "matching_records"]
 
@@ -45,10 +45,11 @@ class Filter:
     """What a record must satisfy to be searched; conditions are joined by AND, and an empty filter lets all pass.
 
     Attributes:
-        id: Identities, any of which will do, compared as text (``"3"`` is also the number 3).
+        id: Identities, any of which will do, compared as text, as they were written: ``"3"`` is not ``"3.0"``.
         not_id: Identities, none of which will do; a record without one passes.
         camera: Cameras, any of which will do, compared likewise.
-        after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`.
+        after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`. A time with a zone is compared
+            as an instant; one without is compared with what is shown, whatever the zone of that.
         before: The latest time, excluded. A record without a time passes neither.
         where: An SQLite expression over the metadata columns, ``record`` and ``path``, such as
             ``shelf = 3 and time > '2024'``. Values keep their types: text is compared as text, numbers as numbers.
@@ -205,11 +206,15 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue
-        seconds = parse_time(text)
-        if seconds is None:
+        moment = read_moment(text)
+        if moment is None:
             raise FilterError(f"{name} is {text!r}, want {TIME_WANTED}.")
-        conditions.append(f"tbps_time_s {comparison} ?")
-        values.append(seconds)
+        if moment.zone is None:
+            conditions.append(f"tbps_clock_s {comparison} ?")
+            values.append(moment.clock_seconds)
+        else:
+            conditions.append(f"tbps_time_s {comparison} ?")
+            values.append(moment.seconds)
     return conditions, values
 
 
