@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import FilterError
-from tbps_infer.gallery.columns import find_column
-from tbps_infer.gallery.records import metadata_columns
+from tbps_infer.gallery.columns import Value, find_column
+from tbps_infer.gallery.records import is_current_schema, metadata_columns
 from tbps_infer.gallery.times import TIME_WANTED, read_moment
 
 __all__ = ["WHERE_FUNCTIONS", "Filter", "Guard", "matching_records"]
@@ -169,7 +170,7 @@ def matching_records(
         FilterError: A time cannot be read, or the expression is not valid, not allowed or took too long.
     """
     found = everything
-    conditions, values = _conditions(wanted)
+    conditions, values = _conditions(connection, wanted)
     if conditions:
         found = _chosen(connection, " AND ".join(conditions), values)
     if wanted.not_id:  # most records pass: what does not is the smaller list
@@ -196,7 +197,7 @@ def _listed(column: str) -> str:
     return f"CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
 
 
-def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
+def _conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[str | float]]:
     conditions: list[str] = []
     values: list[str | float] = []
     for column, texts in (("camera", wanted.camera), ("id", wanted.id)):
@@ -209,13 +210,26 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
         moment = read_moment(text)
         if moment is None:
             raise FilterError(f"{name} is {text!r}, want {TIME_WANTED}.")
-        if moment.zone is None:
-            conditions.append(f"tbps_clock_s {comparison} ?")
-            values.append(moment.clock_seconds)
-        else:
-            conditions.append(f"tbps_time_s {comparison} ?")
-            values.append(moment.seconds)
+        which: _Seconds = "clock_seconds" if moment.zone is None else "seconds"
+        conditions.append(f"{_time_sql(connection, which)} {comparison} ?")
+        values.append(getattr(moment, which))
     return conditions, values
+
+
+_Seconds = Literal["seconds", "clock_seconds"]
+
+
+def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
+    """A record's time in SQL; the previous schema has no seconds as the clock shows them, and misread some times."""
+    if is_current_schema(connection):
+        return "tbps_time_s" if which == "seconds" else "tbps_clock_s"
+
+    def read(value: Value) -> float | None:
+        moment = read_moment(value)
+        return None if moment is None else getattr(moment, which)
+
+    connection.create_function(f"tbps_{which}", 1, read)
+    return f"tbps_{which}(time)"
 
 
 def _matching_expression(
