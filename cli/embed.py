@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, encoder_options, output_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import Size
 from tbps_infer.cli.shared.progress import progress_bar, say
+from tbps_infer.cli.shared.source_options import metadata_table, source_options, tell_of_sources
 
 if TYPE_CHECKING:
     from tbps_infer.embedding import EmbedReport
     from tbps_infer.gallery import Reject
     from tbps_infer.pruning import PruneMode, PruneReport
     from tbps_infer.runners.options import RunOptions
-    from tbps_infer.sources import SourceItem
+    from tbps_infer.sources import SourceItem, SourceOptions, SourceReport
 
 __all__ = ["embed"]
 
@@ -43,7 +45,14 @@ _SHOWN = 10
     help="Threads that read and decode pictures.",
     show_default="one per core, at most 16",
 )
-@click.option("--no-recursive", is_flag=True, help="Do not search subfolders.")
+@click.option(
+    "--decode-memory",
+    type=Size(),
+    default="1GiB",
+    help="Memory for reading and decoding pictures; a picture that takes more is rejected.",
+)
+@source_options
+@click.option("--dry-run", is_flag=True, help="Show what would be embedded, and the metadata of the first pictures.")
 @click.option("--rehash", is_flag=True, help="Read every file again, even if its size and time are unchanged.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if a picture is rejected or cannot be reached.")
 @click.option(
@@ -74,7 +83,9 @@ def embed(
     batch_size: int,
     dtype: Any,
     workers: int | None,
-    no_recursive: bool,
+    decode_memory: int,
+    reading: SourceOptions,
+    dry_run: bool,
     rehash: bool,
     strict: bool,
     roots: tuple[Path, ...],
@@ -87,36 +98,43 @@ def embed(
     """Embed pictures with BUNDLE into a gallery.
 
     A SOURCE is a folder, a picture, a quoted glob pattern, or a list: a .txt file with a path per line, or a .csv or
-    .jsonl file with the column path and optional columns such as id, camera and time. Run the command again to
-    embed only new and changed pictures, or to continue after an interruption. A picture that cannot be read keeps
-    its record; one that was removed with tbps gallery rm is left out.
+    .jsonl file with the column path and optional columns such as id, camera and time; - is a list on standard input.
+    Run the command again to embed only new and changed pictures, or to continue after an interruption. A picture
+    that cannot be read keeps its record; one that was removed with tbps gallery rm is left out.
 
     \b
     tbps embed bundle pictures/ -o gallery
     tbps embed bundle monday.csv "tuesday/*.jpg" -o gallery
+    tbps embed bundle bounding_box_test/ -o gallery --name-pattern market1501 --dry-run
     tbps embed bundle pictures/ -o gallery --prune=yes
     tbps embed bundle pictures/ -o gallery --watch
     """
     from tbps_infer.embedding import EmbedOptions, embed_gallery
     from tbps_infer.encoder import Encoder
     from tbps_infer.pruning import prune_gallery, source_folder, source_scope
-    from tbps_infer.sources import absolute_path, read_sources
+    from tbps_infer.sources import absolute_path, source_items
 
     if poll is not None and not watch:
         raise click.UsageError("--poll needs --watch.")
     if watch:
         _require_folders(sources)
+    if prune is not None and "-" in sources:
+        raise click.UsageError("--prune cannot look at a list on standard input again; put it into a file.")
 
-    def read() -> list[SourceItem]:
-        return read_sources(sources, recursive=not no_recursive)
-
-    items = [] if watch else read()
+    read = _reader(sources, reading)
+    if dry_run:
+        found = read()
+        metadata_table(found.items)
+        click.echo(f"{len(found.items)} pictures, {len(found.unmatched)} whose names do not follow the pattern")
+        return 0
+    items = [] if watch else read().items
     options = EmbedOptions(
         batch_size=batch_size,
         workers=workers,
         rehash=rehash,
         dtype=dtype,
         bundle_path=bundle.resolve(),
+        decode_memory=decode_memory,
         roots=tuple(map(absolute_path, roots)),
         source_folders=tuple(dict.fromkeys(map(source_folder, sources))),
         forget_tombstones=forget_tombstones,
@@ -131,17 +149,34 @@ def embed(
             return report
 
         def prune_gone() -> None:
-            scopes = [source_scope(source, read_sources([source], recursive=not no_recursive)) for source in sources]
+            scopes = [source_scope(source, source_items(source, reading)) for source in sources]
             assert prune is not None
             _tell_pruned(output, prune_gallery(output, scopes, prune))
 
         if watch:
-            _watch(read, embed_some, sources, poll, prune_gone if prune else None)
+            _watch(lambda: read().items, embed_some, sources, poll, prune_gone if prune else None)
             return 0
         report = embed_some(items)
     if prune is not None:
         prune_gone()
     return int(report.all_rejected or (strict and bool(report.rejects or report.unreachable)))
+
+
+def _reader(sources: Sequence[str], reading: SourceOptions) -> Callable[[], SourceReport]:
+    """Reads the sources whenever it is called, and tells about them once."""
+    from tbps_infer.sources import read_sources_with_report
+
+    told = False
+
+    def read() -> SourceReport:
+        nonlocal told
+        found = read_sources_with_report(sources, reading)
+        if not told:
+            tell_of_sources(found, str(reading.zone))
+            told = True
+        return found
+
+    return read
 
 
 def _watch(
@@ -167,7 +202,7 @@ def _require_folders(sources: Sequence[str]) -> None:
     from tbps_infer.errors import UsageError
 
     for source in sources:
-        if Path(source).exists() and not Path(source).is_dir():
+        if source == "-" or (Path(source).exists() and not Path(source).is_dir()):
             raise UsageError(f"{source} is not a folder, and --watch follows folders.", "Embed a list without it.")
 
 

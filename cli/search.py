@@ -24,11 +24,13 @@ from tbps_infer.cli.shared.output import FORMATS, write_results
 from tbps_infer.cli.shared.parameter_types import NewFile
 from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
+from tbps_infer.cli.shared.source_options import list_options
 
 if TYPE_CHECKING:
     from tbps_infer.devices import SearchBackend
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
+    from tbps_infer.lists import ListStyle
     from tbps_infer.runners.options import RunOptions
 
     Result = tuple[Query, Sequence[Hit]]
@@ -52,6 +54,7 @@ _GROUP_SIZE = 256
     metavar="FILE",
     help="File of queries: a sentence per line, or CSV or JSONL with a text column; - is standard input. Repeatable.",
 )
+@list_options
 @click.option("--image", "images", multiple=True, type=EXISTING, help="Picture to use as a query. Repeatable.")
 @click.option("-k", "--top-k", type=click.IntRange(1), default=10, help="Number of results per query.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
@@ -75,6 +78,7 @@ def search(
     gallery: Path,
     texts: tuple[str, ...],
     queries: tuple[str, ...],
+    style: ListStyle,
     images: tuple[Path, ...],
     top_k: int,
     form: str,
@@ -126,7 +130,7 @@ def search(
                     raise click.UsageError("--together combines TEXTs and pictures, not --queries.")
                 read = iter([combined_query(texts, images, exclude, image_weight)])
             else:
-                read = read_queries(texts, queries, images, exclude)
+                read = read_queries(texts, queries, images, exclude, style)
             results: Iterator[Result]
             groups = (groups_as_read if "-" in queries else groups_of)(read, _GROUP_SIZE)
             results = _with_missing(find(encoder, opened, groups, top_k, where, options, strict=strict), opened)

@@ -20,11 +20,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.decode_memory import DEFAULT_DECODE_BYTES, DecodeMemory
 from tbps_infer.decoding import decode_threads, decoded_in_order
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
 from tbps_infer.gallery.folder import DtypeName
-from tbps_infer.images import load_crop
+from tbps_infer.images import load_crop, named_picture
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.moves import moved_from, refuse_known_elsewhere
 from tbps_infer.preprocessing import Preprocessing
@@ -61,6 +62,7 @@ class EmbedOptions:
         roots: Folders, absolute, that new paths are recorded relative to.
         source_folders: The sources' folders: roots for what none of the gallery's and of `roots` is above.
         forget_tombstones: Embed pictures that were removed earlier, too.
+        decode_memory: Bytes that the threads share for what they read and decode.
     """
 
     batch_size: int = 32
@@ -73,6 +75,7 @@ class EmbedOptions:
     roots: tuple[Path, ...] = ()
     source_folders: tuple[Path, ...] = ()
     forget_tombstones: bool = False
+    decode_memory: int = DEFAULT_DECODE_BYTES
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.commit_rows < 1 or (self.workers is not None and self.workers < 1):
@@ -147,10 +150,11 @@ def embed_gallery(
     with GalleryWriter.open(gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path) as writer:
         _add_roots(writer, options, list(distinct))
         run = _Run(encoder, writer, options)
+        memory = DecodeMemory(options.decode_memory)
         workers = options.workers or decode_threads()
 
         def prepare(picture: tuple[Path, SourceItem, FileStamp | _LeftOut | None]) -> _Outcome:
-            return _prepare(*picture, encoder.facts.preprocessing, options.rehash)
+            return _prepare(*picture, encoder.facts.preprocessing, options.rehash, memory)
 
         pictures = ((path, item, run.recorded(path)) for path, item in distinct.items())
         # Two batches ahead: one being decoded while one waits for the encoder.
@@ -209,7 +213,12 @@ _Outcome = _Decoded | Entry | Reject | _Unreachable | _LeftOut  # an Entry by it
 
 
 def _prepare(
-    path: Path, item: SourceItem, known: FileStamp | _LeftOut | None, preprocessing: Preprocessing, rehash: bool
+    path: Path,
+    item: SourceItem,
+    known: FileStamp | _LeftOut | None,
+    preprocessing: Preprocessing,
+    rehash: bool,
+    memory: DecodeMemory,
 ) -> _Outcome:
     """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels.
 
@@ -220,24 +229,27 @@ def _prepare(
     if not _is_utf8(path):
         name = str(path).encode("utf-8", "backslashreplace").decode()
         return Reject(Path(name), "Its name is not UTF-8 text, so it cannot be recorded; rename the file.")
+    stamp = None
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return _unread(path, known, "It is not a file.")
         if known and not rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return Entry(path, known, item.metadata)
-        content = path.read_bytes()
+        with memory.files.hold(status.st_size, "Reading it"):
+            with path.open("rb") as file:
+                content = file.read(status.st_size)
+            # The status was taken before the content: a file written to meanwhile looks changed the next time.
+            stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
+            entry = Entry(path, stamp, item.metadata)
+            if known and known.sha256 == stamp.sha256:
+                return entry
+            with named_picture(str(path)):
+                return _Decoded(entry, load_crop(content, preprocessing, memory))
     except OSError as error:
         return _unread(path, known, f"It cannot be read: {error.strerror or error}.")
-    # The status was taken before the content: a file written to meanwhile looks changed the next time.
-    stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
-    entry = Entry(path, stamp, item.metadata)
-    if known and known.sha256 == stamp.sha256:
-        return entry
-    try:
-        return _Decoded(entry, load_crop(content, preprocessing))
     except ImageError as error:
-        return Reject(path, error.message)
+        return _unread(path, known, error.message) if stamp is None else Reject(path, error.message)
 
 
 def _unread(path: Path, known: FileStamp | None, reason: str) -> _Outcome:

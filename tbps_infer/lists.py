@@ -1,40 +1,78 @@
-"""Lists that users write: CSV and JSON lines of pictures, captions or queries, read in one way.
+"""Lists that users write: CSV, JSON lines and text lines of pictures, captions or queries, read in one way.
 
-- ``.csv``: UTF-8 with or without a byte order mark, separated by commas, a header first. Blanks around names and
-  values are dropped; a value that contains a comma or a line break is in double quotes.
+- ``.csv``: UTF-8 with or without a byte order mark, a header first. Commas, semicolons, tabs or vertical bars
+  separate the columns: the header tells which. Blanks around names and values are dropped; a value that contains the
+  separator or a line break is in double quotes.
 - ``.jsonl``: a JSON object per line.
+- ``.txt``: a value per line.
 
-Names are compared without regard to case, blank lines are skipped, and extensions may be in upper case. Rows are read
-as they are asked for. Whatever could lose or change a value is an error that names the file and the line.
+``-`` is standard input. Names are compared without regard to case, blank lines are skipped, and extensions may be in
+upper case. Rows are read as they are asked for. Whatever could lose or change a value is an error that names the file
+and the line.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from tbps_infer.errors import TbpsError
+from tbps_infer.errors import TbpsError, UsageError
 
-__all__ = ["ListFormat", "ListReader", "Row", "list_format"]
+__all__ = [
+    "LIST_FORMATS",
+    "SEPARATORS",
+    "STANDARD_INPUT",
+    "ListFormat",
+    "ListReader",
+    "ListStyle",
+    "Row",
+    "list_format",
+]
 
-ListFormat = Literal["csv", "jsonl"]
+ListFormat = Literal["csv", "jsonl", "txt"]
+LIST_FORMATS: tuple[ListFormat, ...] = ("csv", "jsonl", "txt")
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+STANDARD_INPUT = "-"
+"""The name of standard input among files."""
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+"""What can separate the columns of a CSV list, with its name."""
+
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 """How ``surrogateescape`` shows a byte that is not UTF-8."""
 
 
 def list_format(file: str | Path) -> ListFormat | None:
-    """The format that a file's extension stands for, in any case; None for other extensions."""
+    """The format with columns that a file's extension stands for, in any case; None for other extensions."""
     formats: dict[str, ListFormat] = {".csv": "csv", ".jsonl": "jsonl"}
     return formats.get(Path(file).suffix.lower())
+
+
+@dataclass(frozen=True)
+class ListStyle:
+    """How lists are written, where that is not to be found from their names and headers.
+
+    Attributes:
+        form: The format of a list whose name has no extension, standard input above all; None is found from its first
+            line (`ListReader.recognised`).
+        separator: What separates the columns of CSV lists; None is found from the header.
+    """
+
+    form: ListFormat | None = None
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.separator is not None and self.separator not in SEPARATORS:
+            raise UsageError(f"The separator is {self.separator!r}, want one of {' '.join(map(repr, SEPARATORS))}.")
 
 
 @dataclass(frozen=True)
@@ -42,7 +80,7 @@ class ListReader:
     """Reads a list and says in which line a problem is.
 
     Attributes:
-        file: The list; its extension tells the format.
+        file: The list, ``-`` for standard input; its extension tells the format.
         error: What a problem is raised as.
         stream: Where the text comes from instead of the file, decoded as UTF-8 with ``surrogateescape``.
         name_problem: Why a column other than the required ones cannot have a name, as the end of a sentence; None
@@ -53,6 +91,30 @@ class ListReader:
     error: type[TbpsError]
     stream: Iterable[str] | None = None
     name_problem: Callable[[str], str | None] | None = None
+    style: ListStyle = ListStyle()
+
+    @property
+    def form(self) -> ListFormat | None:
+        """The format, by the extension or as given; None where neither tells it."""
+        if Path(self.file).suffix.lower() == ".txt":
+            return "txt"
+        return list_format(self.file) or self.style.form
+
+    def recognised(self, required: Sequence[str]) -> ListReader:
+        """This reader with a format, found from the first line where need be.
+
+        That is JSON lines where the line begins with a brace, CSV where it names the required columns, else text.
+        """
+        if self.form is not None:
+            return self
+        lines = self._text()
+        head = list(_until_text(lines))
+        first = head[-1] if head else ""
+        names = {name.strip(' \t\r\n"').lower() for name in re.split(r"[,;|\t]", first)}
+        form: ListFormat = "csv" if names.issuperset(required) else "txt"
+        if first.lstrip().startswith("{"):
+            form = "jsonl"
+        return replace(self, stream=chain(head, lines), style=replace(self.style, form=form))
 
     def problem(self, line: int, message: str, hint: str = "") -> TbpsError:
         """An error about a line, to be raised."""
@@ -65,19 +127,23 @@ class ListReader:
                 yield number, text.rstrip("\r\n")
 
     def rows(self, required: Sequence[str]) -> Iterator[Row]:
-        """The rows of a CSV or JSON lines file.
+        """The rows of a list in any format.
 
         Args:
-            required: Columns that must be there, in lower case.
+            required: Columns that must be there, in lower case; a line of text is the value of the first.
 
         Raises:
             TbpsError: As ``error``: the file cannot be read, or a line is not what the format says.
         """
-        if list_format(self.file) == "csv":
-            yield from self._csv_rows(required)
+        reader = self.recognised(required)
+        if reader.form == "csv":
+            yield from reader._csv_rows(required)
         else:
-            for line, text in self.lines():
-                yield self.json_row(line, text, required)
+            for line, text in reader.lines():
+                if reader.form == "txt":
+                    yield Row(reader, line, {required[0]: text})
+                else:
+                    yield reader.json_row(line, text, required)
 
     def json_row(self, line: int, text: str, required: Sequence[str]) -> Row:
         """One line of JSON."""
@@ -87,7 +153,7 @@ class ListReader:
             return dict(pairs)
 
         try:
-            values = json.loads(text, object_pairs_hook=collect)
+            values = json.loads(text, object_pairs_hook=collect, parse_float=_JsonFloat)
         except (ValueError, RecursionError) as error:
             raise self.problem(line, f"this is not valid JSON: {error}.") from error
         if not isinstance(values, dict):
@@ -99,11 +165,7 @@ class ListReader:
     def _text(self) -> Iterator[str]:
         """The lines with their ends; each is checked for bytes that are no text."""
         try:
-            with (
-                Path(self.file).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-                if self.stream is None
-                else nullcontext(self.stream)
-            ) as stream:
+            with self._open() as stream:
                 for number, text in enumerate(stream, start=1):
                     if _ESCAPED_BYTE.search(text):
                         raise self.problem(number, "this is not UTF-8 text.", "Save the file as UTF-8.")
@@ -113,8 +175,20 @@ class ListReader:
         except OSError as error:
             raise self.error(f"{self.file} cannot be read: {error.strerror or error}.") from error
 
+    def _open(self) -> AbstractContextManager[Iterable[str]]:
+        if self.stream is not None:
+            return nullcontext(self.stream)
+        if str(self.file) != STANDARD_INPUT:
+            return Path(self.file).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        if sys.stdin is None:
+            raise self.error("Standard input is closed.", "Name a file, or connect a pipe.")
+        return nullcontext(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", ""))
+
     def _csv_rows(self, required: Sequence[str]) -> Iterator[Row]:
-        records = self._csv_records()
+        lines = self._text()
+        head = list(_until_text(lines))
+        separator = self.style.separator or self._find_separator(len(head), head[-1] if head else "")
+        records = self._csv_records(chain(head, lines), separator)
         line, names = next(records, (1, []))
         self._check_unique(line, names)
         self._check_columns(line, names, required)
@@ -123,17 +197,15 @@ class ListReader:
                 raise self.problem(
                     line,
                     f"{_count(len(cells), 'value')} for {_count(len(names), 'column')} ({', '.join(names)}).",
-                    'Put a value that contains a comma in double quotes: "a red coat, blue jeans".'
+                    f'Put a value that contains a {SEPARATORS[separator]} in double quotes: "a red coat, blue jeans".'
                     if len(cells) > len(names)
-                    else "Keep the comma of an empty value.",
+                    else f"Keep the {SEPARATORS[separator]} of an empty value.",
                 )
             yield Row(self, line, dict(zip(names, cells, strict=True)))
 
-    def _csv_records(self) -> Iterator[tuple[int, list[str]]]:
+    def _csv_records(self, lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
         """The cells of every record, the header's first, with the line on which it begins."""
-        lines = self._text()
-        head = list(self._until_header(lines))
-        reader = csv.reader(chain(head, lines), strict=True, skipinitialspace=True)
+        reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
         while True:
             line = reader.line_num + 1
             try:
@@ -146,19 +218,18 @@ class ListReader:
             if len(cells) > 1 or any(cells):
                 yield line, cells
 
-    def _until_header(self, lines: Iterator[str]) -> Iterator[str]:
-        """The lines down to the header; refuses a separator that is not a comma."""
-        for number, text in enumerate(lines, start=1):
-            yield text
-            if text.strip():
-                separator = _find_separator(text)
-                if separator != ",":
-                    raise self.problem(
-                        number,
-                        f"the header is separated by {_SEPARATORS[separator]}, and a CSV list by commas.",
-                        "Export the list as CSV with commas.",
-                    )
-                return
+    def _find_separator(self, line: int, header: str) -> str:
+        """What separates the names of a header, outside of double quotes."""
+        bare = re.sub(r'"[^"]*"', "", header.rstrip("\r\n"))
+        found = [separator for separator in SEPARATORS if separator in bare]
+        if len(found) > 1:
+            raise self.problem(
+                line,
+                f"the header holds {' and '.join(f'{SEPARATORS[each]}s' for each in found)}, so it does not tell "
+                "what separates the columns.",
+                "Put a name that contains one of them in double quotes, or name the separator (--separator).",
+            )
+        return found[0] if found else ","
 
     def _csv_problem(self, line: int, reason: str) -> TbpsError:
         if reason.startswith("unexpected end"):
@@ -193,15 +264,30 @@ class ListReader:
 _QUOTES_HINT = 'Close every double quote; inside a quoted value, write a double quote as "".'
 
 
+def _until_text(lines: Iterator[str]) -> Iterator[str]:
+    """The lines down to the first that is not blank."""
+    for text in lines:
+        yield text
+        if text.strip():
+            return
+
+
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _find_separator(header: str) -> str:
-    """What separates the columns of a header line."""
-    if "," in header:
-        return ","
-    return next((separator for separator in _SEPARATORS if separator in header.rstrip()), ",")
+class _JsonFloat(float):
+    """A number of JSON with a point or an exponent; as text it is what was written."""
+
+    def __new__(cls, text: str) -> _JsonFloat:
+        number = super().__new__(cls, text)
+        number._text = text
+        return number
+
+    _text: str
+
+    def __str__(self) -> str:
+        return self._text
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +297,8 @@ class Row:
     Attributes:
         reader: What it was read by.
         line: Where it begins, counted from 1.
-        values: By column name, as written; text from CSV, any JSON value from JSON lines.
+        values: By column name, as written; text from CSV and text lines, any JSON value from JSON lines, where the
+            text of a number, `str`, is what was written.
     """
 
     reader: ListReader

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from tbps_infer.errors import GalleryError
+from tbps_infer.folders import is_picture
 from tbps_infer.gallery.removal import open_writer
 from tbps_infer.moves import is_gone
-from tbps_infer.sources import PICTURE_EXTENSIONS, SourceItem, absolute_path
+from tbps_infer.sources import SourceItem, absolute_path
 
 __all__ = ["PruneMode", "PruneReport", "prune_gallery", "source_folder", "source_scope"]
 
@@ -94,7 +95,7 @@ def source_scope(source: str, items: Sequence[SourceItem]) -> Path:
 
     That is the folder of a folder or pattern, and the one that all pictures of a list are below.
     """
-    is_list = Path(source).is_file() and Path(source).suffix.lower() not in PICTURE_EXTENSIONS
+    is_list = Path(source).is_file() and not is_picture(source)
     if not is_list:
         return source_folder(source)
     return Path(os.path.commonpath([item.path.parent for item in items]))

@@ -1,45 +1,43 @@
 """Sources of pictures: folders, files, globs, and lists with metadata columns.
 
-A list names one picture per line; a relative path is relative to the list's folder:
-
-- ``.txt``: a path per line, nothing else.
-- ``.csv`` and ``.jsonl``: `tbps_infer.lists`; a JSON value is text, a number, true, false or null.
-
-Columns:
+A list (`tbps_infer.lists`) names one picture per line; a relative path is relative to the list's folder, or to the
+current one for standard input. A ``.txt`` list has nothing but paths; ``.csv`` and ``.jsonl`` lists have columns:
 
 - ``path``: the picture; required.
-- ``id``: the person. ``camera``: the camera. ``time``: ISO 8601 or Unix seconds (`tbps_infer.gallery.times`).
-- Any other column becomes metadata under its name. ``record``, ``rowid``, ``_rowid_``, ``oid`` and names that begin
-  with ``tbps_`` are reserved.
+- ``id``: the person. ``camera``: the camera. Both are text, as written: neither 007 nor 1.10 is a number.
+- ``time``: `tbps_infer.gallery.times.TIME_WANTED`.
+- Any other column becomes metadata under its name, and holds numbers (as JSON writes one, so neither 007 nor 1,5 nor
+  nan) or text, in all lists together; a column with both is an error unless it is named as text. ``record``,
+  ``rowid``, ``_rowid_``, ``oid`` and names that begin with ``tbps_`` are reserved.
 
-An empty CSV cell is no value. A CSV column in which every other cell is a number (as JSON writes one, so neither 007
-nor 1,5 nor nan) holds numbers; any other column holds text. JSON values keep their types; true and false become 1, 0.
+An empty CSV cell is no value. A JSON value is text, a number, true (1), false (0) or null.
 """
 
 from __future__ import annotations
 
 import glob
-import math
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timezone, tzinfo
 from pathlib import Path
 
-from tbps_infer.errors import SourceError
-from tbps_infer.gallery.columns import STANDARD_COLUMNS, Value, column_problem, find_column
-from tbps_infer.gallery.times import TIME_WANTED, parse_time
-from tbps_infer.lists import ListReader, Row, list_format
+from tbps_infer.errors import SourceError, TbpsError
+from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, is_picture
+from tbps_infer.gallery.columns import ColumnType, Value, column_problem
+from tbps_infer.lists import STANDARD_INPUT, ListReader, ListStyle, Row
+from tbps_infer.metadata import MetadataReader
+from tbps_infer.name_pattern import NamePattern
 
-__all__ = ["PICTURE_EXTENSIONS", "SourceItem", "absolute_path", "read_sources"]
-
-PICTURE_EXTENSIONS = frozenset(
-    {
-        *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-        *(".tga", ".tif", ".tiff", ".webp"),
-    }
-)
-"""Extensions, in lower case, of the pictures in a folder or glob."""
+__all__ = [
+    "SourceItem",
+    "SourceOptions",
+    "SourceReport",
+    "absolute_path",
+    "read_sources",
+    "read_sources_with_report",
+    "source_items",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,157 +48,210 @@ class SourceItem:
     metadata: Mapping[str, Value]
 
 
-def read_sources(sources: Sequence[str], *, recursive: bool = True) -> list[SourceItem]:
-    """The pictures that sources name, in the sources' order, each absolute path once (the first mention counts).
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read sources.
+
+    Attributes:
+        recursive: Whether to read the folders inside a folder.
+        exclude: Patterns of files and folders to skip, as of `PictureFinder`.
+        text: Columns whose values stay as they are written, besides ``id`` and ``camera``.
+        zone: That of times which name none.
+        names: What the names of pictures hold; a list's own columns take precedence.
+        style: How lists are written.
+        first_row: Of several rows for one picture take the first, as of lists of captions, where that is an error
+            otherwise.
+    """
+
+    recursive: bool = True
+    exclude: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    zone: tzinfo = timezone.utc
+    names: NamePattern | None = None
+    style: ListStyle = field(default_factory=ListStyle)
+    first_row: bool = False
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What sources name, and what was found on the way.
+
+    Attributes:
+        items: The pictures, in the order of the first mention, each path once.
+        types: What the metadata columns hold that have values; ``id``, ``camera`` and ``time`` are always text.
+        skipped: How many files and folders were skipped and the first of them, by reason.
+        unzoned: How many times named no zone.
+        unmatched: Names that do not follow the pattern.
+    """
+
+    items: list[SourceItem] = field(default_factory=list)
+    types: dict[str, ColumnType] = field(default_factory=dict)
+    skipped: dict[str, tuple[int, str]] = field(default_factory=dict)
+    unzoned: int = 0
+    unmatched: tuple[Path, ...] = ()
+
+
+def read_sources(sources: Sequence[str], options: SourceOptions | None = None) -> list[SourceItem]:
+    """The items of `read_sources_with_report`."""
+    return read_sources_with_report(sources, options).items
+
+
+def read_sources_with_report(sources: Sequence[str], options: SourceOptions | None = None) -> SourceReport:
+    """The pictures that sources name, and what is known about each from all of them together.
 
     Args:
-        sources: Each a folder, a picture, a list, or a glob pattern (``**`` for any depth). Pictures of a
-            folder or glob are recognised by `PICTURE_EXTENSIONS` and sorted by path; names that begin with a dot are
-            skipped.
-        recursive: Whether to read the folders inside a folder.
+        sources: Each a folder, a picture, a list, ``-`` for a list on standard input, or a glob pattern (``**`` for
+            any depth). Pictures of a folder or glob are recognised by `tbps_infer.folders.PICTURE_EXTENSIONS` and
+            sorted by path; names that begin with a dot are skipped.
+        options: How to read them; None for `SourceOptions()`.
 
     Raises:
-        SourceError: A source does not exist or names no picture, or a line of a list does not follow its format.
+        SourceError: A source does not exist or names no picture, a line of a list does not follow its format, a
+            column holds numbers and text, or two rows say different things about one picture.
     """
-    items: dict[Path, SourceItem] = {}
+    reading = _Reading(options or SourceOptions())
     for source in sources:
-        for item in _read_source(source, recursive):
-            items.setdefault(item.path, item)
-    return list(items.values())
+        for mention in reading.mentions(source):
+            reading.take(mention)
+    return reading.report()
 
 
-def _read_source(source: str, recursive: bool) -> list[SourceItem]:
-    path = Path(source)
-    if path.is_dir():
-        found = _folder_pictures(path, recursive)
-        if not found:
+def source_items(source: str, options: SourceOptions | None = None) -> list[SourceItem]:
+    """The pictures that one source names, without metadata; raises SourceError as `read_sources` does."""
+    mentions = _Reading(options or SourceOptions()).mentions(source)
+    return [SourceItem(mention.path, {}) for mention in mentions]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    """A picture that a source names, with the row that does, if any."""
+
+    path: Path
+    row: Row | None = None
+
+    def problem(self, message: str, hint: str = "") -> TbpsError:
+        if self.row is not None:
+            return self.row.problem(message, hint)
+        return SourceError(f"{self.path}: {message}", hint)
+
+    @property
+    def place(self) -> str:
+        return str(self.path) if self.row is None else f"line {self.row.line} of {self.row.reader.file}"
+
+
+class _Reading:
+    """Collects what sources name."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._options = options
+        self._finder = PictureFinder(options.recursive, options.exclude)
+        self._items: dict[Path, dict[str, Value]] = {}  # what lists say
+        self._named: dict[Path, dict[str, Value]] = {}  # what names say
+        self._metadata = MetadataReader(options.text, options.zone)
+        self._unmatched: list[Path] = []
+
+    def mentions(self, source: str) -> Iterator[_Mention]:
+        """What one source names, in its order."""
+        path = Path(source)
+        if path.is_dir():
+            found = self._finder.in_folder(path)
+            problem = f"The folder {source} contains no picture"
+            problem += "" if self._options.recursive else "; subfolders were not searched"
+        elif path.is_file() and is_picture(source):
+            found, problem = [source], ""
+        elif path.is_file() or source == STANDARD_INPUT:
+            yield from self._listed(source)
+            return
+        elif glob.has_magic(source):
+            found, problem = self._finder.of_pattern(source), f"The pattern {source} matches no picture"
+        else:
             raise SourceError(
-                f"The folder {source} contains no picture{'' if recursive else '; subfolders were not searched'}.",
+                f"The source {source} does not exist.",
+                "Name a folder, a picture, a glob pattern, or a .txt, .csv or .jsonl list.",
+            )
+        if not found:
+            skipped = "; ".join(f"skipped {count} {reason}" for reason, (count, _) in self._finder.skipped.items())
+            raise SourceError(f"{problem}{f' ({skipped})' if skipped else ''}.", _EXTENSIONS_HINT)
+        for name in found:
+            yield _Mention(absolute_path(name))
+
+    def _listed(self, source: str) -> Iterator[_Mention]:
+        reader = ListReader(source, SourceError, name_problem=column_problem, style=self._options.style)
+        if source != STANDARD_INPUT and reader.form is None:
+            raise SourceError(
+                f"The file {source} is neither a picture nor a .txt, .csv or .jsonl list.",
                 _EXTENSIONS_HINT,
             )
-        return [SourceItem(absolute_path(name), {}) for name in found]
-    if path.is_file():
-        return _read_file(path)
-    if glob.has_magic(source):
-        matches = [name for name in glob.glob(source, recursive=True) if _is_picture(name)]  # noqa: PTH207
-        if not matches:
-            raise SourceError(f"The pattern {source} matches no picture.", _EXTENSIONS_HINT)
-        return [SourceItem(absolute_path(name), {}) for name in sorted(matches) if Path(name).is_file()]
-    raise SourceError(
-        f"The source {source} does not exist.",
-        "Name a folder, a picture, a glob pattern, or a .txt, .csv or .jsonl list.",
-    )
+        empty = True
+        for row in reader.rows(required=("path",)):
+            empty = False
+            path = row.text("path")
+            if "\0" in path:
+                raise row.problem(f"the path {path!r} contains a NUL character.")
+            yield _Mention(absolute_path(Path(source).parent / path), row)
+        if empty:
+            raise SourceError(f"The list {source} names no picture.")
+
+    def take(self, mention: _Mention) -> None:
+        """Add what one mention says about its picture."""
+        known = self._items.get(mention.path)
+        if known is None:
+            self._items[mention.path] = self._row_values(mention)
+            if self._options.names is not None:
+                self._take_name(mention.path, self._options.names)
+        elif mention.row is not None and not self._options.first_row:
+            self._merge(mention, known, self._row_values(mention))
+
+    def report(self) -> SourceReport:
+        """What was found, once all is taken."""
+        columns = self._metadata.columns
+        for name in self._options.text:
+            if name.lower() not in columns:
+                raise SourceError(
+                    f"There is no column {name!r} to keep as text.",
+                    f"The columns are: {', '.join(columns.values())}.",
+                )
+        return SourceReport(
+            items=[SourceItem(path, self._known(path)) for path in self._items],
+            types=self._metadata.types,
+            skipped=self._finder.skipped,
+            unzoned=self._metadata.unzoned,
+            unmatched=tuple(self._unmatched),
+        )
+
+    def _known(self, path: Path) -> dict[str, Value]:
+        row, named = self._items[path], self._named.get(path, {})
+        return row | {name: value for name, value in named.items() if row.get(name) is None}
+
+    def _take_name(self, path: Path, pattern: NamePattern) -> None:
+        found = pattern.match(path)
+        if found is None:
+            self._unmatched.append(path)
+        else:
+            self._named[path] = self._metadata.read(_Mention(path), found, typed=False)
+
+    def _row_values(self, mention: _Mention) -> dict[str, Value]:
+        if mention.row is None:
+            return {}
+        cells = {name: value for name, value in mention.row.values.items() if name.lower() != "path"}
+        return self._metadata.read(mention, cells, typed=mention.row.reader.form == "jsonl")
+
+    def _merge(self, mention: _Mention, known: dict[str, Value], values: Mapping[str, Value]) -> None:
+        for name, value in values.items():
+            if known.setdefault(name, value) != value:
+                raise mention.problem(
+                    f"{name} of {mention.path} is {value!r}, and {known[name]!r} in an earlier row.",
+                    "Keep one row for each picture.",
+                )
 
 
 _EXTENSIONS_HINT = (
-    f"Pictures are recognised by their extensions: {' '.join(sorted(PICTURE_EXTENSIONS))}; a list can name any file."
+    f"Pictures are recognised by their extensions: {' '.join(sorted(PICTURE_EXTENSIONS))}; a list can name any file. "
+    "HEIC needs pip install 'tbps-infer[heif]'."
 )
-
-
-def _read_file(path: Path) -> list[SourceItem]:
-    extension = path.suffix.lower()
-    if extension in PICTURE_EXTENSIONS:
-        return [SourceItem(absolute_path(path), {})]
-    reader = ListReader(path, SourceError, name_problem=column_problem)
-    if extension == ".txt":
-        rows = [Row(reader, line, {"path": text}) for line, text in reader.lines()]
-    elif list_format(path) == "csv":
-        rows = list(reader.rows(required=("path",)))
-        _type_columns(rows)
-    elif list_format(path) == "jsonl":
-        rows = list(reader.rows(required=("path",)))
-        _check_values(rows)
-    else:
-        raise SourceError(f"The file {path} is neither a picture nor a .txt, .csv or .jsonl list.", _EXTENSIONS_HINT)
-    if not rows:
-        raise SourceError(f"The list {path} names no picture.")
-    return [_item(path, row) for row in rows]
-
-
-def _folder_pictures(folder: Path, recursive: bool) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
-
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()  # linked folders are followed, each folder once
-    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(parent)  # noqa: PTH116 - pathlib takes seconds more for a million files
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        found += [os.path.join(parent, name) for name in files if _is_picture(name)]  # noqa: PTH118
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-    return sorted(found)
-
-
-def _is_picture(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return not base.startswith(".") and Path(base).suffix.lower() in PICTURE_EXTENSIONS
 
 
 def absolute_path(path: str | Path) -> Path:
     """A path from the root, without ``..``: what tells one picture from another."""
     # Not resolve(): a picture is recorded under the name that it was given, not its link's target.
     return Path(os.path.abspath(path))  # noqa: PTH100
-
-
-def _item(file: Path, row: Row) -> SourceItem:
-    metadata: dict[str, Value] = {}
-    for name, value in row.values.items():
-        if name.lower() != "path":
-            metadata[find_column(name, STANDARD_COLUMNS) or name] = value
-    path, moment = row.text("path"), metadata.get("time")
-    if "\0" in path:
-        raise row.problem(f"the path {path!r} contains a NUL character.")
-    if moment is not None and parse_time(moment) is None:
-        raise row.problem(
-            f"the time is {moment!r}, want {TIME_WANTED}.", "Rename the column if it is not a point in time."
-        )
-    return SourceItem(absolute_path(file.parent / path), metadata)
-
-
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-
-
-def _type_columns(rows: Sequence[Row]) -> None:
-    """Give CSV columns their types: numbers where all cells are, None for an empty cell."""
-    for name in rows[0].values if rows else ():
-        if name.lower() == "path":
-            continue
-        texts: list[str] = [row.values[name] for row in rows]
-        numbers = [_number(text) if text else None for text in texts]
-        mixed = any(text and number is None for text, number in zip(texts, numbers, strict=True))
-        for row, text, number in zip(rows, texts, numbers, strict=True):
-            row.values[name] = text or None if mixed else number
-
-
-def _number(text: str) -> int | float | None:
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    if match[2] is None and match[3] is None:
-        return int(text) if len(text) < 20 and _fits(int(text)) else None
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def _check_values(rows: Sequence[Row]) -> None:
-    """Refuse JSON values that a gallery cannot store; true and false become 1 and 0."""
-    for row in rows:
-        for name, value in row.values.items():
-            if not _storable(name, value):
-                raise row.problem(f"{name} is {value!r}, want text, a finite 64-bit number, true, false or null.")
-            if isinstance(value, bool):
-                row.values[name] = int(value)
-
-
-def _storable(name: str, value: object) -> bool:
-    if isinstance(value, str):
-        # A path may hold bytes that are not UTF-8, as Python escapes them; embedding rejects it with its reason.
-        return name.lower() == "path" or not any("\ud800" <= character <= "\udfff" for character in value)
-    return value is None or (isinstance(value, int | float) and _fits(value))
-
-
-def _fits(value: float) -> bool:
-    return math.isfinite(value) if isinstance(value, float) else -(2**63) <= value < 2**63

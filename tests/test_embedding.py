@@ -9,12 +9,14 @@ import time
 from collections.abc import Generator, Iterable
 from itertools import islice
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from fake_vectors import embeddings
 from numpy.typing import NDArray
 
+from tbps_infer.decode_memory import DecodeMemory
 from tbps_infer.embedding import EmbedOptions, EmbedReport, embed_gallery
 from tbps_infer.errors import GalleryError, ModelMismatchError, UsageError
 from tbps_infer.gallery import Gallery
@@ -150,11 +152,23 @@ def test_a_change_that_keeps_size_and_mtime_is_found_by_hashing(pictures: Path, 
 def test_an_unchanged_file_is_not_read(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed(pictures, tmp_path / "g")
 
-    def read(self: Path) -> bytes:
-        raise AssertionError(f"{self} was read")
+    really_open = Path.open
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    def read(self: Path, *arguments: Any, **named: Any) -> IO[Any]:
+        assert not self.is_relative_to(pictures), f"{self} was read"
+        return really_open(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", read)
     assert counts(embed(pictures, tmp_path / "g")[0]) == (20, 0, 20, 0)
+
+
+def test_a_changed_picture_that_is_too_large_to_read_keeps_its_record(pictures: Path, tmp_path: Path) -> None:
+    embed(pictures, tmp_path / "g")
+    changed = sorted(pictures.iterdir())[0]
+    changed.write_bytes(changed.read_bytes() + bytes(1 << 20))
+    report = embed(pictures, tmp_path / "g", EmbedOptions(decode_memory=1 << 20))[0]
+    assert [problem.path for problem in report.unreachable] == [changed]
+    assert report.rejects == ()
 
 
 def test_a_picture_that_goes_bad_and_comes_back(pictures: Path, tmp_path: Path) -> None:
@@ -312,8 +326,8 @@ def test_decoding_overlaps_with_encoding_and_the_queue_is_bounded(
     decoded: list[int] = []
     waited = threading.Event()
 
-    def counting(source: Path | bytes, facts: Preprocessing) -> NDArray[np.uint8]:
-        crop = load_crop(source, facts)
+    def counting(source: Path | bytes, facts: Preprocessing, memory: DecodeMemory) -> NDArray[np.uint8]:
+        crop = load_crop(source, facts, memory)
         decoded.append(int(crop[0, 0, 0]))
         if len(decoded) > 2 + 2:  # more than the first batch and what was in the making
             waited.set()

@@ -15,8 +15,8 @@ import pytest
 from tbps_infer.cli.shared.queries import read_queries
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.errors import DatasetError, SourceError, TbpsError, UsageError
-from tbps_infer.lists import ListReader, list_format
-from tbps_infer.sources import read_sources
+from tbps_infer.lists import ListReader, ListStyle, list_format
+from tbps_infer.sources import SourceOptions, read_sources
 
 HEADER = b"path,text,caption\n"
 FAULTS: dict[str, tuple[str, bytes, int, str, str]] = {
@@ -38,9 +38,10 @@ FAULTS: dict[str, tuple[str, bytes, int, str, str]] = {
     "repeated name": ("q.csv", b"path,text,caption, TEXT\n", 1, "the column 'TEXT' is there twice", ""),
     "missing column": ("q.csv", b"\nid,remark\n1,x\n", 2, "is missing", "id, remark"),
     "empty file": ("q.csv", b"", 1, "is missing", "first line"),
-    "semicolons": ("q.csv", b"path;text;caption\na;x;y\n", 1, "by semicolons, and a CSV list by commas", "commas"),
-    "tabs": ("q.csv", b"\npath\ttext\tcaption\n", 2, "separated by tabs", "commas"),
-    "vertical bars": ("q.csv", b"path|text|caption\na|x|y\n", 1, "separated by vertical bars", "commas"),
+    "two separators": ("q.csv", b"path;text;caption,x\na;x;y,z\n", 1, "commas and semicolons", "--separator"),
+    "three separators": ("q.csv", b"\npath\ttext|caption;x\n", 2, "semicolons and tabs and vertical bars", "quotes"),
+    "another separator below": ("q.csv", b"path;text;caption\na,x,y\n", 2, "1 value for 3 columns", "semicolon"),
+    "too many values between bars": ("q.csv", b"path|text|caption\na|b|c|d\n", 2, "4 values", "vertical bar"),
     "Latin-1": ("q.csv", HEADER + b"a,x,y\nb,x,caf\xe9\n", 3, "not UTF-8", "UTF-8"),
     "UTF-16": ("q.csv", "path,text,caption\n".encode("utf-16"), 1, "not UTF-8", "UTF-8"),
     "Latin-1 far into the file": ("q.csv", HEADER + b"a,x,y\n" * 20_000 + b"b,x,\xe9\n", 20_002, "not UTF-8", ""),
@@ -217,3 +218,76 @@ def test_queries_in_an_unknown_format_are_not_searched_as_sentences(tmp_path: Pa
     (tmp_path / name).write_text("a man\n")
     with pytest.raises(UsageError, match=r"want \.txt, \.csv or \.jsonl"):
         list(read_queries([], [str(tmp_path / name)], []))
+
+
+SEPARATED = {"commas": ",", "semicolons": ";", "tabs": "\t", "vertical bars": "|"}
+
+
+@pytest.mark.parametrize("separator", SEPARATED.values(), ids=SEPARATED)
+def test_the_header_tells_the_separator_to_every_user(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "q.csv"
+    rows = [("id", "path", "text", "caption"), ("1.10", "a.jpg", f'"a man{separator} tall"', "a man"), *[()] * 2]
+    file.write_text("\n".join(separator.join(row) for row in rows))
+    (item,) = read_sources([str(file)])
+    assert (item.path, item.metadata["text"]) == (tmp_path / "a.jpg", f"a man{separator} tall")
+    assert [(query.id, query.text) for query in read_queries([], [str(file)], [])] == [
+        ("1.10", f"a man{separator} tall")
+    ]
+    assert read_dataset(file, "test", check_files=False).pictures[0].captions == ("a man",)
+
+
+def test_a_separator_that_is_given_is_not_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("path;note, x\na.jpg;1, 2\n")
+    (item,) = read_sources([str(tmp_path / "q.csv")], SourceOptions(style=ListStyle(separator=";")))
+    assert item.metadata == {"note, x": "1, 2"}
+    with pytest.raises(UsageError, match="separator is ':'"):
+        ListStyle(separator=":")
+
+
+def standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+
+
+@pytest.mark.parametrize(
+    ("stdin", "form"),
+    [
+        (b"\n\xef\xbb\xbf", None),
+        (b"a.jpg\nsub/b.jpg\n", None),
+        (b"\xef\xbb\xbfpath;id\na.jpg;1\nsub/b.jpg;2\n", None),
+        (b'\xef\xbb\xbf\r\n{"path": "a.jpg", "id": 1}\r\n{"path": "sub/b.jpg", "id": "2"}\r\n', None),
+        (b"path\na.jpg\n", "txt"),
+    ],
+)
+def test_a_list_of_sources_on_standard_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stdin: bytes, form: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    standard_input(monkeypatch, stdin)
+    if stdin.startswith(b"\n"):
+        return
+    items = read_sources(["-"], SourceOptions(style=ListStyle(form)))
+    if form == "txt":
+        assert [item.path.name for item in items] == ["path", "a.jpg"]
+        return
+    assert [item.path for item in items] == [tmp_path / "a.jpg", tmp_path / "sub/b.jpg"]
+    assert [item.metadata.get("id") for item in items] == ([None] * 2 if stdin.startswith(b"a") else ["1", "2"])
+
+
+def test_queries_on_standard_input_may_be_csv(monkeypatch: pytest.MonkeyPatch) -> None:
+    standard_input(monkeypatch, b"id,text\n1,a man in a red coat\n")
+    assert [(query.id, query.text) for query in read_queries([], ["-"], [])] == [("1", "a man in a red coat")]
+    standard_input(monkeypatch, b"id,text\n1,a man in a red coat, blue jeans\n")
+    with pytest.raises(UsageError, match=r"-, line 2: 3 values for 2 columns"):
+        list(read_queries([], ["-"], []))
+    standard_input(monkeypatch, b"id,text\n")
+    assert [query.text for query in read_queries([], ["-"], [], style=ListStyle("txt"))] == ["id,text"]
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="Standard input is closed"):
+        list(read_queries([], ["-"], []))
+
+
+def test_numbers_of_json_are_written_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"id": 1.10, "text": "a man", "person": 12e4}\n')
+    (query,) = read_queries([], [str(file)], [])
+    assert (query.id, query.person) == ("1.10", "12e4")

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from embedded_folders import contents, embed, picture, write_pictures
@@ -50,14 +51,14 @@ def test_an_error_in_reading_keeps_the_record_and_only_a_broken_picture_loses_it
     folder = write_pictures(tmp_path / "pictures", range(5))
     embed(gallery, folder)
     before = contents(gallery)
-    read = Path.read_bytes
+    really_open = Path.open
 
-    def failing(self: Path) -> bytes:
+    def failing(self: Path, mode: str = "r", *arguments: Any, **named: Any) -> IO[Any]:
         if self.name in ("0001.ppm", "0003.ppm"):
             raise OSError(number, os.strerror(number), str(self))
-        return read(self)
+        return really_open(self, mode, *arguments, **named)
 
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(Path, "open", failing)
     (folder / "0002.ppm").write_bytes(b"no picture")
     report = embed(gallery, folder, rehash=True)
     assert [problem.path.name for problem in report.unreachable] == ["0001.ppm", "0003.ppm"]

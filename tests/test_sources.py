@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from datetime import timezone
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbps_infer.errors import SourceError
-from tbps_infer.gallery.times import parse_time
-from tbps_infer.sources import SourceItem, read_sources
+from tbps_infer.gallery.times import read_moment
+from tbps_infer.sources import SourceItem, SourceOptions, read_sources, read_sources_with_report
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def write(path: Path, text: str) -> str:
 
 def test_a_folder_is_read_recursively_and_sorted(folder: Path) -> None:
     assert names(read_sources([str(folder)]), folder) == ["a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tif"]
-    assert names(read_sources([str(folder)], recursive=False), folder) == ["a.png", "b.JPG"]
+    assert names(read_sources([str(folder)], SourceOptions(recursive=False)), folder) == ["a.png", "b.JPG"]
 
 
 def test_linked_folders_are_followed_once(folder: Path) -> None:
@@ -63,7 +64,7 @@ def test_sources_keep_their_order_and_duplicates_go(
     listed = write(tmp_path / "list.csv", "path,shelf\npictures/a.png,7\npictures/../pictures/b.JPG,8\n")
     items = read_sources(["pictures/sub/../b.JPG", listed, "pictures/**/*.*", str(folder)])
     assert names(items, folder) == ["b.JPG", "a.png", "sub/c.webp", "sub/deep/d.tif"]
-    assert [dict(item.metadata) for item in items] == [{}, {"shelf": 7}, {}, {}]
+    assert [dict(item.metadata) for item in items] == [{"shelf": 8}, {"shelf": 7}, {}, {}]
 
 
 def test_an_existing_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
@@ -89,10 +90,22 @@ def test_a_csv_list_types_whole_columns(tmp_path: Path) -> None:
         "\n"
         "-20,b.jpg,3,,2e3,12,n/a,,\n",
     )
-    first, second = read_sources([listed])
+    with pytest.raises(SourceError, match=r"line 4: zip is 12, and '0001' in line 2 of .*: a column holds") as mixed:
+        read_sources([listed])
+    assert "--text zip" in mixed.value.hint
+    report = read_sources_with_report([listed], SourceOptions(text=("zip", "Mixed")))
+    assert report.types == {
+        "id": "text",
+        "camera": "text",
+        "height": "numbers",
+        "zip": "text",
+        "mixed": "text",
+        "note": "text",
+    }
+    first, second = report.items
     assert first.path == tmp_path / "a.jpg"
     assert first.metadata == {
-        "id": 1,
+        "id": "1",
         "camera": "cam_a",
         "time": "2024-05-31T08:30:00Z",
         "height": 1.5,
@@ -102,7 +115,7 @@ def test_a_csv_list_types_whole_columns(tmp_path: Path) -> None:
         "note": 'x, "y"',
     }
     assert second.metadata == {
-        "id": -20,
+        "id": "-20",
         "camera": "3",
         "time": None,
         "height": 2000.0,
@@ -111,7 +124,6 @@ def test_a_csv_list_types_whole_columns(tmp_path: Path) -> None:
         "empty": None,
         "note": None,
     }
-    assert isinstance(first.metadata["id"], int)
     assert isinstance(second.metadata["height"], float)
 
 
@@ -130,18 +142,24 @@ def test_a_json_list_keeps_types(tmp_path: Path) -> None:
     lines = [{"path": "a.jpg", "ID": 7, "ok": True, "w": 0.5}, {"path": "b.jpg", "camera": None, "t": "7"}]
     listed = write(tmp_path / "list.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n")
     first, second = read_sources([listed])
-    assert first.metadata == {"id": 7, "ok": 1, "w": 0.5}
+    assert first.metadata == {"id": "7", "ok": 1, "w": 0.5}
     assert second.metadata == {"camera": None, "t": "7"}
+
+
+numbers = st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 
 
 @given(
     st.lists(
-        st.dictionaries(
-            st.sampled_from(["id", "camera", "shelf", "Größe", 'q"uote']),
-            st.none()
-            | st.integers(-(2**63), 2**63 - 1)
-            | st.floats(allow_nan=False, allow_infinity=False)
-            | st.text(),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "id": st.none() | st.text(),
+                "camera": st.none() | st.text(),
+                "shelf": numbers,
+                "Größe": st.none() | st.text(),
+                'q"uote': numbers,
+            },
         ),
         min_size=1,
         max_size=5,
@@ -220,30 +238,53 @@ def test_names_that_are_not_utf8_come_through(tmp_path: Path) -> None:
         ("2024-02-29T23:59:59,5Z", 1709251199.5),
         ("1717144200", 1717144200.0),
         ("1717144200.5", 1717144200.5),
-        ("12345", 12345.0),
+        ("20240531", 1717113600.0),
+        ("20240531T0830", 1717144200.0),
+        ("20240531T083000+0200", 1717137000.0),
+        ("20240531083000", 1717144200.0),
+        ("202405310830", 1717144200.0),
+        ("1717144200000", 1717144200.0),
+        ("1717144200000000", 1717144200.0),
+        ("1746000000000", 1746000000.0),
     ],
 )
 def test_times(text: str, seconds: float) -> None:
-    assert parse_time(text) == seconds
+    moment = read_moment(text)
+    assert moment is not None and moment.seconds == seconds
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "12", "2023-02-29", "2024-13-01", "2024-1-1", "24:00", "2024-05-31T25:00", "2024-05-31T08:30+02:99"],
+    [
+        *(
+            "",
+            "now",
+            "12",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-1-1",
+            "24:00",
+            "2024-05-31T25:00",
+            "2024-05-31T08:30+02:99",
+        ),
+        # Digits that are a time in no plausible year, or in more than one way.
+        *("0830", "1200", "12345", "202405", "19700823", "99999999999", "20240231", "1e9", "631151999"),
+    ],
 )
 def test_what_is_no_time(text: str) -> None:
-    assert parse_time(text) is None
+    assert read_moment(text) is None
 
 
 @given(st.datetimes(), st.integers(-1439, 1439))
 def test_times_agree_with_python(moment: object, offset_minutes: int) -> None:
-    from datetime import datetime, timedelta, timezone
+    from datetime import datetime, timedelta
 
     assert isinstance(moment, datetime)
     zone = timezone(timedelta(minutes=offset_minutes))
     if not 2 < moment.year < 9998:
         moment = moment.replace(year=2000, day=min(moment.day, 28))
     aware = moment.replace(tzinfo=zone)
-    seconds = parse_time(aware.isoformat())
-    assert seconds is not None
-    assert math.isclose(seconds, aware.timestamp(), abs_tol=1e-4)
+    read = read_moment(aware.isoformat())
+    assert read is not None
+    assert math.isclose(read.seconds, aware.timestamp(), abs_tol=1e-4)
+    assert math.isclose(read.clock_seconds, aware.replace(tzinfo=timezone.utc).timestamp(), abs_tol=1e-4)

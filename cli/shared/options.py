@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,9 +122,31 @@ def verbosity_options(command: Command) -> Command:
         level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
         click.get_current_context().meta["tbps.quiet"] = quiet
-        return command(*args, **kwargs)
+        with _named_warnings():
+            return command(*args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def _named_warnings() -> Iterator[None]:
+    """Log what a decoder warns of with the name of the picture; other warnings are shown as they always are."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        from tbps_infer.images import picture_being_read
+
+        picture = picture_being_read()
+        if picture is None:
+            usual(message, category, *place, **options)
+        else:
+            logging.getLogger("tbps_infer.images").warning("%s: %s", picture, str(message).strip())
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _precision(precision: str | None, fp16: bool) -> str:
@@ -250,7 +274,11 @@ filter_options = combined(
     "where",
     _filter,
     click.option("--camera", multiple=True, help="Only records of this camera. Repeatable."),
-    click.option("--after", help="Only records from this time on: ISO 8601, a year, or Unix seconds."),
+    click.option(
+        "--after",
+        help="Only records from this time on: ISO 8601, a year, or Unix time. Without a zone, it is compared with "
+        "times as they are shown.",
+    ),
     click.option("--before", help="Only records before this time."),
     click.option("--id", "identity", multiple=True, help="Only records of this identity. Repeatable."),
     click.option("--not-id", multiple=True, help="No records of this identity. Repeatable."),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import queue
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from tbps_infer.errors import UsageError
-from tbps_infer.lists import ListReader, Row, list_format
+from tbps_infer.lists import ListReader, ListStyle, Row
 from tbps_infer.queries import PersonQuery
 
 __all__ = ["Query", "combined_query", "groups_as_read", "groups_of", "read_queries"]
@@ -101,32 +99,34 @@ def groups_as_read(queries: Iterator[Query], most: int) -> Iterator[list[Query]]
 
 
 def read_queries(
-    texts: Sequence[str], files: Sequence[str], images: Sequence[Path], exclude: Sequence[str] = ()
+    texts: Sequence[str],
+    files: Sequence[str],
+    images: Sequence[Path],
+    exclude: Sequence[str] = (),
+    style: ListStyle | None = None,
 ) -> Iterator[Query]:
     """All queries, in the order: arguments, files, pictures; files are read as far as the results are.
 
     Args:
         texts: Sentences; their ids count from 1.
-        files: `tbps_infer.lists` with the column ``text``, and ``id`` and ``person`` where known; text files,
-            or ``-``, standard input, with a sentence or a JSON object per line.
+        files: `tbps_infer.lists` with the column ``text``, and ``id`` and ``person`` where known; a line of a text
+            list is a sentence or a JSON object.
         images: Pictures; a picture's id is its name.
         exclude: What every query excludes.
+        style: How the lists are written; None for `ListStyle()`.
 
     Raises:
         UsageError: A file cannot be read, or a line has no text.
     """
-    for query in _read(texts, files, images):
+    for query in _read(texts, files, images, style or ListStyle()):
         yield replace(query, composed=replace(query.parts, exclude=tuple(exclude))) if exclude else query
 
 
-def _read(texts: Sequence[str], files: Sequence[str], images: Sequence[Path]) -> Iterator[Query]:
+def _read(texts: Sequence[str], files: Sequence[str], images: Sequence[Path], style: ListStyle) -> Iterator[Query]:
     for number, text in enumerate(texts, start=1):
         yield Query(str(number), text)
     for name in files:
-        if list_format(name) is None:
-            yield from _sentences(name)
-        else:
-            yield from map(_from_row, ListReader(name, UsageError).rows(_REQUIRED))
+        yield from _listed(ListReader(name, UsageError, style=style))
     for image in images:
         yield Query(image.name, image=image)
 
@@ -134,14 +134,17 @@ def _read(texts: Sequence[str], files: Sequence[str], images: Sequence[Path]) ->
 _REQUIRED = ("text",)
 
 
-def _sentences(name: str) -> Iterator[Query]:
-    """A query per line: a sentence or a JSON object."""
-    if name != "-" and Path(name).suffix.lower() not in ("", ".txt"):
+def _listed(reader: ListReader) -> Iterator[Query]:
+    if reader.form is None and Path(reader.file).suffix:
         raise UsageError(
-            f"The extension of the query file {name} is not known; want .txt, .csv or .jsonl.", "Rename the file."
+            f"The extension of the query file {reader.file} is not known; want .txt, .csv or .jsonl.",
+            "Rename the file.",
         )
-    stdin = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", "") if name == "-" else None
-    reader = ListReader(name, UsageError, stdin)
+    by_line = reader.form in (None, "txt")  # then sentences and JSON objects may alternate
+    reader = reader.recognised(_REQUIRED)
+    if not by_line or reader.form == "csv":
+        yield from map(_from_row, reader.rows(_REQUIRED))
+        return
     for line, text in reader.lines():
         if text.lstrip().startswith("{"):
             yield _from_row(reader.json_row(line, text, _REQUIRED))

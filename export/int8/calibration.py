@@ -72,9 +72,13 @@ def read_calibration(data: Path) -> Calibration:
 
 
 def _from_list(file: Path) -> Calibration:
-    from tbps_infer.sources import read_sources
+    from tbps_infer.sources import SourceOptions, read_sources
 
-    items = [item for item in read_sources([str(file)]) if item.metadata.get("split") != "test"]
+    items = [
+        item
+        for item in read_sources([str(file)], SourceOptions(first_row=True))
+        if item.metadata.get("split") != "test"
+    ]
     captioned = [(item, caption) for item in items if (caption := _caption(item.metadata))]
     names = [item.metadata.get("id") for item, _ in captioned]
     labelled = all(name not in (None, "") for name in names)

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import FilterError
-from tbps_infer.gallery.columns import find_column
-from tbps_infer.gallery.records import metadata_columns
-from tbps_infer.gallery.times import TIME_WANTED, parse_time
+from tbps_infer.gallery.columns import Value, find_column
+from tbps_infer.gallery.records import is_current_schema, metadata_columns
+from tbps_infer.gallery.times import TIME_WANTED, read_moment
 
 __all__ = ["WHERE_FUNCTIONS", "Filter", "Guard", "matching_records"]
 
@@ -45,10 +46,11 @@ class Filter:
     """What a record must satisfy to be searched; conditions are joined by AND, and an empty filter lets all pass.
 
     Attributes:
-        id: Identities, any of which will do, compared as text (``"3"`` is also the number 3).
+        id: Identities, any of which will do, compared as text, as they were written: ``"3"`` is not ``"3.0"``.
         not_id: Identities, none of which will do; a record without one passes.
         camera: Cameras, any of which will do, compared likewise.
-        after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`.
+        after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`. A time with a zone is compared
+            as an instant; one without is compared with what is shown, whatever the zone of that.
         before: The latest time, excluded. A record without a time passes neither.
         where: An SQLite expression over the metadata columns, ``record`` and ``path``, such as
             ``shelf = 3 and time > '2024'``. Values keep their types: text is compared as text, numbers as numbers.
@@ -168,7 +170,7 @@ def matching_records(
         FilterError: A time cannot be read, or the expression is not valid, not allowed or took too long.
     """
     found = everything
-    conditions, values = _conditions(wanted)
+    conditions, values = _conditions(connection, wanted)
     if conditions:
         found = _chosen(connection, " AND ".join(conditions), values)
     if wanted.not_id:  # most records pass: what does not is the smaller list
@@ -195,7 +197,7 @@ def _listed(column: str) -> str:
     return f"CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
 
 
-def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
+def _conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[str | float]]:
     conditions: list[str] = []
     values: list[str | float] = []
     for column, texts in (("camera", wanted.camera), ("id", wanted.id)):
@@ -205,12 +207,29 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | float]]:
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue
-        seconds = parse_time(text)
-        if seconds is None:
+        moment = read_moment(text)
+        if moment is None:
             raise FilterError(f"{name} is {text!r}, want {TIME_WANTED}.")
-        conditions.append(f"tbps_time_s {comparison} ?")
-        values.append(seconds)
+        which: _Seconds = "clock_seconds" if moment.zone is None else "seconds"
+        conditions.append(f"{_time_sql(connection, which)} {comparison} ?")
+        values.append(getattr(moment, which))
     return conditions, values
+
+
+_Seconds = Literal["seconds", "clock_seconds"]
+
+
+def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
+    """A record's time in SQL; the previous schema has no seconds as the clock shows them, and misread some times."""
+    if is_current_schema(connection):
+        return "tbps_time_s" if which == "seconds" else "tbps_clock_s"
+
+    def read(value: Value) -> float | None:
+        moment = read_moment(value)
+        return None if moment is None else getattr(moment, which)
+
+    connection.create_function(f"tbps_{which}", 1, read)
+    return f"tbps_{which}(time)"
 
 
 def _matching_expression(

@@ -8,10 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.columns import Value, column_problem, find_column, quoted
-from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, metadata_columns
+from tbps_infer.gallery.columns import (
+    STANDARD_COLUMNS,
+    ColumnType,
+    Value,
+    column_problem,
+    find_column,
+    quoted,
+    value_type,
+)
+from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, column_type, metadata_columns
 from tbps_infer.gallery.roots import PATH_SQL, Roots
-from tbps_infer.gallery.times import parse_time
+from tbps_infer.gallery.times import read_moment
 
 __all__ = ["RecordTable"]
 
@@ -64,19 +72,26 @@ class RecordTable:
         if known is None or known.stamp != entry.stamp or self._mark(entry.path) is not None:
             return True
         return any(
-            (column := find_column(name, self.columns)) is None or known.metadata[column] != value
+            (column := find_column(name, self.columns)) is None or known.metadata[column] != _stored(column, value)
             for name, value in entry.metadata.items()
         )
 
     def add_columns(self, entries: Sequence[Entry]) -> None:
-        """Add the metadata columns that entries name and the gallery does not have."""
-        for name in dict.fromkeys(name for entry in entries for name in entry.metadata):
-            if find_column(name, self.columns) is not None:
-                continue
-            if problem := column_problem(name):
-                raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
-            add_column(self._connection, name)
-            self.columns = metadata_columns(self._connection)
+        """Add the columns that are not there yet, and refuse values of another type than their column's."""
+        found = dict.fromkeys(
+            (name, value_type(value)) for entry in entries for name, value in entry.metadata.items()
+        )
+        for name, kind in sorted(found, key=lambda pair: pair[1] is None):  # a column's values tell its type
+            column = find_column(name, self.columns)
+            if column is None:
+                if problem := column_problem(name):
+                    raise GalleryError(f"The metadata column {name!r} {problem}.", "Give it another name.")
+                add_column(self._connection, name, kind)
+                self.columns = metadata_columns(self._connection)
+            elif kind is not None and column not in STANDARD_COLUMNS:
+                held = column_type(self._connection, column)
+                if held not in (None, kind):
+                    raise _other_type(entries, name, kind)
 
     def put(self, entry: Entry, row: int | None) -> None:
         """Insert or update one record; `row` None leaves it at its row."""
@@ -139,7 +154,24 @@ class RecordTable:
         for name, value in metadata.items():
             column = find_column(name, self.columns)
             assert column is not None  # add_columns has seen to it
-            values[column] = value
+            values[column] = _stored(column, value)
             if column == "time":
-                values["tbps_time_s"] = parse_time(value)
+                moment = read_moment(value)
+                values["tbps_time_s"], values["tbps_clock_s"] = (
+                    (moment.seconds, moment.clock_seconds) if moment else (None, None)
+                )
         return values
+
+
+def _stored(column: str, value: Value) -> Value:
+    """A value as it is stored: who, where and when are text."""
+    return value if value is None or column not in STANDARD_COLUMNS else str(value)
+
+
+def _other_type(entries: Sequence[Entry], name: str, kind: ColumnType) -> GalleryError:
+    entry = next(each for each in entries if value_type(each.metadata.get(name)) == kind)
+    other = "numbers" if kind == "text" else "text"
+    return GalleryError(
+        f"{name} is {entry.metadata[name]!r} for {entry.path}, and the gallery holds {other} in this column.",
+        f"Keep it as text: --text {name}." if other == "text" else "Correct it, or give the column another name.",
+    )

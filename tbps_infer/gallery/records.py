@@ -5,7 +5,8 @@
     root       folders that paths are relative to, each with a separator at its end
     record     one row per picture: record (number, never used again), its root and the path below it, its row in the
                vector file, the file's size, mtime and sha256, when it was embedded, why it could not be read when it
-               was last looked at, and the metadata columns, without a type so that values keep theirs
+               was last looked at, the time in seconds, as an instant and as its clock shows it, and the metadata
+               columns: TEXT or NUMERIC
     reject     pictures that could not be decoded, with the reason
     tombstone  pictures that were removed and stay so: sha256 and, unless they were purged, root and path
     segment    runs of rows written together, with the sha256 of their bytes
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.columns import STANDARD_COLUMNS, Value, quoted
+from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, quoted, value_type
 from tbps_infer.gallery.folder import RECORDS_FILE, current_records_file
 from tbps_infer.gallery.roots import PATH_SQL
 
@@ -36,6 +37,7 @@ __all__ = [
     "FileStamp",
     "Reject",
     "add_column",
+    "column_type",
     "committed_rows",
     "connect_reader",
     "connect_writer",
@@ -48,6 +50,7 @@ __all__ = [
     "sqlite_errors",
 ]
 
+_DECLARED: dict[ColumnType, str] = {"numbers": "NUMERIC", "text": "TEXT"}
 _BUSY_SECONDS = 30.0
 _VIEW_START = ("record", "path")
 
@@ -64,12 +67,14 @@ CREATE TABLE record (
     tbps_embedded_s REAL NOT NULL,
     tbps_unreachable TEXT,
     tbps_time_s REAL,
-    {", ".join(map(quoted, STANDARD_COLUMNS))},
+    tbps_clock_s REAL,
+    {", ".join(f"{quoted(name)} TEXT" for name in STANDARD_COLUMNS)},
     UNIQUE (tbps_root, path)
 );
 CREATE INDEX record_camera ON record (CAST(camera AS TEXT));
 CREATE INDEX record_id ON record (CAST(id AS TEXT));
 CREATE INDEX record_time ON record (tbps_time_s);
+CREATE INDEX record_clock ON record (tbps_clock_s);
 CREATE INDEX record_sha256 ON record (tbps_sha256);
 CREATE TABLE reject (
     tbps_root INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (tbps_root, path)
@@ -200,11 +205,21 @@ def metadata_columns(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(names[len(_VIEW_START) :])
 
 
-def add_column(connection: sqlite3.Connection, name: str) -> None:
-    """Add a metadata column, empty for every record so far, inside the caller's transaction."""
+def column_type(connection: sqlite3.Connection, name: str) -> ColumnType | None:
+    """What a metadata column holds: as it was declared, else as its first value tells; None where it has none."""
+    declared = next(str(row[2]) for row in connection.execute("PRAGMA table_info(record)") if row[1] == name)
+    if declared in _DECLARED.values():
+        return next(kind for kind, text in _DECLARED.items() if text == declared)
+    column = quoted(name)
+    first = connection.execute(f"SELECT {column} FROM record WHERE {column} IS NOT NULL LIMIT 1").fetchone()
+    return None if first is None else value_type(first[0])
+
+
+def add_column(connection: sqlite3.Connection, name: str, kind: ColumnType | None) -> None:
+    """Add a metadata column, empty for every record so far, inside the caller's transaction; of any type for None."""
     columns = (*metadata_columns(connection), name)
     connection.execute("DROP VIEW records")
-    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)}")
+    connection.execute(f"ALTER TABLE record ADD COLUMN {quoted(name)} {_DECLARED[kind] if kind else ''}")
     create_view(connection, columns)
 
 

@@ -183,8 +183,8 @@ class GalleryWriter:
             moved: Old paths of recorded pictures with what they are now; records, numbers and rows stay.
 
         Raises:
-            GalleryError: A vector is not an embedding of this model, a column's name cannot be used, or the disk
-                does not take it; the gallery is as it was before the call.
+            GalleryError: A vector is not an embedding of this model, a column's name cannot be used, a value is of
+                another type than its column, or the disk does not take it; the gallery is as it was before the call.
         """
         data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
         changes = [entry for entry in unchanged if self._table.differs(entry)]

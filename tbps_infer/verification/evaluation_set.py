@@ -89,9 +89,9 @@ def picture_set(bundle: Bundle, sources: Sequence[str]) -> EvaluationSet:
         SourceError: A source cannot be read, or names no picture.
         BundleError: The golden captions are missing or were altered.
     """
-    from tbps_infer.sources import read_sources
+    from tbps_infer.sources import SourceOptions, read_sources
 
-    items = read_sources(sources)
+    items = read_sources(sources, SourceOptions(first_row=True))
     captions = [str(text) for item in items if (text := item.metadata.get("caption")) not in (None, "")]
     return EvaluationSet(
         name=", ".join(sources),

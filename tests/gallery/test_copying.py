@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +67,9 @@ def test_a_copy_is_one_moment_of_a_gallery_that_is_being_written_to(tmp_path: Pa
             assert copy_gallery(gallery, tmp_path / f"copy{number}") == 10
             with Gallery.open(tmp_path / f"copy{number}") as copy:
                 copy.verify()
-                (turn,) = {record.metadata["id"] for record in copy.records()}
-                assert isinstance(turn, int)
+                (written,) = {record.metadata["id"] for record in copy.records()}
+                assert isinstance(written, str)
+                turn = int(written)
                 want = embeddings(LAYOUT, 10, turn).astype(np.float16)
                 rows = [record.row for record in copy.records()]
                 np.testing.assert_array_equal(copy.vectors[rows], want)
@@ -116,7 +119,7 @@ def test_a_gallery_of_the_previous_version_is_searched_as_it_is(previous: Path) 
     assert {file.name: file.read_bytes() for file in previous.iterdir() if "-" not in file.name} == files
 
 
-def check_previous(gallery: Path) -> None:
+def check_previous(gallery: Path, person: str | int = 0) -> None:
     want = embeddings(LAYOUT, 7).astype(np.float16)
     with Gallery.open(gallery) as opened:
         opened.verify()
@@ -125,7 +128,7 @@ def check_previous(gallery: Path) -> None:
         assert [record.record for record in records] == [1, 2, 3, 4, 5]
         rows = [record.row for record in records]
         np.testing.assert_array_equal(opened.vectors[rows], want[[0, 6, 2, 3, 4]])
-        assert records[1].metadata == {"id": 0, "camera": "cam_a", "time": "2024-05-02", "floor": 9}
+        assert records[1].metadata == {"id": person, "camera": "cam_a", "time": "2024-05-02", "floor": 9}
         assert opened.rejects == [
             Reject(Path("/old/disk/bad.ppm"), "The picture cannot be decoded: it is cut short.")
         ]
@@ -140,7 +143,7 @@ def test_the_first_writer_converts_a_gallery_of_the_previous_version(previous: P
         GalleryWriter.open(previous, FACTS).close()
         assert [str(record.path) for record in reader.records()] == PATHS, "an open search goes on"
     assert json.loads((previous / "gallery.json").read_text())["schema"] == 2
-    check_previous(previous)
+    check_previous(previous, "0")
     with GalleryWriter.open(previous, FACTS) as writer:
         new = Entry(Path("/old/disk/cam_a/07.ppm"), FileStamp(1, 2, "new"), {})
         writer.commit([new], embeddings(LAYOUT, 1, 5))
@@ -149,6 +152,27 @@ def test_the_first_writer_converts_a_gallery_of_the_previous_version(previous: P
     assert relocate_gallery(previous, Path("/old/disk"), tmp_path / "disk") == 6
     with Gallery.open(previous) as opened:
         assert opened.rejects[0].path == tmp_path / "disk" / "bad.ppm"
+
+
+def test_a_conversion_types_columns_and_reads_times_as_new_records_do(previous: Path) -> None:
+    with closing(sqlite3.connect(previous / "records.sqlite")) as records, records:
+        records.execute("UPDATE record SET time = 20240501, tbps_time_s = 20240501 WHERE record = 1")
+        records.execute("UPDATE record SET time = '2024-05-02T23:30:00-05:00', camera = 1.5 WHERE record = 2")
+        records.execute("UPDATE record SET floor = 'cellar' WHERE record = 3")
+
+    def found(wanted: Filter) -> list[int]:
+        with Gallery.open(previous) as gallery:
+            return sorted(hit.record for hit in gallery.search(embeddings(LAYOUT, 1), 9, wanted)[0])
+
+    days = Filter(after="2024-05-01", before="2024-05-03"), Filter(before="2024-05-03T00:00Z")
+    assert [found(day) for day in days] == [[1, 2], [1]]
+    GalleryWriter.open(previous, FACTS).close()
+    assert [found(day) for day in days] == [[1, 2], [1]]
+    assert found(Filter(where="typeof(id) = 'text' and floor = '2'")) == []
+    assert found(Filter(where="typeof(id) = 'text' and floor in ('cellar', '9')")) == [2, 3]
+    assert found(Filter(camera=("1.5",))) == [2]
+    with Gallery.open(previous) as gallery:
+        assert next(gallery.records()).metadata["time"] == "2024-05-01"
 
 
 def test_a_conversion_that_is_stopped_leaves_the_previous_version(
@@ -163,9 +187,9 @@ def test_a_conversion_that_is_stopped_leaves_the_previous_version(
         patch.setattr("tbps_infer.gallery.folder.GalleryFacts.write", stop)
         with pytest.raises(KeyboardInterrupt):
             GalleryWriter.open(previous, FACTS)
-    check_previous(previous)
+    check_previous(previous, "0")
     GalleryWriter.open(previous, FACTS).close()
-    check_previous(previous)
+    check_previous(previous, "0")
     assert json.loads((previous / "gallery.json").read_text())["schema"] == 2
 
 

@@ -52,7 +52,9 @@ def embeddings(count: int, seed: int = 0) -> NDArray[np.float32]:
 def entries(first: int, last: int, content: str = "x") -> list[Entry]:
     return [
         Entry(
-            Path(f"/p/{n:03}.jpg"), FileStamp(1, 2, content), {"camera": f"c{n % 3}", "id": n // 4, "size": n * 1.5}
+            Path(f"/p/{n:03}.jpg"),
+            FileStamp(1, 2, content),
+            {"camera": f"c{n % 3}", "id": str(n // 4), "size": n * 1.5},
         )
         for n in range(first, last)
     ]
@@ -111,7 +113,7 @@ def test_removing_needs_a_filter_and_is_all_or_nothing(tmp_path: Path) -> None:
     assert remove_records(path, Filter(where="size > 75")) == 9
     with Gallery.open(path) as gallery:
         assert gallery.count == 47
-        assert {record.metadata["id"] for record in gallery.records()} == set(range(13)) - {3}
+        assert {record.metadata["id"] for record in gallery.records()} == set(map(str, range(13))) - {"3"}
     with GalleryWriter.open(path, MODEL), pytest.raises(GalleryBusyError):
         remove_records(path, Filter(id=("4",)))
 
@@ -246,7 +248,7 @@ def test_exports_are_read_by_other_tools(tmp_path: Path, dtype: DtypeName) -> No
     table = parquet.read_table(tmp_path / "out" / "records.parquet").to_pylist()
     assert vectors.dtype == (np.float32 if dtype == "int8" else dtype)
     with Gallery.open(path) as gallery:
-        records = [record for record in gallery.records() if record.metadata["id"] != 0]
+        records = [record for record in gallery.records() if record.metadata["id"] != "0"]
         assert [row["path"] for row in table] == [str(record.path) for record in records]
         assert [row["id"] for row in table] == [record.metadata["id"] for record in records]
         assert [row["size"] for row in table] == [record.metadata["size"] for record in records]

@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None
     with GalleryWriter.open(path, MODEL, dtype=name, bundle_path=Path("/some/bundle")) as writer:  # type: ignore[arg-type]
         writer.commit(entries(["a", "b"], camera="cam_a", shelf=3), vectors[:2])
         writer.commit(
-            entries(["c", "d", "e"], id=7, time="2024-05-31"), vectors[2:], rejects=[Reject(Path("/x"), "bad")]
+            entries(["c", "d", "e"], id="7", time="2024-05-31"), vectors[2:], rejects=[Reject(Path("/x"), "bad")]
         )
     with Gallery.open(path) as gallery:
         assert gallery.count == 5
@@ -62,7 +62,7 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None
         records = list(gallery.records())
     assert [(r.record, str(r.path), r.row) for r in records] == [(i + 1, f"/p/{n}", i) for i, n in enumerate("abcde")]
     assert [dict(r.metadata) for r in records] == [{"camera": "cam_a", "shelf": 3}] * 2 + [
-        {"id": 7, "time": "2024-05-31"}
+        {"id": "7", "time": "2024-05-31"}
     ] * 3
 
 

@@ -334,10 +334,10 @@ function card(hit, index) {
   return item;
 }
 
-// "2024-06-11T06:59:00" to the minute, as people write it; any other form as it is.
+// "2024-06-11T06:59:00+02:00" to the minute, with its zone, as people write it; any other form as it is.
 function shortTime(time) {
-  const found = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)/.exec(time);
-  return found ? `${found[1]} ${found[2]}` : time;
+  const found = /^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::\d\d(?:[.,]\d+)?)? ?(Z|[+-]\d\d:?\d\d)?$/.exec(time);
+  return found ? [found[1], found[2], found[3] === "Z" ? "UTC" : found[3]].filter(Boolean).join(" ") : time;
 }
 
 function setFocus(index, { scroll = false } = {}) {

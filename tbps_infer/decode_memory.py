@@ -1,0 +1,60 @@
+"""A budget of memory that threads share while they read and decode pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tbps_infer.errors import ImageError
+
+__all__ = ["DEFAULT_DECODE_BYTES", "DecodeMemory"]
+
+DEFAULT_DECODE_BYTES = 1 << 30
+
+
+class DecodeMemory:
+    """Memory for decoding: a quarter of it for the files, the rest for their pixels.
+
+    Two shares, so that threads that hold files and wait for pixels cannot hold each other up.
+
+    Attributes:
+        total: Bytes in all.
+        files: The files' share.
+        pixels: The pixels' share.
+    """
+
+    def __init__(self, total: int = DEFAULT_DECODE_BYTES) -> None:
+        self.total = total
+        self.files = _Share(total // 4, total)
+        self.pixels = _Share(total - total // 4, total)
+
+
+class _Share:
+    def __init__(self, limit: int, total: int) -> None:
+        self._limit, self._total = limit, total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, count: int, what: str) -> Iterator[None]:
+        """Wait until as many bytes are free, and hold them; raises ImageError where there are never as many."""
+        if count > self._limit:
+            raise ImageError(
+                f"{what} takes {_mib(count)} MiB, and {_mib(self._limit)} MiB of the {_mib(self._total)} MiB for "
+                "decoding are for that.",
+                "Make the picture smaller, or the memory larger (--decode-memory).",
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + count <= self._limit)
+            self._used += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= count
+                self._changed.notify_all()
+
+
+def _mib(count: int) -> str:
+    return f"{-(-count // (1 << 20)):,}"

@@ -1,0 +1,139 @@
+"""Pictures in folders and of glob patterns, and what is skipped on the way."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from tbps_infer.errors import SourceError
+
+__all__ = ["EXCLUDED", "PICTURE_EXTENSIONS", "PictureFinder", "is_picture"]
+
+_HEIF = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+PICTURE_EXTENSIONS = _HEIF | {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
+}
+"""Extensions, in lower case, of the pictures in a folder or glob; not every one can be read on every machine."""
+
+_OTHER_EXTENSIONS = frozenset(
+    {
+        *(".3fr", ".ai", ".arw", ".cr2", ".cr3", ".dng", ".eps", ".ico", ".jxl", ".nef", ".orf", ".pcx", ".psd"),
+        *(".raf", ".raw", ".rw2", ".srw", ".svg", ".xcf"),
+    }
+)
+"""Extensions of pictures that are told to be skipped."""
+
+EXCLUDED = ("@eaDir", ".thumbnails", "._*")
+"""Patterns of what is excluded always: previews of network storage and desktops, and macOS's companions of files."""
+
+_HEIF_HINT = "pip install 'tbps-infer[heif]'"
+
+
+def is_picture(name: str) -> bool:
+    """Whether a name's extension is that of a picture which can be read here."""
+    extension = Path(name).suffix.lower()
+    return extension in PICTURE_EXTENSIONS and extension in _readable()
+
+
+@dataclass
+class PictureFinder:
+    """Finds pictures by their extensions, and counts what it skips.
+
+    Attributes:
+        recursive: Whether to look into the folders inside a folder.
+        exclude: Patterns of files and folders: of names, as ``*_mask.png``, or with ``/`` of paths below a source.
+        skipped: How many were skipped and the first of them, by reason.
+    """
+
+    recursive: bool = True
+    exclude: Sequence[str] = ()
+    skipped: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def in_folder(self, folder: Path) -> list[str]:
+        """Paths of the pictures in a folder, sorted; raises SourceError where the folder cannot be read."""
+
+        def refuse(error: OSError) -> None:
+            if Path(error.filename) == folder:
+                raise SourceError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+            self._skip("folders that cannot be read", error.filename)
+
+        found: list[str] = []
+        seen: set[tuple[int, int]] = set()  # linked folders are followed, each folder once
+        for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+            status = os.stat(parent)  # noqa: PTH116 - pathlib takes seconds more for a million files
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            below = parent[len(str(folder)) :].strip("/")
+            found += self._chosen(parent, below, files)
+            folders[:] = sorted(self._entered(below, folders)) if self.recursive else []
+        return sorted(found)
+
+    def of_pattern(self, pattern: str) -> list[str]:
+        """Paths of the pictures that a glob pattern matches, sorted."""
+        parts = Path(pattern).parts
+        named = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+        found: list[str] = []
+        for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207
+            below = Path(match).parts[named:]
+            folders = ["/".join(below[:depth]) for depth in range(1, len(below))]
+            if any(self._excludes(each) for each in folders):
+                self._skip(_EXCLUDED_REASON, match)
+            elif Path(match).is_file():
+                found += self._chosen(str(Path(match).parent), "/".join(below[:-1]), [Path(match).name])
+        return found
+
+    def _chosen(self, parent: str, below: str, files: Sequence[str]) -> Iterator[str]:
+        """The paths of the files that are to be read."""
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
+            if extension not in PICTURE_EXTENSIONS and extension not in _OTHER_EXTENSIONS:
+                continue
+            path = os.path.join(parent, name)  # noqa: PTH118
+            if reason := self._reason(below, name) or _unreadable(extension):
+                self._skip(reason, path)
+            else:
+                yield path
+
+    def _entered(self, below: str, folders: Sequence[str]) -> Iterator[str]:
+        for name in folders:
+            if reason := self._reason(below, name):
+                self._skip(reason, f"{below}/{name}".lstrip("/"))
+            else:
+                yield name
+
+    def _reason(self, below: str, name: str) -> str | None:
+        """Why a file or folder is skipped, whatever it holds."""
+        if self._excludes(f"{below}/{name}".lstrip("/")):
+            return _EXCLUDED_REASON
+        return "hidden" if name.startswith(".") else None
+
+    def _excludes(self, path: str) -> bool:
+        name = path.rpartition("/")[2]
+        return any(fnmatchcase(path if "/" in pattern else name, pattern) for pattern in (*EXCLUDED, *self.exclude))
+
+    def _skip(self, reason: str, example: str) -> None:
+        count, first = self.skipped.get(reason, (0, example))
+        self.skipped[reason] = count + 1, first
+
+
+_EXCLUDED_REASON = "excluded"
+
+
+def _unreadable(extension: str) -> str | None:
+    """Why pictures with an extension are not read here; None where they are."""
+    if extension in PICTURE_EXTENSIONS and extension in _readable():
+        return None
+    return f"HEIC, which needs {_HEIF_HINT}" if extension in _HEIF else f"{extension[1:].upper()}, which is not read"
+
+
+def _readable() -> frozenset[str]:
+    from tbps_infer.images import readable_extensions
+
+    return readable_extensions()
