@@ -134,10 +134,10 @@ def test_the_profiles_of_a_plan_share_its_weights(bundle: Path, fp32: BuiltEngin
     (text,) = (plan for plan in fp32.folder.facts.plans if plan.branch == "text")
     content = (fp32.folder.path / text.file).read_bytes()
     stored = [onnx.numpy_helper.to_array(each) for each in onnx.load(bundle / "text.onnx").graph.initializer]
-    rows = [array.reshape(-1)[:64].tobytes() for array in stored if array.dtype == np.float32 and array.size > 5000]
-    copies = [content.count(row) for row in rows]
+    rows = [array.reshape(-1)[:64] for array in stored if array.dtype == np.float32 and array.size > 5000]
+    copies = [content.count(row.tobytes()) for row in rows if np.ptp(row) > 0]  # zeros are anywhere
     assert len(text.lengths) == 2
-    assert copies.count(1) > len(rows) / 2, "some are stored in another order"
+    assert copies.count(1) > len(copies) / 2, "some are stored in another order"
     assert max(copies) == 1
 
 
@@ -765,7 +765,7 @@ def test_what_an_engine_does_not_tell_is_proven_by_its_rounding(
         wanted = graph_precision(graphs[name.partition(".")[0]], "fp16")
         return [(Kernel("mha", tuple(wanted.fp16_products), frozenset(), unknown=True),)] * len(spec.profiles), 5
 
-    graphs = {}
+    graphs: dict[str, Path] = {}
     for branch in BRANCHES:
         half = convert_model(onnx.load(small / f"{branch}.onnx"), MixedPrecisionOptions())[0]
         graphs[branch] = tmp_path / f"half-{branch}.onnx"
