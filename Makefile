@@ -9,7 +9,7 @@ PIP_BINDINGS := $(BIN)/python -m pip install --quiet --no-deps --upgrade --targe
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-all coverage check format lint types docs clean
+.PHONY: help venv demo test test-slow test-all coverage check format lint types docs device-check clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -59,6 +59,9 @@ lint: $(STAMP)  ## Check format and lint.
 types: $(STAMP)  ## Check types.
 	$(BIN)/mypy
 
+device-check: $(STAMP)  ## Check everything a GPU has to show; ARGS=--cpu tries the check itself on the CPU.
+	$(BIN)/python -m tbps_infer.benchmarks.device_check -o device-report $(ARGS)
+
 # An environment of its own: it takes half a minute, where .venv takes minutes and gigabytes.
 $(DOCS_STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(DOCS_VENV)
@@ -70,5 +73,5 @@ docs: $(DOCS_STAMP)  ## Build the site with the references of Python and of the 
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
 
 clean:  ## Remove what make made.
-	rm -rf $(VENV) $(DOCS_VENV) .tensorrt-bindings build site demo-output *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) .tensorrt-bindings build site demo-output device-report *.egg-info
 	rm -rf .coverage .mypy_cache .ruff_cache .pytest_cache

@@ -20,7 +20,8 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 """Files of the repository's root, and the pages that they become."""
 
 
-@event_priority(100)  # before mkdocstrings, which forgets a path that is not there yet
+# Before mkdocstrings, which forgets a path that is not there yet.
+@event_priority(100)  # type: ignore[untyped-decorator]  # mkdocs is not in the environment that is type-checked
 def on_config(_: MkDocsConfig) -> None:
     """Lay out the package as an installation does, for a reader of sources that does not import them."""
     package = ROOT / "build" / "docs" / "tbps_infer"

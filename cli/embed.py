@@ -33,7 +33,7 @@ _REJECTS_SHOWN = 10
     "--workers",
     type=click.IntRange(1),
     help="Threads that read and decode pictures.",
-    show_default="one per core, at most 8",
+    show_default="one per core, at most 16",
 )
 @click.option("--no-recursive", is_flag=True, help="Do not search subfolders.")
 @click.option("--rehash", is_flag=True, help="Read every file again, even if its size and time are unchanged.")

@@ -7,13 +7,11 @@ committed. So a run that continues a stopped one forms the same batches, and end
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tbps_infer.decoding import decode_threads, decoded_in_order
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
 from tbps_infer.gallery.folder import DtypeName
@@ -39,8 +38,10 @@ class CropEncoder(Protocol):
     def facts(self) -> ModelFacts:
         """What the model is."""
 
-    def encode_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 ``[n, height, width, 3]`` to float32 ``[n, dim]``."""
+    def encode_stream(
+        self, crops: Iterable[NDArray[np.uint8]], batch_size: int
+    ) -> Generator[NDArray[np.float32], None, None]:
+        """uint8 ``[height, width, 3]`` each to float32 ``[n, dim]`` per batch; crops are taken in this thread."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class EmbedOptions:
     """How to embed.
 
     Attributes:
-        batch_size: Pictures per call of the encoder. To continue a stopped run exactly, keep it.
-        workers: Threads that read and decode; None is one per processor, at most 8.
+        batch_size: Pictures per batch of the encoder. To continue a stopped run exactly, keep it.
+        workers: Threads that read and decode; None is `tbps_infer.decoding.decode_threads`.
         commit_rows: Rows after which to commit, at the next whole batch.
         commit_seconds: Seconds after which to commit, at the next whole batch: what a killed run can lose.
         rehash: Hash every file; otherwise a file whose size and mtime are as recorded is taken as unchanged.
@@ -124,19 +125,16 @@ def embed_gallery(
         distinct.setdefault(absolute_path(item.path), item)
     with GalleryWriter.open(gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path) as writer:
         run = _Run(encoder, writer, options)
-        workers = options.workers or min(8, os.cpu_count() or 1)
+        workers = options.workers or decode_threads()
+
+        def prepare(picture: tuple[Path, SourceItem, FileStamp | None]) -> _Outcome:
+            return _prepare(*picture, encoder.facts.preprocessing, options.rehash)
+
+        pictures = ((path, item, run.recorded(path)) for path, item in distinct.items())
         # Two batches ahead: one being decoded while one waits for the encoder.
         ahead = 2 * options.batch_size + workers
-        with _pool(workers) as pool:
-            futures = (
-                pool.submit(_prepare, path, item, run.recorded(path), encoder.facts.preprocessing, options.rehash)
-                for path, item in distinct.items()
-            )
-            for done, outcome in enumerate(_in_order(futures, ahead), 1):
-                run.take(outcome)
-                if on_progress is not None:
-                    on_progress(done, len(distinct))
-        run.finish()
+        with closing(decoded_in_order(prepare, pictures, ahead=ahead, threads=workers)) as outcomes:
+            run.embed(_counted(outcomes, len(distinct), on_progress))
     return EmbedReport(len(distinct), run.embedded, run.unchanged, tuple(run.rejects))
 
 
@@ -189,24 +187,13 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_order(futures: Iterable[Future[_Outcome]], ahead: int) -> Iterator[_Outcome]:
-    """Results in the order of submission, with no more than `ahead` of them in the making."""
-    waiting: deque[Future[_Outcome]] = deque()
-    for future in futures:
-        waiting.append(future)
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _counted(
+    outcomes: Iterable[_Outcome], total: int, on_progress: Callable[[int, int], None] | None
+) -> Iterator[_Outcome]:
+    for done, outcome in enumerate(outcomes, 1):
+        yield outcome
+        if on_progress is not None:
+            on_progress(done, total)
 
 
 class _Run:
@@ -219,7 +206,7 @@ class _Run:
         self.embedded = 0
         self.unchanged = 0
         self.rejects: list[Reject] = []
-        self._batch: list[_Decoded] = []
+        self._waiting: deque[Entry] = deque()  # for their embeddings
         self._entries: list[Entry] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._known: list[Entry] = []
@@ -230,40 +217,38 @@ class _Run:
         known = self._writer.find(path) if _is_utf8(path) else None
         return None if known is None else known.stamp
 
-    def take(self, outcome: _Outcome) -> None:
-        match outcome:
-            case _Decoded():
-                self._batch.append(outcome)
-                if len(self._batch) == self._options.batch_size:
-                    self._encode()
-            case Entry():
-                self.unchanged += 1
-                self._known.append(outcome)
-            case Reject():
-                self.rejects.append(outcome)
-        if self._commit_is_due():
-            self._commit()
-
-    def finish(self) -> None:
-        if self._batch:
-            self._encode()
+    def embed(self, outcomes: Iterable[_Outcome]) -> None:
+        """Take all outcomes, embed what is new or changed, and commit."""
+        with closing(self._encoder.encode_stream(self._crops(outcomes), self._options.batch_size)) as stream:
+            for vectors in stream:
+                self._entries += [self._waiting.popleft() for _ in range(len(vectors))]
+                self._vectors.append(vectors)
+                self._commit_if_due()
         self._commit()
 
-    def _encode(self) -> None:
-        crops = np.stack([decoded.crop for decoded in self._batch])
-        self._vectors.append(self._encoder.encode_crops(crops))
-        self._entries += [decoded.entry for decoded in self._batch]
-        self._batch = []
+    def _crops(self, outcomes: Iterable[_Outcome]) -> Iterator[NDArray[np.uint8]]:
+        """Note outcomes down, and pass on the crops that need an embedding."""
+        for outcome in outcomes:
+            match outcome:
+                case _Decoded():
+                    self._waiting.append(outcome.entry)
+                    yield outcome.crop
+                case Entry():
+                    self.unchanged += 1
+                    self._known.append(outcome)
+                case Reject():
+                    self.rejects.append(outcome)
+            self._commit_if_due()
 
-    def _commit_is_due(self) -> bool:
+    def _commit_if_due(self) -> None:
         others = len(self._known) + len(self.rejects) - self._committed_rejects
-        if max(len(self._entries), others) >= self._options.commit_rows:
-            return True
         waited = time.monotonic() - self._committed_at
-        return bool(self._entries) and waited >= self._options.commit_seconds
+        late = bool(self._entries) and waited >= self._options.commit_seconds
+        if late or max(len(self._entries), others) >= self._options.commit_rows:
+            self._commit()
 
     def _commit(self) -> None:
-        """Record all but the unfinished batch."""
+        """Record all but the batches that are under way."""
         rejects = self.rejects[self._committed_rejects :]
         vectors = np.concatenate(self._vectors) if self._vectors else None
         self._writer.commit(self._entries, vectors, unchanged=self._known, rejects=rejects)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.bundle import Bundle
-from tbps_infer.cores import usable_cores
+from tbps_infer.decoding import decode_threads, decoded_in_order
 from tbps_infer.errors import FeedError, UsageError, VerificationError
-from tbps_infer.model_facts import Branch, ModelFacts
+from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts
 from tbps_infer.runners import Feeds, Runner, RunOptions, open_model, open_runner
+from tbps_infer.runners.buckets import rows_of
 from tbps_infer.runners.protocol import branch_specs
 
 if TYPE_CHECKING:
@@ -37,7 +41,8 @@ belongs to another layout is off by far more than this.
 _DEFAULT = RunOptions()
 
 _BATCHES_DECODED_AHEAD = 2
-_MOST_DECODERS = 4
+
+_logger = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -73,6 +78,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._openers: dict[Branch, Callable[[], Runner]] = {"image": image, "text": text}
         self._runners: dict[Branch, Runner] = {}
+        self._staged: dict[int, list[dict[str, NDArray[Any]]]] = {}
         self._closed = False
 
     @classmethod
@@ -119,10 +125,16 @@ class Encoder:
         self.close()
 
     def close(self) -> None:
-        """Close the branches that were opened; encoding afterwards is a FeedError; closing twice is harmless."""
+        """Close the branches that were opened; encoding afterwards is a FeedError; closing twice is harmless.
+
+        Raises:
+            BackendError: A device failed before; the other branch is closed all the same.
+        """
         self._closed = True
-        while self._runners:
-            self._runners.popitem()[1].close()
+        self._staged.clear()
+        with ExitStack() as stack:
+            while self._runners:
+                stack.callback(self._runners.popitem()[1].close)
 
     def runner(self, branch: Branch) -> Runner:
         """The runner of a branch, opened now if it was not; for its description, and for measuring it.
@@ -153,11 +165,51 @@ class Encoder:
             BackendError: The backend failed.
             VerificationError: What came out is no embedding of this model.
         """
-        vectors = self._empty(len(crops))
-        for start in range(0, len(crops), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            vectors[part] = self._run("image", {"pixels": crops[part]})
-        return vectors
+        parts = self._parts(len(crops))
+        return self._gathered("image", len(crops), parts, ({"pixels": crops[part]} for part in parts))
+
+    def encode_stream(
+        self, crops: Iterable[NDArray[np.uint8]], batch_size: int | None = None
+    ) -> Generator[NDArray[np.float32], None, None]:
+        """Embed pictures of the model's size as they come; while a batch computes the next ones are taken.
+
+        They are written straight into what the runner staged for them, three batches of it with engines. Close the
+        generator if it is not exhausted.
+
+        Args:
+            crops: uint8 ``[height, width, 3]`` each, RGB. What taking one raises is passed on.
+            batch_size: Pictures per run; when not given, the encoder's own.
+
+        Yields:
+            float32 ``[n, dim]``: the next ``batch_size`` of them, at the end what is left. Raises as `encode_crops`.
+        """
+        size = batch_size or self.batch_size
+        source = iter(crops)
+        first = next(source, None)
+        if first is None:  # a branch is opened when there is something to embed
+            return
+        staged = self._staged.pop(size, [])  # taken out: another stream meanwhile has its own
+        free, used = list(staged), deque[dict[str, NDArray[Any]]]()  # what may be filled, and what is under way
+
+        def batches() -> Iterator[Feeds]:
+            crop: NDArray[np.uint8] | None = first
+            while crop is not None:
+                if not free:
+                    staged.append(self.runner("image").stage(size))
+                    free.append(staged[-1])
+                used.append(free.pop())
+                pixels = used[-1]["pixels"]
+                yield {"pixels": pixels[: _fill(pixels, chain([crop], islice(source, size - 1)))]}
+                crop = next(source, None)
+
+        try:
+            with closing(self._stream("image", batches())) as stream:
+                for vectors in stream:
+                    free.append(used.popleft())
+                    yield vectors
+        finally:
+            if not self._closed:
+                self._staged[size] = staged
 
     def encode_images(self, sources: Sequence[Path | bytes | Image.Image]) -> NDArray[np.float32]:
         """Decode, resize and embed pictures; the next ones are decoded while a batch is embedded.
@@ -172,24 +224,15 @@ class Encoder:
             ImageError: The first picture that cannot be decoded.
             BackendError, VerificationError: As `encode_crops`.
         """
-        from concurrent.futures import Future, ThreadPoolExecutor
-
         vectors = self._empty(len(sources))
-        starts = iter(range(0, len(sources), self.batch_size))
-        decoding: deque[tuple[int, list[Future[NDArray[np.uint8]]]]] = deque()
-        pool = ThreadPoolExecutor(min(usable_cores(), _MOST_DECODERS), "tbps-decode")
-        try:
-            while True:
-                for start in islice(starts, _BATCHES_DECODED_AHEAD + 1 - len(decoding)):
-                    batch = sources[start : start + self.batch_size]
-                    decoding.append((start, [pool.submit(self._crop, source) for source in batch]))
-                if not decoding:
-                    return vectors
-                start, futures = decoding.popleft()
-                crops = np.stack([future.result() for future in futures])
-                vectors[start : start + len(crops)] = self._run("image", {"pixels": crops})
-        finally:
-            pool.shutdown(cancel_futures=True)
+        ahead = _BATCHES_DECODED_AHEAD * self.batch_size
+        with (
+            closing(decoded_in_order(self._crop, sources, ahead=ahead, threads=decode_threads())) as crops,
+            closing(self.encode_stream(crops)) as stream,
+        ):
+            for part, found in zip(self._parts(len(sources)), stream, strict=True):
+                vectors[part] = found
+        return vectors
 
     def encode_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Embed captions.
@@ -207,13 +250,26 @@ class Encoder:
         from tbps_infer.text import pad_ids
 
         rows = self._tokenizer.encode(captions)
-        vectors = self._empty(len(rows))
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        for start in range(0, len(rows), self.batch_size):
-            part = by_length[start : start + self.batch_size]
+        parts = [by_length[part] for part in self._parts(len(rows))]
+
+        def padded(part: list[int]) -> Feeds:
             ids, mask = pad_ids([rows[index] for index in part], self.facts.pad_id)
-            vectors[part] = self._run("text", {"input_ids": ids, "attention_mask": mask})
-        return vectors
+            return {"input_ids": ids, "attention_mask": mask}
+
+        return self._gathered("text", len(rows), parts, map(padded, parts))
+
+    def warm(self) -> None:
+        """Open both branches and run every shape once that later calls will use, so that none of them waits for it.
+
+        Raises:
+            BackendError, BundleError, VerificationError: As `runner`.
+        """
+        for branch in BRANCHES:
+            started = time.perf_counter()
+            runner = self.runner(branch)
+            runner.warm(self.batch_size, self.facts.max_length)
+            _logger.info("warmed %s: %s, %.1f s", branch, runner.description, time.perf_counter() - started)
 
     def _open_branch(self, branch: Branch) -> Runner:
         runner = self._openers[branch]()
@@ -239,17 +295,51 @@ class Encoder:
     def _empty(self, count: int) -> NDArray[np.float32]:
         return np.empty((count, self.facts.layout.dim), dtype=np.float32)
 
-    def _run(self, branch: Branch, feeds: Feeds) -> NDArray[np.float32]:
-        runner = self.runner(branch)
-        vectors = runner.run(feeds)[f"{branch}_embedding"]
-        count = len(next(iter(feeds.values())))
-        problem = _problem(vectors, self.facts, count)
-        if problem:
-            raise VerificationError(
-                f"The {branch} branch ({runner.description}) {problem}.",
-                "The model or the backend is broken: export the bundle again, which verifies it.",
-            )
+    def _parts(self, count: int) -> list[slice]:
+        return [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
+
+    def _gathered(
+        self, branch: Branch, count: int, parts: Sequence[slice | list[int]], batches: Iterable[Feeds]
+    ) -> NDArray[np.float32]:
+        """Embeddings of batches, each put where its part says."""
+        vectors = self._empty(count)
+        if count:
+            with closing(self._stream(branch, batches)) as stream:
+                for part, found in zip(parts, stream, strict=True):
+                    vectors[part] = found
         return vectors
+
+    def _stream(self, branch: Branch, batches: Iterable[Feeds]) -> Generator[NDArray[np.float32], None, None]:
+        """Embeddings of each batch, checked. Raises FeedError, BackendError, VerificationError."""
+        runner = self.runner(branch)
+        counts = deque[int]()
+
+        def counted() -> Iterator[Feeds]:
+            for feeds in batches:
+                counts.append(rows_of(feeds))
+                yield feeds
+
+        with closing(runner.run_stream(counted())) as stream:
+            for outputs in stream:
+                vectors = outputs[f"{branch}_embedding"]
+                problem = _problem(vectors, self.facts, counts.popleft())
+                if problem:
+                    raise VerificationError(
+                        f"The {branch} branch ({runner.description}) {problem}.",
+                        "The model or the backend is broken: export the bundle again, which verifies it.",
+                    )
+                yield vectors
+
+
+def _fill(rows: NDArray[np.uint8], crops: Iterable[NDArray[np.uint8]]) -> int:
+    """Write crops into the first rows and count them. Raises FeedError for one of another size or type."""
+    count = 0
+    for crop in crops:
+        if crop.shape != rows.shape[1:] or crop.dtype != rows.dtype:
+            raise FeedError(f"want crops of {rows.dtype}{list(rows.shape[1:])}, got {crop.dtype}{list(crop.shape)}")
+        rows[count] = crop
+        count += 1
+    return count
 
 
 def _problem(vectors: NDArray[np.float32], facts: ModelFacts, count: int) -> str:

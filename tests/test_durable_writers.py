@@ -375,6 +375,7 @@ PLAIN_WRITES = {
     "samples.SampleFile.open": "raw samples are appended as lines",
     "samples._cut_unfinished_line": "raw samples are appended as lines",
     "ablation.main": "results are appended as lines",
+    "device_check._run_all": "facts and messages are appended as lines",
     "creation._create": "an empty vector file; it counts when gallery.json is there",
     "folder.writer_lock": "a lock has no content that matters",
     # Not a file's method, but the trainer's.

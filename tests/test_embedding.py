@@ -6,6 +6,8 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Generator, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,13 @@ class FakeEncoder:
     def encode_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(crops)
         return np.stack([embedding(crop, crops) for crop in crops])
+
+    def encode_stream(
+        self, crops: Iterable[NDArray[np.uint8]], batch_size: int
+    ) -> Generator[NDArray[np.float32], None, None]:
+        source = iter(crops)
+        while batch := list(islice(source, batch_size)):
+            yield self.encode_crops(np.stack(batch))
 
 
 def picture(colour: int) -> bytes:

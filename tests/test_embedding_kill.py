@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,13 @@ class SlowEncoder:
                 values[piece] /= np.linalg.norm(values[piece])
             rows.append(values * (1 + 1e-3 * crops.mean() / 255))
         return np.array(rows, dtype=np.float32)
+
+    def encode_stream(
+        self, crops: Iterable[NDArray[np.uint8]], batch_size: int
+    ) -> Generator[NDArray[np.float32], None, None]:
+        source = iter(crops)
+        while batch := list(islice(source, batch_size)):
+            yield self.encode_crops(np.stack(batch))
 
 
 def main(pictures: str, gallery: str) -> None:

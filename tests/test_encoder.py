@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from tbps_infer.decoding import MOST_DECODERS, decode_threads
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, FeedError, ImageError, UsageError, VerificationError
 from tbps_infer.images import load_crop, to_crop
@@ -194,6 +195,68 @@ def test_a_branch_is_opened_at_its_first_use_and_only_once(tokenizer: Tokenizer)
     with pytest.raises(FeedError, match="closed"):
         encoder.encode_crops(crops_of(1))
     assert opened == ["text"]
+
+
+def test_both_branches_are_closed_when_one_fails_to(tokenizer: Tokenizer) -> None:
+    class Stubborn(FakeRunner):
+        def close(self) -> None:
+            super().close()
+            raise BackendError(f"the {self._branch} branch does not close")
+
+    runners = Stubborn(FACTS, "image"), Stubborn(FACTS, "text")
+    encoder = Encoder(FACTS, tokenizer, lambda: runners[0], lambda: runners[1])
+    encoder.warm()
+    with pytest.raises(BackendError, match="does not close"):
+        encoder.close()
+    assert [runner.closed for runner in runners] == [True, True]
+
+
+def test_warming_runs_both_branches_and_says_so(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    encoder, image, text = encoder_of(tokenizer)
+    with caplog.at_level("INFO", "tbps_infer.encoder"):
+        encoder.warm()
+    assert (image.batch_sizes, text.batch_sizes) == ([1], [1])
+    assert text.feeds[0]["input_ids"].shape == (1, FACTS.max_length)
+    assert [record.getMessage().rsplit(",", 1)[0] for record in caplog.records] == [
+        "warmed image: fake image branch",
+        "warmed text: fake text branch",
+    ]
+
+
+def test_a_stream_opens_the_branch_for_its_first_crop_and_uses_its_arrays_again(tokenizer: Tokenizer) -> None:
+    encoder, image, _ = encoder_of(tokenizer)
+    assert list(encoder.encode_stream(iter([]))) == [] and not encoder._runners
+    crops = crops_of(23)
+    for _ in range(2):
+        parts = list(encoder.encode_stream(iter(crops)))
+        assert [len(part) for part in parts] == [4, 4, 4, 4, 4, 3]
+        np.testing.assert_array_equal(np.concatenate(parts), encoder.encode_crops(crops))
+    assert len(encoder._staged[4]) == 1, "this runner takes a batch when the one before it is done"
+    streamed = [feeds["pixels"] for feeds in image.feeds if feeds["pixels"].base is not crops]
+    assert len({array.ctypes.data for array in streamed}) == 1
+
+
+@pytest.mark.parametrize("crop", [np.zeros((1, 4, 3), np.uint8), np.zeros((12, 4, 3), np.float32)])
+def test_a_crop_that_does_not_fit_is_refused_in_a_stream(tokenizer: Tokenizer, crop: NDArray[Any]) -> None:
+    encoder, _, _ = encoder_of(tokenizer)
+    with pytest.raises(FeedError, match=r"want crops of uint8\[12, 4, 3\], got"):
+        list(encoder.encode_stream([*crops_of(2), crop]))
+
+
+def test_streams_beside_each_other_have_arrays_of_their_own(tokenizer: Tokenizer) -> None:
+    encoder, _, _ = encoder_of(tokenizer)
+    crops = crops_of(9)
+    expected = encoder.encode_crops(crops)
+    outer = encoder.encode_stream(crops)
+    parts = [next(outer)]
+    np.testing.assert_array_equal(np.concatenate(list(encoder.encode_stream(crops[::-1]))), expected[::-1])
+    np.testing.assert_array_equal(np.concatenate([*parts, *outer]), expected)
+
+
+def test_decoders_follow_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, threads in ((1, 1), (6, 6), (16, 16), (96, MOST_DECODERS)):
+        monkeypatch.setattr("tbps_infer.decoding.usable_cores", lambda cores=cores: cores)
+        assert decode_threads() == threads
 
 
 def test_a_failing_backend_is_passed_on(tokenizer: Tokenizer) -> None:

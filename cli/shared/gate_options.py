@@ -24,10 +24,10 @@ threshold_options = combined(
     *(
         click.option(f"--{name}", type=kind, default=getattr(_USUAL, name.replace("-", "_")), help=text)
         for name, kind, text in (
-            ("max-rank1-drop", float, "With labels: R@1 may fall by this, in points."),
-            ("max-map-drop", float, "With labels: mAP may fall by this, in points."),
-            ("min-overlap", click.FloatRange(0, 1), "Without labels: least overlap of top 10s."),
-            ("min-cosine", click.FloatRange(-1, 1), "Without labels: least cosine of any item."),
+            ("max-rank1-drop", float, "With labels: R@1 may drop by at most this many points."),
+            ("max-map-drop", float, "With labels: mAP may drop by at most this many points."),
+            ("min-overlap", click.FloatRange(0, 1), "Without labels: lowest top-10 overlap allowed."),
+            ("min-cosine", click.FloatRange(-1, 1), "Without labels: lowest cosine allowed for any item."),
         )
     ),
 )

@@ -161,10 +161,10 @@ def int8_limit_options(command: Command) -> Command:
     from tbps_infer.verification.tolerances import GATE
 
     helps = {
-        "max_rank1_drop": "INT8, data with ids: R@1 may drop by so many points.",
-        "max_map_drop": "INT8, data with ids: mAP may drop by so many points.",
-        "min_overlap": "INT8, data without ids: least share of the same first ten.",
-        "min_cosine": "INT8, data without ids: least cosine with FP32.",
+        "max_rank1_drop": "INT8, data with ids: R@1 may drop by at most this many points.",
+        "max_map_drop": "INT8, data with ids: mAP may drop by at most this many points.",
+        "min_overlap": "INT8, data without ids: lowest top-10 overlap allowed.",
+        "min_cosine": "INT8, data without ids: lowest cosine with FP32 allowed.",
     }
     usual = asdict(GATE["int8"])
 

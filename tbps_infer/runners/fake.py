@@ -26,7 +26,7 @@ from tbps_infer.errors import FeedError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.preprocessing import Preprocessing
-from tbps_infer.runners.protocol import Feeds, branch_specs, check_feeds
+from tbps_infer.runners.protocol import Feeds, SerialRunner, branch_specs, check_feeds
 
 __all__ = ["FakeRunner", "fake_facts"]
 
@@ -52,7 +52,7 @@ def fake_facts(
     )
 
 
-class FakeRunner:
+class FakeRunner(SerialRunner):
     """A runner whose embeddings are noise seeded by a hash of each item; see the protocol.
 
     An item gives the same embedding alone or in any batch, on any machine; different items give unrelated ones. A

@@ -1,7 +1,10 @@
 """Runs a graph with ONNX Runtime, on the CPU or a CUDA device.
 
-ONNX Runtime answers a device it cannot serve with a session on the CPU and no exception, and it computes FP32
-graphs on recent GPUs in TF32. Both are refused here: the provider is read back, and TF32 is off.
+ONNX Runtime answers a device it cannot serve with a session on the CPU and no exception, leaves single nodes that
+have no kernel for a GPU to the CPU, and computes FP32 graphs on recent GPUs in TF32. All three are refused here: the
+provider and the nodes' places are read back, and TF32 is off. Its own setting that forbids nodes on the CPU,
+``session.disable_cpu_ep_fallback``, does not help: the CUDA provider leaves the arithmetic of shapes to the CPU on
+purpose, a few integers in every graph with two free axes, and the setting refuses such graphs.
 
 The packages ``onnxruntime`` and ``onnxruntime-gpu`` own the same files. With both installed a CUDA device is refused,
 because which of them runs is an accident of the order of installation; the CPU is served, because either gives the
@@ -17,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import logging
 import platform
 import re
 import time
@@ -29,14 +33,28 @@ from numpy.typing import NDArray
 from tbps_infer.cores import usable_cores
 from tbps_infer.devices import Device, installed_versions
 from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.runners.buckets import fill_rows, free_bucket, rows_of
 from tbps_infer.runners.options import RunOptions
-from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, check_feeds
+from tbps_infer.runners.protocol import DeviceTimes, Feeds, SerialRunner, TensorSpec, blank_feeds, check_feeds
 
-__all__ = ["OnnxRuntimeRunner", "open_session", "products_saturate"]
+__all__ = ["OnnxRuntimeRunner", "nodes_on_cpu", "open_session", "products_saturate"]
+
+_logger = logging.getLogger(__name__)
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 _ERRORS_ONLY = 3
+_CUDA_CHOICES = {
+    # FP32 means FP32: ONNX Runtime's default would round products to TF32's 10 bits.
+    "use_tf32": "0",
+    # The default tries every algorithm for every new shape, which takes hundreds of milliseconds each.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # The default doubles the arena at each step, beyond what a small device has.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+_SHAPE_ARITHMETIC = frozenset(
+    {"Shape", "Size", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div"}
+)
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _VNNI = re.compile(r"\b(avx512_vnni|avx_vnni)\b")
 
@@ -52,8 +70,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(SerialRunner):
     """One graph in an ONNX Runtime session; see `tbps_infer.runners.protocol.Runner`.
+
+    On a CUDA device a batch is filled up to a bucket: each new size makes cuDNN choose its algorithms and the arena
+    grow.
 
     Args:
         graph: An ONNX file, its external data beside it.
@@ -104,13 +125,21 @@ class OnnxRuntimeRunner:
             if self._device.kind == "cpu":
                 arrays = self._session.run(names, dict(feeds))
             else:
-                arrays, times = run_bound(self._session, names, feeds, self._device)
+                rows = rows_of(feeds)
+                arrays, times = run_bound(self._session, names, fill_rows(feeds, free_bucket(rows)), self._device)
+                arrays = [array[:rows] for array in arrays]
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise BackendError(
                 f"ONNX Runtime failed on {self._device}: {_first_line(error)}.",
                 "If it is short of memory, choose a smaller batch size.",
             ) from error
         return dict(zip(names, arrays, strict=True)), times
+
+    def warm(self, rows: int, length: int) -> None:
+        """Run one item, and on a CUDA device each bucket up to ``rows``. Raises as `run`."""
+        buckets = {1} if self._device.kind == "cpu" else {free_bucket(size) for size in range(1, rows + 1)}
+        for bucket in sorted(buckets):
+            self.run(blank_feeds(self.inputs, bucket, length))
 
     def close(self) -> None:
         """Let the session go."""
@@ -130,7 +159,25 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     settings.log_severity_level = _ERRORS_ONLY
     if device.kind == "cpu" and products_saturate():
         settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
+    if device.kind == "cuda":
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for nodes_on_cpu
     return ort, _open_session(ort, graph, settings, device)
+
+
+def nodes_on_cpu(session: Any) -> frozenset[str] | None:
+    """Kinds of a session's nodes that the CPU computes, the arithmetic of shapes left out.
+
+    Args:
+        session: Opened with ``session.record_ep_graph_assignment_info``.
+
+    Returns:
+        The operators' names; None before ONNX Runtime 1.24, which does not say.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    places = session.get_provider_graph_assignment_info()
+    kinds = {node.op_type for place in places if place.ep_name == _PROVIDERS["cpu"] for node in place.get_nodes()}
+    return frozenset(kinds - _SHAPE_ARITHMETIC)
 
 
 def products_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -207,8 +254,7 @@ def _open_session(ort: Any, graph: Path, settings: Any, device: Device) -> Any:
     complaints = io.StringIO()
     choices: dict[str, str] = {}
     if device.kind == "cuda":
-        # FP32 means FP32: ONNX Runtime's default would round products to TF32's 10 bits.
-        choices = {"device_id": str(device.index), "use_tf32": "0"}
+        choices = {"device_id": str(device.index), **_CUDA_CHOICES}
         if hasattr(
             ort, "preload_dlls"
         ):  # since 1.21: finds CUDA and cuDNN in pip's packages, and prints what it misses
@@ -231,7 +277,25 @@ def _open_session(ort: Any, graph: Path, settings: Any, device: Device) -> Any:
             f"ONNX Runtime was asked for {provider} and runs on {used}. {reason}".rstrip(),
             'Install the CUDA libraries that it needs: pip install "onnxruntime-gpu[cuda,cudnn]".',
         )
+    if device.kind == "cuda":
+        _refuse_cpu_nodes(ort, session, graph, device)
     return session
+
+
+def _refuse_cpu_nodes(ort: Any, session: Any, graph: Path, device: Device) -> None:
+    kinds = nodes_on_cpu(session)
+    if kinds is None:
+        _logger.warning(
+            "ONNX Runtime %s does not tell whether it computes parts of %s on the CPU; 1.24 does.",
+            ort.__version__,
+            graph.name,
+        )
+    elif kinds:
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} would compute {', '.join(sorted(kinds))} of {graph} on the CPU, and "
+            f"{device} was asked for.",
+            "Install the newest onnxruntime-gpu, or choose --device cpu.",
+        )
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,9 @@ __all__ = [
     "DeviceTimes",
     "Feeds",
     "Runner",
+    "SerialRunner",
     "TensorSpec",
+    "blank_feeds",
     "branch_specs",
     "check_feeds",
 ]
@@ -48,8 +50,8 @@ class DeviceTimes:
 class Runner(Protocol):
     """One branch of a model, loaded and ready to run.
 
-    `run` takes arrays by input name and returns arrays by output name; it does not change its inputs and its
-    outputs stay valid after the next call. A runner is used from one thread at a time.
+    `run` and `run_stream` take arrays by input name and return arrays by output name; they do not change their inputs
+    and their outputs stay valid after the next call. A runner is used from one thread at a time.
     """
 
     @property
@@ -67,8 +69,58 @@ class Runner(Protocol):
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Run the graph once. Raises FeedError when the arrays do not fit `inputs`."""
 
+    def run_stream(self, batches: Iterable[Feeds]) -> Generator[dict[str, NDArray[Any]], None, None]:
+        """Run batch after batch and yield the outputs of each, in order.
+
+        The next batches may be taken and put on their way before the outputs of one are yielded. Closing the
+        generator drops what is under way. Raises as `run`, and whatever `batches` raises.
+        """
+
+    def stage(self, rows: int) -> dict[str, NDArray[Any]]:
+        """Arrays for the pixels of so many pictures, from which a device copies without another copy on the host.
+
+        They are the caller's to fill again and again, valid until `close`. Fed to `run_stream`, whole or their first
+        rows, they must keep their numbers until that batch's outputs are yielded; the rows after those are spoiled.
+        """
+
+    def warm(self, rows: int, length: int) -> None:
+        """Do now what the first runs would wait for: run each shape that comes of batches up to these sizes.
+
+        Args:
+            rows: Items per batch at most.
+            length: Tokens per caption at most.
+        """
+
     def close(self) -> None:
         """Free what it holds; running afterwards raises FeedError; closing twice is harmless."""
+
+
+class SerialRunner:
+    """What runners inherit that run one batch at a time and copy nothing by themselves."""
+
+    def run_stream(self: Runner, batches: Iterable[Feeds]) -> Generator[dict[str, NDArray[Any]], None, None]:
+        """Run batch after batch; a batch is taken when the one before it was yielded."""
+        for feeds in batches:
+            yield self.run(feeds)
+
+    def stage(self: Runner, rows: int) -> dict[str, NDArray[Any]]:
+        """Ordinary arrays."""
+        return blank_feeds(self.inputs, rows)
+
+    def warm(self: Runner, rows: int, length: int) -> None:
+        """Run one item: what is loaded and allocated once does not depend on how many there are."""
+        del rows
+        self.run(blank_feeds(self.inputs, 1, length))
+
+
+def blank_feeds(specs: Sequence[TensorSpec], rows: int, length: int = 0) -> dict[str, NDArray[Any]]:
+    """Arrays full of ones: pixels, or captions of ``length`` tokens without padding."""
+    return {
+        spec.name: np.ones(
+            (rows, *(length if isinstance(axis, str) else axis for axis in spec.shape[1:])), spec.dtype
+        )
+        for spec in specs
+    }
 
 
 def branch_specs(facts: ModelFacts, branch: Branch) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -13,7 +13,7 @@ from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.model_facts import Branch
 from tbps_infer.runners.options import RunOptions
-from tbps_infer.runners.protocol import Feeds, branch_specs, check_feeds
+from tbps_infer.runners.protocol import Feeds, SerialRunner, branch_specs, check_feeds
 
 if TYPE_CHECKING:
     from tbps_infer.families.table import SourceModel
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["TorchRunner"]
 
 
-class TorchRunner:
+class TorchRunner(SerialRunner):
     """One branch of a loaded checkpoint; see `tbps_infer.runners.protocol.Runner`.
 
     Args:

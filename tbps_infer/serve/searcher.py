@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from tbps_infer.serve.options import BatchOptions
 
 __all__ = ["SearchAnswer", "SearchJob", "Searcher"]
 
+_logger = logging.getLogger(__name__)
 
 _FIRST_SENTENCE = "a person"
 
@@ -106,6 +108,7 @@ class Searcher:
         self._metrics = metrics
         self._batcher: Batcher[SearchJob, SearchAnswer] = Batcher(self._run, batch, metrics, encoder.close)
         self._warm: Future[SearchAnswer] | None = None
+        self._is_warm = False
         metrics.watch(lambda: self._batcher.depth, lambda: self.gallery.count)
 
     @property
@@ -119,9 +122,10 @@ class Searcher:
         return self._warm is not None and self._warm.done() and self._warm.exception() is None
 
     def warm_up(self) -> Future[SearchAnswer]:
-        """Ask the model once; until it has answered the server is not ready."""
+        """Run all that later queries will use, then ask once; until that is answered the server is not ready."""
         if self._warm is None:
             self._warm = self._batcher.submit(SearchJob((_FIRST_SENTENCE,), k=1))
+            self._warm.add_done_callback(_log_warmth(time.perf_counter()))
         return self._warm
 
     def search(self, job: SearchJob) -> Future[SearchAnswer]:
@@ -140,6 +144,9 @@ class Searcher:
             self.attention.close()
 
     def _run(self, jobs: Sequence[SearchJob]) -> list[SearchAnswer]:
+        if not self._is_warm:  # here, in the thread that owns the model
+            self._encoder.warm()
+            self._is_warm = True
         started = time.perf_counter()
         with self.gallery.snapshot() as snapshot:
             queries = self._encode(snapshot, jobs)
@@ -202,3 +209,14 @@ class Searcher:
         if vector is None:
             raise RefusedError(404, f"There is no record {record}.", "It may have been removed; search again.")
         return vector
+
+
+def _log_warmth(started: float) -> Callable[[Future[SearchAnswer]], None]:
+    def log(answer: Future[SearchAnswer]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if error is not None:
+            _logger.error("the server does not become ready: %s", error)
+        else:
+            _logger.info("ready after %.1f s", time.perf_counter() - started)
+
+    return log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BackendError, FeedError
 from tbps_infer.model_facts import Branch, Precision
-from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, branch_specs, check_feeds
-from tbps_infer.tensorrt.buckets import batches_of, bucket_for, fill_text, rows_of
+from tbps_infer.runners.buckets import batches_of, bucket_for, fill_text, rows_of
+from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec, blank_feeds, branch_specs, check_feeds
 from tbps_infer.tensorrt.device_memory import DeviceMemory, device_of, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, PlanFacts, engines_of
 from tbps_infer.tensorrt.flavours import FlavourName
@@ -106,10 +106,11 @@ class TensorRTRunner:
                     self._memory.free_event(timer)
             return _joined(finished, len(finished)), DeviceTimes(*parts.tolist())
 
-    def run_stream(self, batches: Iterable[Feeds]) -> Iterator[dict[str, NDArray[Any]]]:
+    def run_stream(self, batches: Iterable[Feeds]) -> Generator[dict[str, NDArray[Any]], None, None]:
         """Run batch after batch, the next one's numbers travelling while one computes.
 
-        The runner is taken for as long as this is iterated; other threads wait.
+        Up to three batches are taken before the first one's outputs are yielded. The runner is taken for as long as
+        this is iterated; other threads wait.
 
         Yields:
             The outputs of each batch, in order. Raises as `run`.
@@ -134,9 +135,31 @@ class TensorRTRunner:
                         finished.append(_collected(under_way))
                     yield _joined(finished, parts.popleft())
             finally:
-                while under_way:  # an error, or an iteration given up
-                    session, slot = under_way.popleft()
-                    session.collect(slot)
+                while under_way:  # an error, or an iteration given up; what failed first is what is told
+                    with contextlib.suppress(BackendError):
+                        _collected(under_way)
+
+    def stage(self, rows: int) -> dict[str, NDArray[Any]]:
+        """Pinned arrays for the pixels of so many pictures; of a greater batch than the engine's the rest is copied.
+
+        Raises:
+            BackendError: The engine does not load, or there is no memory.
+        """
+        with self._in_use():
+            return self._session(None).stage(rows)
+
+    def warm(self, rows: int, length: int) -> None:
+        """Load every engine and run its buckets up to ``rows`` until their graphs are captured. Raises as `run`."""
+        del length  # each engine has its own
+        with self._in_use():
+            for key in self._loaders:
+                session = self._session(key)
+                most = bucket_for(min(rows, session.maximum), session.buckets)
+                for bucket in session.buckets[: session.buckets.index(most) + 1]:
+                    feeds = blank_feeds(self.inputs, bucket, key or 0)
+                    # Each slot has contexts and graphs of its own: one plain run, and one that is captured.
+                    for _ in self.run_stream([feeds] * 2 * _IN_FLIGHT):
+                        pass
 
     def close(self) -> None:
         """Free engines and memory; running afterwards raises FeedError; closing twice is harmless.
@@ -177,9 +200,12 @@ class TensorRTRunner:
                 )
             length = bucket_for(given, self._lengths)
             feeds = fill_text(feeds, length, self._pad_id)
+        return self._session(length), feeds
+
+    def _session(self, length: int | None) -> EngineSession:
         if length not in self._sessions:
             self._sessions[length] = self._loaders[length]()
-        return self._sessions[length], feeds
+        return self._sessions[length]
 
 
 def open_engines(

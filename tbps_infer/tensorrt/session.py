@@ -2,6 +2,9 @@
 
 Two slots hold two batches on their way: while one computes, the other's numbers travel. Both compute in the same
 scratch memory, so the second waits for the first to have computed, and not for its results to have arrived.
+
+The device reads pinned memory alone. Batches written into what `stage` gave are there already; others are copied into
+a slot's own, which is made when the first of them comes.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.runners.buckets import batch_buckets, bucket_for, rows_of
 from tbps_infer.runners.protocol import Feeds, TensorSpec
-from tbps_infer.tensorrt.buckets import batch_buckets, bucket_for, rows_of
 from tbps_infer.tensorrt.device_memory import DeviceMemory
 from tbps_infer.tensorrt.library import Library
 from tbps_infer.tensorrt.runtime_cache import RuntimeCache
@@ -30,10 +33,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _Buffer:
-    """One tensor's memory on both sides, for the greatest batch."""
+    """One tensor's memory on both sides, for the greatest batch; the host's is made when it is first needed."""
 
     address: int
-    host: NDArray[np.uint8]
+    host: NDArray[np.uint8] | None = None
 
 
 @dataclass
@@ -100,8 +103,23 @@ class EngineSession:
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
         self._last: Slot | None = None
+        self._staged: dict[int, NDArray[np.uint8]] = {}
         self._scratch_bytes = int(engine.device_memory_size_v2)
         self._scratch = memory.allocate(self._scratch_bytes) if self._scratch_bytes else 0
+
+    def stage(self, rows: int) -> dict[str, NDArray[Any]]:
+        """Pinned arrays for so many items, kept until `close`; see `tbps_infer.runners.protocol.Runner.stage`.
+
+        Raises:
+            BackendError: There is no memory for them.
+        """
+        held = max(rows, bucket_for(min(rows, self.maximum), self.buckets))  # a batch is filled up in its place
+        staged = {}
+        for spec in self._inputs:
+            block = self._memory.pinned(held * self._row_bytes(spec))
+            self._staged[block.ctypes.data] = block
+            staged[spec.name] = self._rows(block, spec, rows)
+        return staged
 
     def submit(self, feeds: Feeds, timers: Sequence[Any] = ()) -> Slot:
         """Put a batch on its way; at most two may be.
@@ -129,7 +147,7 @@ class EngineSession:
             self._mark(timers, 2, slot)
             self._memory.record(slot.computed, slot.stream)
             for spec in self._outputs:
-                view = self._rows(slot, spec, slot.rows)
+                view = self._rows(self._host(slot, spec), spec, slot.rows)
                 self._memory.copy_to_host(view, slot.buffers[spec.name].address, slot.stream)
             self._mark(timers, 3, slot)
             self._memory.record(slot.done, slot.stream)
@@ -145,7 +163,7 @@ class EngineSession:
         """Wait for a batch and return its outputs, copied. Raises BackendError when it failed on the device."""
         try:
             self._memory.wait_host(slot.done)
-            return {spec.name: self._rows(slot, spec, slot.rows).copy() for spec in self._outputs}
+            return {spec.name: self._rows(self._host(slot, spec), spec, slot.rows).copy() for spec in self._outputs}
         finally:
             self._free.append(slot)
 
@@ -165,10 +183,14 @@ class EngineSession:
             slot.bound.clear()
             for buffer in slot.buffers.values():
                 self._memory.free(buffer.address)
-                self._memory.free_pinned(buffer.host)
+                if buffer.host is not None:
+                    self._memory.free_pinned(buffer.host)
             self._memory.free_event(slot.computed)
             self._memory.free_event(slot.done)
             self._memory.free_stream(slot.stream)
+        for block in self._staged.values():
+            self._memory.free_pinned(block)
+        self._staged.clear()
         self._slots.clear()
         self._free.clear()
         self._last = None
@@ -219,8 +241,7 @@ class EngineSession:
         memory = self._memory
         buffers = {}
         for spec in (*self._inputs, *self._outputs):
-            size = self.maximum * self._row_bytes(spec)
-            buffers[spec.name] = _Buffer(memory.allocate(size), memory.pinned(size))
+            buffers[spec.name] = _Buffer(memory.allocate(self.maximum * self._row_bytes(spec)))
         slot = Slot(memory.make_stream(), memory.make_event(), memory.make_event(), buffers)
         self._slots.append(slot)
         return slot
@@ -228,18 +249,27 @@ class EngineSession:
     def _row_bytes(self, spec: TensorSpec) -> int:
         return math.prod(self._sizes[spec.name]) * spec.dtype.itemsize
 
-    def _rows(self, slot: Slot, spec: TensorSpec, rows: int) -> NDArray[Any]:
+    def _host(self, slot: Slot, spec: TensorSpec) -> NDArray[np.uint8]:
+        """A slot's own pinned memory for a tensor."""
+        buffer = slot.buffers[spec.name]
+        if buffer.host is None:
+            buffer.host = self._memory.pinned(self.maximum * self._row_bytes(spec))
+        return buffer.host
+
+    def _rows(self, block: NDArray[np.uint8], spec: TensorSpec, rows: int) -> NDArray[Any]:
         """The first rows of a tensor in pinned memory."""
-        raw = slot.buffers[spec.name].host[: rows * self._row_bytes(spec)]
+        raw = block[: rows * self._row_bytes(spec)]
         return raw.view(spec.dtype).reshape(rows, *self._sizes[spec.name])
 
     def _send(self, slot: Slot, spec: TensorSpec, array: NDArray[Any], bucket: int) -> None:
         if array.shape[1:] != self._sizes[spec.name]:
             raise FeedError(f"want {spec.name} of {list(self._sizes[spec.name])} each, got {list(array.shape[1:])}")
-        view = self._rows(slot, spec, bucket)
-        view[: slot.rows] = array
+        staged = self._staged.get(array.ctypes.data) if array.flags.c_contiguous else None
+        view = self._rows(self._host(slot, spec) if staged is None else staged, spec, bucket)
+        if staged is None:
+            view[: slot.rows] = array
         # Filled up with a real item: an all-zero one would be a caption of padding alone.
-        view[slot.rows :] = array[:1]
+        view[slot.rows :] = view[:1]
         self._memory.copy_to_device(slot.buffers[spec.name].address, view, slot.stream)
 
     def _run(self, slot: Slot, bucket: int) -> None:

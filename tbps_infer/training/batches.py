@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbps_infer.data.dataset import Split
+from tbps_infer.decoding import decode_threads
 from tbps_infer.errors import DatasetError
 from tbps_infer.images import load_crop
 from tbps_infer.preprocessing import Preprocessing
@@ -89,7 +89,7 @@ class PairBatches:
         identities, labels = np.unique(split.identities, return_inverse=True)
         self.identities = len(identities)
         self._labels = labels[self._pictures]
-        self._pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(decode_threads())
         self._crops = CropStore([picture.path for picture in split.pictures], facts, self._pool)
         if len(self._tokens) < options.batch_size:
             raise DatasetError(

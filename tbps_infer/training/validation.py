@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tbps_infer.data.dataset import Split
+from tbps_infer.decoding import decode_threads
 from tbps_infer.errors import DatasetError
 from tbps_infer.evaluation.metrics import retrieval_metrics
 from tbps_infer.reference.model import PartModel
@@ -35,7 +35,7 @@ class Validator:
         layout = model.config.layout
         kept = [piece for name, piece in layout.slices.items() if name.split(".")[0] in terms]
         self._columns = np.concatenate([np.arange(piece.start, piece.stop) for piece in kept])
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(decode_threads()) as pool:
             paths = [picture.path for picture in split.pictures]
             self._crops = CropStore(paths, model.config.preprocessing, pool)
 

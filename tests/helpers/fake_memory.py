@@ -35,6 +35,7 @@ class FakeMemory:
         copied_to_device: Bytes copied so far.
         launches: Graphs launched so far.
         captures: Captures begun so far.
+        most_busy: The greatest number of streams that had work at the same time.
         closed: Whether `close` was called.
         current: How many `make_current` were not undone.
         device_ms: The device's clock: each piece of work done moves it on by what it was put there with.
@@ -47,6 +48,7 @@ class FakeMemory:
         self.copied_to_device = 0
         self.launches = 0
         self.captures = 0
+        self.most_busy = 0
         self.closed = False
         self.current = 0
         self.device_ms = 0.0
@@ -66,6 +68,11 @@ class FakeMemory:
         """Bytes on the device, pinned arrays, streams and events that were not given back; 0 when all was."""
         blocks = sum(block.nbytes for block in self._blocks.values())
         return blocks + len(self._pinned) + len(self._queues) + len(self._events)
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Pinned bytes on the host that were not given back."""
+        return sum(array.nbytes for array in self._pinned.values())
 
     def make_current(self) -> None:
         """Count."""
@@ -121,6 +128,7 @@ class FakeMemory:
     def put(self, stream: int, work: _Work, ms: float = 1.0) -> None:
         """Note work down that takes so long, for a fake engine too."""
         self._recording.get(stream, self._queues[stream]).append((work, ms))
+        self.most_busy = max(self.most_busy, sum(map(bool, self._queues.values())))
 
     def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
         """Copy when the time comes, what the array holds then."""

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from tbps_infer.bundle import file_facts
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+from tbps_infer.runners.protocol import SerialRunner
 
 __all__ = ["Distorted", "perturb_weights", "seal"]
 
@@ -38,7 +39,7 @@ def seal(bundle: Path, **model: Any) -> None:
     file.write_text(json.dumps(values), encoding="utf-8")
 
 
-class Distorted:
+class Distorted(SerialRunner):
     """A runner that gives the right embeddings, but for one fault."""
 
     def __init__(self, runner: OnnxRuntimeRunner, fault: Callable[[Any], Any]) -> None:

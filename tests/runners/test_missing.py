@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, save
 
+from tbps_infer.devices import Device
 from tbps_infer.errors import BackendError, CheckpointError, UsageError
 from tbps_infer.runners import BackendName, RunOptions, open_model, open_runner
-from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner, nodes_on_cpu, open_session
 
 CUDA = RunOptions(device="cuda:1")
 
@@ -42,7 +43,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, providers: list[str], session: obje
     vars(module).update(
         __version__="1.32.0",
         get_available_providers=lambda: providers,
-        SessionOptions=SimpleNamespace,
+        SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda *_: None),
         InferenceSession=session,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
@@ -89,7 +90,70 @@ def test_a_session_on_another_provider_is_refused(graph: Path, monkeypatch: pyte
     ) as caught:
         OnnxRuntimeRunner(graph, CUDA)
     assert "onnxruntime-gpu" in caught.value.hint
-    assert asked == [(str(graph), [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})], 0)]
+    choices = {
+        "device_id": "1",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    assert asked == [(str(graph), [("CUDAExecutionProvider", choices)], 0)]
+
+
+class CudaSession:
+    """A session on a CUDA device as ONNX Runtime 1.24 and newer describe it."""
+
+    def __init__(self, places: dict[str, list[str]]) -> None:
+        self.places = places
+
+    def disable_fallback(self) -> None:
+        pass
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(ep_name=name, get_nodes=lambda kinds=kinds: [SimpleNamespace(op_type=k) for k in kinds])
+            for name, kinds in self.places.items()
+        ]
+
+
+def open_on_cuda(graph: Path, monkeypatch: pytest.MonkeyPatch, session: object) -> list[tuple[str, str]]:
+    """The settings of a session that was opened on another machine's CUDA device."""
+    entries: list[tuple[str, str]] = []
+    wheels(monkeypatch, "onnxruntime-gpu")
+    runtime(monkeypatch, ["CUDAExecutionProvider"], lambda *_, **__: session)
+    settings = SimpleNamespace(add_session_config_entry=lambda *entry: entries.append(entry))
+    monkeypatch.setattr(sys.modules["onnxruntime"], "SessionOptions", lambda: settings)
+    open_session(graph, Device("cuda"))
+    return entries
+
+
+def test_a_node_left_to_the_cpu_is_refused(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"CUDAExecutionProvider": ["Shape", "Gemm"], "CPUExecutionProvider": ["Concat", "TopK", "Einsum"]}
+    with pytest.raises(BackendError, match=r"would compute Einsum, TopK of .* on the CPU, and cuda:0 was asked for"):
+        open_on_cuda(graph, monkeypatch, CudaSession(places))
+
+
+def test_the_arithmetic_of_shapes_may_be_on_the_cpu(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"CUDAExecutionProvider": ["Shape", "Gemm"], "CPUExecutionProvider": ["Concat", "Gather"]}
+    entries = open_on_cuda(graph, monkeypatch, CudaSession(places))
+    assert entries == [("session.record_ep_graph_assignment_info", "1")]
+
+
+def test_an_onnxruntime_that_does_not_say_where_nodes_are_is_told(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"], disable_fallback=lambda: None)
+    open_on_cuda(graph, monkeypatch, old)
+    assert "does not tell whether it computes parts of g.onnx on the CPU" in caplog.text
+
+
+def test_the_places_of_nodes_are_read_from_a_real_session(graph: Path) -> None:
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+    assert nodes_on_cpu(session) == frozenset({"Neg"})
 
 
 def test_what_preloading_prints_becomes_part_of_the_sentence(

@@ -224,6 +224,44 @@ def test_bound_runs_equal_plain_ones(graphs: Path) -> None:
     np.testing.assert_array_equal(again, bound[::-1])
 
 
+def test_a_stream_equals_single_runs(opener: Opener) -> None:
+    for branch in ("image", "text"):
+        runner = opener(branch)
+        runner.warm(4, 5)
+        batches = [feeds_of(runner, branch, count) for count in (3, 1, 4)]
+        for feeds, outputs in zip(batches, runner.run_stream(iter(batches)), strict=True):
+            np.testing.assert_array_equal(outputs[f"{branch}_embedding"], runner.run(feeds)[f"{branch}_embedding"])
+        runner.close()
+        with pytest.raises(FeedError, match="closed"):
+            next(runner.run_stream(batches))
+
+
+def test_batches_on_cuda_are_filled_up_to_buckets(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU in a CUDA device's place."""
+    from tbps_infer.runners import onnxruntime_runner as ours
+
+    runner = ours.OnnxRuntimeRunner(graphs / "text.onnx", RunOptions(threads=1))
+    expected = {count: runner.run(feeds_of(runner, "text", count)) for count in (1, 3, 32, 70)}
+    sizes: list[int] = []
+    run_bound = ours.run_bound
+
+    def on_the_cpu(session: Any, names: list[str], feeds: Any, device: Device) -> Any:
+        assert device == Device("cuda") and feeds["attention_mask"].any(axis=1).all()
+        sizes.append(len(feeds["input_ids"]))
+        return run_bound(session, names, feeds, Device("cpu"))
+
+    monkeypatch.setattr(ours, "run_bound", on_the_cpu)
+    monkeypatch.setattr(runner, "_device", Device("cuda"))
+    for count, wanted in expected.items():
+        found, times = runner.run_timed(feeds_of(runner, "text", count))
+        np.testing.assert_allclose(found["text_embedding"], wanted["text_embedding"], atol=1e-6)
+        assert times is not None and times.compute_ms > 0
+    assert sizes == [1, 4, 32, 96]
+    sizes.clear()
+    runner.warm(40, 7)
+    assert sizes == [1, 2, 4, 8, 16, 32, 64]
+
+
 def test_the_description_is_read_back(graphs: Path, checkpoint: Path) -> None:
     import onnxruntime
 

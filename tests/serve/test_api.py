@@ -17,12 +17,17 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from serve_world import SCRIPT, World
 
+from tbps_infer.encoder import Encoder
+from tbps_infer.errors import BackendError
 from tbps_infer.gallery import Filter, Gallery, Hit
+from tbps_infer.model_facts import BRANCHES
 from tbps_infer.queries import PersonQuery, encode_queries
+from tbps_infer.runners import Runner
 from tbps_infer.serve import live_gallery as live
 from tbps_infer.serve.metrics import Metrics
-from tbps_infer.serve.options import ServeOptions
+from tbps_infer.serve.options import BatchOptions, ServeOptions
 from tbps_infer.serve.pictures import Pictures
+from tbps_infer.serve.searcher import Searcher
 
 COUNT = 12
 
@@ -208,6 +213,42 @@ def test_health_waits_for_the_models_first_answer(world: World) -> None:
         client.app.state.service.searcher._warm = None  # type: ignore[attr-defined]
         answer = client.get("/healthz")
         assert (answer.status_code, answer.json()) == (503, {"status": "starting"})
+
+
+def test_the_server_is_ready_when_all_shapes_were_run(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    runners: list[Runner] = []
+
+    def spied(encoder: Encoder) -> None:
+        runners.extend(encoder.runner(branch) for branch in BRANCHES)
+        Encoder.warm(encoder)
+
+    with caplog.at_level("INFO"), pytest.MonkeyPatch.context() as patched:
+        encoder = world.encoder()
+        patched.setattr(encoder, "warm", lambda: spied(encoder))
+        patched.setattr(World, "encoder", lambda _: encoder)
+        with world.client() as client:
+            assert client.get("/healthz").status_code == 200
+            _search(client, texts=["a hat"])
+    assert [runner.batch_sizes for runner in runners] == [[1], [1, 1, 1]]  # type: ignore[attr-defined]
+    assert "ready after" in caplog.text and "warmed image" in caplog.text
+
+
+def test_a_model_that_cannot_be_warmed_is_logged_and_the_server_stays_unready(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = world.encoder()
+
+    def fail() -> None:
+        raise BackendError("There is no engine of the image branch.")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(encoder, "warm", fail)
+        searcher = Searcher(encoder, world.gallery, BatchOptions(), Metrics())
+        with pytest.raises(BackendError):
+            searcher.warm_up().result(10)
+        assert not searcher.ready
+        searcher.close()
+    assert "the server does not become ready: There is no engine of the image branch." in caplog.text
 
 
 def test_metrics_count_what_was_asked(world: World) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,14 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tbps_infer.errors import BackendError, FeedError
+from tbps_infer.embedding import EmbedOptions, embed_gallery
+from tbps_infer.encoder import Encoder
+from tbps_infer.errors import BackendError, FeedError, ImageError
+from tbps_infer.gallery import Gallery
+from tbps_infer.layout import Segment, VectorLayout
+from tbps_infer.runners.buckets import batch_buckets, bucket_for
+from tbps_infer.runners.fake import fake_facts
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec
-from tbps_infer.tensorrt.buckets import batch_buckets, bucket_for
+from tbps_infer.sources import read_sources
 from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.library import REQUIRED_API, Library
 from tbps_infer.tensorrt.runner import TensorRTRunner
 from tbps_infer.tensorrt.runtime_cache import RuntimeCache
 from tbps_infer.tensorrt.session import EngineSession
+from tbps_infer.text import Tokenizer
 
 DIM = 3
 IMAGE = (
@@ -45,6 +53,26 @@ def embed(feeds: Feeds) -> NDArray[np.float32]:
     weights = np.cos(np.arange(values.shape[1] * DIM)).reshape(DIM, -1)[:, : values.shape[1]]
     result: NDArray[np.float32] = (values @ weights.T).astype(np.float32)
     return result
+
+
+FACTS = fake_facts((4, 2), layout=VectorLayout((Segment("global", DIM),)))
+
+
+def unit_embed(feeds: Feeds) -> NDArray[np.float32]:
+    """As `embed`, of the norm that embeddings have."""
+    values = feeds["pixels"].reshape(len(feeds["pixels"]), -1).astype(np.float64)
+    values = values @ np.cos(np.arange(values.shape[1] * DIM)).reshape(-1, DIM)
+    result: NDArray[np.float32] = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    return result
+
+
+def pixels_of(number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(number).integers(0, 256, (4, 2, 3), dtype=np.uint8)
+
+
+def picture(number: int) -> bytes:
+    """A file of the crop's own size."""
+    return b"P6 2 4 255\n" + pixels_of(number).tobytes()
 
 
 class FakeContext:
@@ -380,6 +408,123 @@ def test_one_batch_travels_while_another_computes() -> None:
     assert setup.memory.held == 0
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6), batch=st.tuples(st.integers(1, 3), st.integers(3, 9))
+)
+def test_staged_arrays_give_the_same_as_others(sizes: list[int], batch: tuple[int, int]) -> None:
+    """Filled up in their place, cut where they are too many, and filled again once their outputs have come."""
+    setup = Setup(batch=batch)
+    slots = [setup.runner.stage(12)["pixels"] for _ in range(3)]
+    feeds = [crops(size, seed)["pixels"] for seed, size in enumerate(sizes)]
+
+    def staged() -> Iterator[Feeds]:
+        for number, pixels in enumerate(feeds):
+            slot = slots[number % 3]
+            slot[: len(pixels)] = pixels
+            yield {"pixels": slot[: len(pixels)]}
+
+    for pixels, outputs in zip(feeds, setup.runner.run_stream(staged()), strict=True):
+        np.testing.assert_array_equal(outputs["image_embedding"], embed({"pixels": pixels}))
+    setup.runner.close()
+    assert setup.memory.held == 0
+
+
+def test_staged_pixels_are_not_copied_on_the_host() -> None:
+    setup = Setup()
+    staged = [setup.runner.stage(8) for _ in range(2)]
+    before = setup.memory.pinned_bytes
+    list(setup.runner.run_stream(staged))
+    outputs = 2 * 8 * DIM * 4
+    assert setup.memory.pinned_bytes == before + outputs, "the device reads the staged arrays themselves"
+    list(setup.runner.run_stream([{"pixels": staged[0]["pixels"][::-1]}]))  # not as the device wants it: copied
+    assert setup.memory.pinned_bytes == before + outputs + 8 * 4 * 2 * 3
+
+
+def test_a_device_that_fails_in_a_stream_is_told_once_and_what_is_under_way_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup()
+    list(setup.runner.run_stream([crops(2)] * 3))
+    waits = []
+
+    def broken(event: Any) -> None:
+        waits.append(event)
+        raise BackendError(f"CUDA could not wait: failure {len(waits)}.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setup.memory, "wait_host", broken)
+        with pytest.raises(BackendError, match="failure 1"):
+            list(setup.runner.run_stream([crops(2)] * 5))
+    assert len(waits) == 2, "the other batch was waited for, too"
+    np.testing.assert_array_equal(setup.runner.run(crops(3))["image_embedding"], embed(crops(3)))
+    setup.runner.close()
+    assert setup.memory.held == 0
+
+
+@pytest.mark.parametrize("lengths", [(), (6, 10)])
+def test_a_warm_runner_loads_and_captures_nothing_more(lengths: tuple[int, ...]) -> None:
+    setup = Setup(lengths=lengths)
+    setup.runner.warm(5, 16)
+    captures, contexts = setup.memory.captures, [len(engine.contexts) for engine in setup.engines.values()]
+    assert set(setup.engines) == set(lengths or (None,))
+    assert contexts == [2 * 4] * len(setup.engines), "buckets of 1, 2, 4 and 8, in two slots"
+    assert captures == 2 * 4 * len(setup.engines)
+    executed = [engine.executed for engine in setup.engines.values()]
+    feeds = [captions(size, 6, size) if lengths else crops(size, size) for size in (5, 1, 4, 2, 3, 5)]
+    for given_feeds, outputs in zip(feeds, setup.runner.run_stream(feeds), strict=True):
+        np.testing.assert_array_equal(next(iter(outputs.values())), embed(given_feeds))
+    assert setup.memory.captures == captures
+    assert [engine.executed for engine in setup.engines.values()] == executed, "launched graphs alone"
+
+
+def test_a_gallery_is_embedded_with_two_batches_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "embed", unit_embed)
+    for number in range(43):
+        (tmp_path / f"{number:02}.ppm").write_bytes(picture(number))
+    (tmp_path / "17.ppm").write_bytes(b"no picture")
+    setup = Setup(batch=(1, 4))
+    with Encoder(FACTS, cast(Tokenizer, None), lambda: setup.runner, lambda: setup.runner, batch_size=4) as encoder:
+        report = embed_gallery(encoder, read_sources([str(tmp_path)]), tmp_path / "g", EmbedOptions(batch_size=4))
+        assert (report.embedded, report.rejected) == (42, 1)
+        assert setup.memory.most_busy == 2, "one batch after the other would keep one stream busy"
+        # Two batches under way and one that is filled, in pinned memory; and two slots' outputs. Nothing else.
+        assert setup.memory.pinned_bytes == 3 * 4 * (4 * 2 * 3) + 2 * 4 * (DIM * 4)
+        assert setup.memory.copied_to_device == sum(setup.engines[None].batches) * 4 * 2 * 3
+    assert setup.memory.held == 0
+    with Gallery.open(tmp_path / "g") as gallery:
+        found = {record.path.name: gallery.vectors[record.row] for record in gallery.records()}
+    assert list(found) == [f"{number:02}.ppm" for number in range(43) if number != 17]
+    for number in (0, 3, 4, 16, 18, 42):
+        alone = unit_embed({"pixels": pixels_of(number)[None]})[0]
+        np.testing.assert_array_equal(found[f"{number:02}.ppm"], alone.astype(np.float16))
+
+
+@pytest.mark.parametrize("kind", [ImageError, BackendError, KeyboardInterrupt])
+def test_pictures_that_stop_in_the_middle_leave_an_encoder_that_works(
+    kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "embed", unit_embed)
+    setup = Setup(batch=(1, 4))
+    with Encoder(FACTS, cast(Tokenizer, None), lambda: setup.runner, lambda: setup.runner, batch_size=4) as encoder:
+        good = [picture(number) for number in range(30)]
+        expected = encoder.encode_images(good)
+        held = setup.memory.held
+        with monkeypatch.context() as patched:
+            if kind is not ImageError:
+
+                def stop(_: Any) -> None:
+                    raise kind("stopped")
+
+                patched.setattr(setup.memory, "wait_host", stop)
+            with pytest.raises(kind):
+                encoder.encode_images([*good[:17], b"no picture", *good])
+        np.testing.assert_array_equal(encoder.encode_images(good), expected)
+        assert setup.memory.held == held, "the same staged arrays are used again"
+        assert setup.memory.current == 0
+    assert setup.memory.held == 0
+
+
 def test_scratch_memory_is_one_block_for_all_contexts() -> None:
     setup = Setup()
     list(setup.runner.run_stream([crops(size) for size in (1, 8, 3, 5)]))
@@ -405,7 +550,7 @@ def test_a_stream_given_up_leaves_the_runner_usable() -> None:
     for _ in range(3):
         stream = setup.runner.run_stream(crops(2, seed) for seed in range(6))
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
     with pytest.raises(FeedError, match="want pixels"):
         list(setup.runner.run_stream([crops(1), {"pixels": np.zeros((1, 4, 2, 3), np.float32)}]))
     np.testing.assert_array_equal(setup.runner.run(crops(9))["image_embedding"], embed(crops(9)))
@@ -448,7 +593,7 @@ def test_every_way_out_leaves_the_thread_without_the_device() -> None:
     stream = setup.runner.run_stream([crops(1), crops(2), crops(3)])
     next(stream)
     assert setup.memory.current == 1
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     with pytest.raises(FeedError):
         setup.runner.run({})
     setup.runner.run_timed(crops(2))

@@ -17,7 +17,7 @@ from tbps_infer.errors import BackendError, UsageError, VerificationError
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.model_facts import Branch
 from tbps_infer.runners.fake import FakeRunner, fake_facts
-from tbps_infer.runners.protocol import Feeds, Runner, TensorSpec
+from tbps_infer.runners.protocol import Feeds, Runner, SerialRunner, TensorSpec
 from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import train_wordpiece
 from tbps_infer.verification.parity import Shapes, measure_parity
@@ -33,7 +33,7 @@ Array = NDArray[np.float32]
 Fault = Callable[[Feeds, Array], Array]
 
 
-class Faulty:
+class Faulty(SerialRunner):
     """A fake runner whose embeddings are put through a function."""
 
     def __init__(self, branch: Branch, fault: Fault) -> None:
