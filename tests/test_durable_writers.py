@@ -348,6 +348,7 @@ PRODUCT = ("tbps_infer", "export", "benchmarks", "cli")
 
 RENAMES_AND_SYNCS = {
     "writer.GalleryWriter._append": "rows are appended to the vector file, and named by SQLite after the sync",
+    "failed.set_aside": "large plans are moved into a folder that `new_folder` puts in its place as a whole",
 }
 """Functions outside of atomic.py that may rename or sync, as module and function."""
 

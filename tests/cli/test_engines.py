@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import fail, run, succeed
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.cli import build as build_command
 from tbps_infer.cli.shared.parameter_types import Numbers, Size
 from tbps_infer.errors import BackendError
 from tbps_infer.export.engines import build
@@ -36,17 +38,20 @@ def built(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Building image.plan: about 2 MB of activations at batch 16" in done.stderr
     assert "kernels use FP16, 3 of 3 attentions are fused" in done.stderr
     assert done.stdout.startswith(f"{bundle}/engines/tensorrt-rtx-")
-    assert "3 engines" in done.stdout
+    assert "2 engines" in done.stdout
     return bundle
 
 
 def test_options_reach_the_engines(built: Path) -> None:
     (folder,) = (built / "engines").iterdir()
     told = json.loads(run("info", built, "--json").stdout)["engines"][folder.name]
-    assert (told["plans"], told["executed"]) == (3, False)
+    assert (told["plans"], told["executed"]) == (2, False)
     assert told["bytes"] == sum(plan.stat().st_size for plan in folder.glob("*.plan"))
     values = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-    assert values["spec"]["batch"] == {"minimum": 1, "optimum": 8, "maximum": 16}
+    assert values["spec"]["batch"] == {
+        "image": {"minimum": 1, "optimum": 16, "maximum": 16},
+        "text": {"minimum": 1, "optimum": 1, "maximum": 16},
+    }
     assert values["spec"]["settings"] == {"workspace_bytes": 1 << 30, "optimization_level": None, "target": "sm86"}
     assert values["spec"]["text_lengths"] == [32, 100]
     assert set(values["mixed_precision"]["text"]["islands"].values()) == {"named by the pattern Softmax"}
@@ -135,6 +140,9 @@ def test_doctor_finds_a_tokenizer_and_pixels_that_changed(tiny_bundle: Path, mon
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--optimization-level", "2"], 2, "does not apply to"),
         (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--target", "sm87"], 2, "does not build for 'sm87'"),
         (["build", "BUNDLE", "--min-batch", "4", "--opt-batch", "2"], 2, "want minimum ≤ optimum ≤ maximum"),
+        (["build", "BUNDLE", "--opt-batch", "8,64"], 2, "The batch sizes are 1, 64 and 32"),
+        (["build", "BUNDLE", "--opt-batch", "8,4,2"], 2, "More than two batch sizes"),
+        (["build", "BUNDLE", "--backend", "tensorrt-rtx", "--timing-cache", "t"], 2, "so nothing would be cached"),
         (["embed", "BUNDLE", "x.jpg", "-o", "g", "--backend", "tensorrt"], 2, "does not run on the CPU"),
         (["export", "CHECKPOINT", "-o", "out", "--precision", "int8"], 2, "int8 was asked for"),
         (["export", "CHECKPOINT", "-o", "out", "--keep-fp32", "x"], 2, "FP32 islands"),
@@ -148,6 +156,30 @@ def test_what_makes_no_sense_is_refused(
     done = run(*(names.get(word, str(tmp_path / word) if word in ("out", "g") else word) for word in arguments))
     assert (done.exit_code, said in done.stderr) == (code, True), done.output
     assert not (tiny_bundle / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "image", "text"),
+    [
+        ((), (1, 32, 32), (1, 1, 32)),
+        (("--min-batch", "2", "--max-batch", "64"), (2, 64, 64), (2, 2, 64)),
+        (("--opt-batch", "8"), (1, 8, 32), (1, 8, 32)),
+        (("--opt-batch", "16,4"), (1, 16, 32), (1, 4, 32)),
+    ],
+)
+def test_pictures_are_built_for_full_batches_and_sentences_for_single_ones(
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    image: tuple[int, int, int],
+    text: tuple[int, int, int],
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(build_command, "build_and_report", lambda _bundle, options: given.append(options))
+    succeed("build", tiny_bundle, *arguments)
+    (options,) = given
+    found = [(batch.minimum, batch.optimum, batch.maximum) for batch in map(options.batch, ("image", "text"))]
+    assert found == [image, text]
 
 
 def test_an_interruption_leaves_nothing_half_written(built: Path, tmp_path: Path) -> None:
