@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +154,7 @@ def test_an_unchanged_file_is_not_read(pictures: Path, tmp_path: Path, monkeypat
 
     really_open = Path.open
 
-    def read(self: Path, *arguments: Any, **named: Any) -> IO[Any]:
+    def read(self: Path, *arguments: Any, **named: Any) -> Any:
         assert not self.is_relative_to(pictures), f"{self} was read"
         return really_open(self, *arguments, **named)
 
