@@ -13,6 +13,7 @@ import pytest
 from fake_vectors import embeddings
 from numpy.typing import NDArray
 
+from tbps_infer.decode_memory import DecodeMemory
 from tbps_infer.embedding import EmbedOptions, EmbedReport, embed_gallery
 from tbps_infer.errors import GalleryError, ModelMismatchError, UsageError
 from tbps_infer.gallery import Gallery
@@ -303,8 +304,8 @@ def test_decoding_overlaps_with_encoding_and_the_queue_is_bounded(
     decoded: list[int] = []
     waited = threading.Event()
 
-    def counting(source: Path | bytes, facts: Preprocessing) -> NDArray[np.uint8]:
-        crop = load_crop(source, facts)
+    def counting(source: Path | bytes, facts: Preprocessing, memory: DecodeMemory) -> NDArray[np.uint8]:
+        crop = load_crop(source, facts, memory)
         decoded.append(int(crop[0, 0, 0]))
         if len(decoded) > 2 + 2:  # more than the first batch and what was in the making
             waited.set()
@@ -324,3 +325,11 @@ def test_decoding_overlaps_with_encoding_and_the_queue_is_bounded(
     report = embed_gallery(Waiting(), read_sources([str(pictures)]), tmp_path / "g", options)
     assert counts(report) == (20, 20, 0, 0)
     assert ahead[0] <= 2 * 2 + 2
+
+
+def test_a_huge_file_is_one_reject(pictures: Path, tmp_path: Path) -> None:
+    with (pictures / "huge.jpg").open("wb") as file:
+        file.truncate(8 << 30)  # sparse: it takes no space on the disk
+    report, _ = embed(pictures, tmp_path / "gallery")
+    assert counts(report) == (21, 20, 0, 1)
+    assert report.rejects[0].reason.startswith("Reading it takes 8,192 MiB, and 256 MiB of the 1,024 MiB")

@@ -52,7 +52,9 @@ def embeddings(count: int, seed: int = 0) -> NDArray[np.float32]:
 def entries(first: int, last: int, content: str = "x") -> list[Entry]:
     return [
         Entry(
-            Path(f"/p/{n:03}.jpg"), FileStamp(1, 2, content), {"camera": f"c{n % 3}", "id": str(n // 4), "size": n * 1.5}
+            Path(f"/p/{n:03}.jpg"),
+            FileStamp(1, 2, content),
+            {"camera": f"c{n % 3}", "id": str(n // 4), "size": n * 1.5},
         )
         for n in range(first, last)
     ]
