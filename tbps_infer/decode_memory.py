@@ -47,8 +47,8 @@ class _Share:
         if count > self._limit:
             raise ImageError(
                 f"{what} takes {_mib(count)} MiB, and {_mib(self._limit)} MiB of the {_mib(self._total)} MiB for "
-                "decoding are for that.",
-                "Make the picture smaller, or the memory larger (--decode-memory).",
+                "decoding (--decode-memory) are for that.",
+                "Make the picture smaller, or the memory larger.",
             )
         with self._changed:
             self._changed.wait_for(lambda: self._used + count <= self._limit)

@@ -70,7 +70,7 @@ def test_a_picture_that_takes_more_is_refused() -> None:
     load_crop(buffer.getvalue(), SMALL, DecodeMemory(6 << 20))
     with pytest.raises(ImageError, match=r"Decoding it takes 4 MiB, and 3 MiB of the 4 MiB for decoding") as caught:
         load_crop(buffer.getvalue(), SMALL, DecodeMemory(4 << 20))
-    assert "--decode-memory" in caught.value.hint
+    assert "--decode-memory" in caught.value.message
 
 
 def test_the_memory_is_waited_for_and_given_back() -> None:
