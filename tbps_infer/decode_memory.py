@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tbps_infer.errors import ImageError
 
 __all__ = ["DEFAULT_DECODE_BYTES", "DecodeMemory"]
 
 DEFAULT_DECODE_BYTES = 1 << 30
+
+_M_MMAP_THRESHOLD = -3  # of mallopt(3)
+_LARGE_BYTES = 8 << 20
 
 
 class DecodeMemory:
@@ -25,6 +29,7 @@ class DecodeMemory:
     """
 
     def __init__(self, total: int = DEFAULT_DECODE_BYTES) -> None:
+        _return_large_blocks()
         self.total = total
         self.files = _Share(total // 4, total)
         self.pixels = _Share(total - total // 4, total)
@@ -42,8 +47,8 @@ class _Share:
         if count > self._limit:
             raise ImageError(
                 f"{what} takes {_mib(count)} MiB, and {_mib(self._limit)} MiB of the {_mib(self._total)} MiB for "
-                "decoding are for that.",
-                "Make the picture smaller, or the memory larger (--decode-memory).",
+                "decoding (--decode-memory) are for that.",
+                "Make the picture smaller, or the memory larger.",
             )
         with self._changed:
             self._changed.wait_for(lambda: self._used + count <= self._limit)
@@ -54,6 +59,12 @@ class _Share:
             with self._changed:
                 self._used -= count
                 self._changed.notify_all()
+
+
+def _return_large_blocks() -> None:
+    """Let the C library give back what pictures took: glibc keeps blocks of up to 32 MiB for each thread."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _mib(count: int) -> str:

@@ -83,9 +83,11 @@ class PictureFinder:
         for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207
             below = Path(match).parts[named:]
             folders = ["/".join(below[:depth]) for depth in range(1, len(below))]
+            if not Path(match).is_file():
+                continue
             if any(self._excludes(each) for each in folders):
                 self._skip(_EXCLUDED_REASON, match)
-            elif Path(match).is_file():
+            else:
                 found += self._chosen(str(Path(match).parent), "/".join(below[:-1]), [Path(match).name])
         return found
 

@@ -15,7 +15,7 @@ import functools
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -180,12 +180,16 @@ def _silence_libtiff() -> None:
 def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], memory: DecodeMemory | None) -> Made:
     _load_formats()
     try:
-        with Image.open(file) as image:
-            if image.format in _PROGRAM_FORMATS:
-                raise ImageError(f"{name} is {image.format}, which only an outside program can draw.")
-            _check_size(image)
-            with memory.pixels.hold(_decoding_bytes(image), "Decoding it") if memory else nullcontext():
-                return make(image)
+        with ExitStack() as held:
+            with Image.open(file) as image:
+                if image.format in _PROGRAM_FORMATS:
+                    raise ImageError(f"{name} is {image.format}, which only an outside program can draw.")
+                _check_size(image)
+                if memory is not None:
+                    held.enter_context(memory.pixels.hold(_decoding_bytes(image), "Decoding it"))
+                made = make(image)
+            del image  # its pixels go before what is held for them does
+            return made
     except ImageError as error:
         raise ImageError(error.message.replace("The picture", name, 1), error.hint) from error
     except Exception as error:  # As in to_rgb: this is the boundary to Pillow.
@@ -204,13 +208,18 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _decoding_bytes(image: Image.Image) -> int:
-    """At most what decoding takes: the pixels as they are stored, turned upright, and as grey or RGB."""
+    """What decoding takes: the pixels as they are stored, turned upright, and as grey or RGB."""
     stored = _PIXEL_BYTES.get(image.mode, 4)
+    # Not getexif(), which decodes a PNG.
+    tags: Any = getattr(image, "tag_v2", {})
+    turned = stored if image.info.get("exif") or tags.get(_EXIF_ORIENTATION, 1) != 1 else 0
     if image.has_transparency_data:
-        converted = 8
+        converted = 4 if image.mode == "RGBA" else 8
+    elif image.mode in _DEEP_MODES:
+        converted = 1
     else:
-        converted = 1 if image.mode in _DEEP_MODES or image.mode == "L" else 4
-    return image.width * image.height * (2 * stored + converted)
+        converted = 0 if image.mode in ("L", "RGB") else 4
+    return image.width * image.height * (stored + turned + converted)
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:

@@ -347,3 +347,11 @@ def test_decoding_overlaps_with_encoding_and_the_queue_is_bounded(
     report = embed_gallery(Waiting(), read_sources([str(pictures)]), tmp_path / "g", options)
     assert counts(report) == (20, 20, 0, 0)
     assert ahead[0] <= 2 * 2 + 2
+
+
+def test_a_huge_file_is_one_reject(pictures: Path, tmp_path: Path) -> None:
+    with (pictures / "huge.jpg").open("wb") as file:
+        file.truncate(8 << 30)  # sparse: it takes no space on the disk
+    report, _ = embed(pictures, tmp_path / "gallery")
+    assert counts(report) == (21, 20, 0, 1)
+    assert report.rejects[0].reason.startswith("Reading it takes 8,192 MiB, and 256 MiB of the 1,024 MiB")

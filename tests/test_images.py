@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tbps_infer.errors import ImageError
-from tbps_infer.images import load_crop, load_rgb, to_crop, to_rgb
+from tbps_infer.images import load_crop, load_rgb, readable_extensions, to_crop, to_rgb
 from tbps_infer.preprocessing import Interpolation, Preprocessing
 
 SMALL = Preprocessing(image_size=(12, 4))
@@ -408,3 +408,21 @@ def test_threads_agree_with_one(tmp_path: Path) -> None:
         together = list(pool.map(lambda file: load_crop(file, SMALL), files))
     for file, crop in zip(files, together, strict=True):
         np.testing.assert_array_equal(crop, load_crop(file.read_bytes(), SMALL))
+
+
+def test_heic_is_read_with_pillow_heif(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 48), (200, 30, 40))
+    heif.register_heif_opener()
+    image.save(tmp_path / "a.heic", quality=95)
+    assert ".heic" in readable_extensions()
+    got = np.asarray(load_rgb(tmp_path / "a.heic")).astype(int)
+    assert got.shape == (48, 64, 3)
+    assert np.abs(got - (200, 30, 40)).max() <= 8  # lossy
+
+
+def test_the_first_picture_of_an_mpo_is_read(tmp_path: Path) -> None:
+    left, right = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    left.save(tmp_path / "a.mpo", save_all=True, append_images=[right])
+    assert ".mpo" in readable_extensions()
+    assert np.abs(np.asarray(load_rgb(tmp_path / "a.mpo")).astype(int) - (255, 0, 0)).max() <= 2

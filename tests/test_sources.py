@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbps_infer.errors import SourceError
-from tbps_infer.gallery.times import read_moment
+from tbps_infer.errors import SourceError, UsageError
+from tbps_infer.gallery.times import find_zone, read_moment
+from tbps_infer.name_pattern import NamePattern
 from tbps_infer.sources import SourceItem, SourceOptions, read_sources, read_sources_with_report
 
 
@@ -288,3 +289,96 @@ def test_times_agree_with_python(moment: object, offset_minutes: int) -> None:
     assert read is not None
     assert math.isclose(read.seconds, aware.timestamp(), abs_tol=1e-4)
     assert math.isclose(read.clock_seconds, aware.replace(tzinfo=timezone.utc).timestamp(), abs_tol=1e-4)
+
+
+def test_ids_and_cameras_stay_as_they_are_written(tmp_path: Path) -> None:
+    ids = ["12e4", "120e3", "1200e2", "1.10", "1.1", "007", "7.0"]
+    listed = write(tmp_path / "l.csv", "path,id,camera\n" + "".join(f"{n}.jpg,{t},{t}\n" for n, t in enumerate(ids)))
+    assert [item.metadata for item in read_sources([listed])] == [{"id": text, "camera": text} for text in ids]
+    json_numbers = [text for text in ids if text != "007"]
+    lines = [f'{{"path": "{n}.jpg", "id": {text}, "camera": {text}}}' for n, text in enumerate(json_numbers)]
+    listed = write(tmp_path / "l.jsonl", "\n".join(lines))
+    assert [item.metadata["id"] for item in read_sources([listed])] == json_numbers
+
+
+@pytest.mark.parametrize("second", ["b.csv", "b.jsonl"])
+def test_a_column_has_one_type_in_all_lists(tmp_path: Path, second: str) -> None:
+    first = write(tmp_path / "a.csv", "path,floor,shop\na.jpg,1,north\nb.jpg,-1.5,\n")
+    content = "path,Floor\nc.jpg,2\nd.jpg,ground\n" if second == "b.csv" else '\n{"path": "c", "FLOOR": "2"}\n'
+    other = write(tmp_path / second, content)
+    with pytest.raises(SourceError) as caught:
+        read_sources([first, other])
+    cell, line = ("ground", 3) if second == "b.csv" else ("2", 2)
+    assert caught.value.message == (
+        f"{other}, line {line}: floor is {cell!r}, and 1 in line 2 of {first}: a column holds numbers or text."
+    )
+    report = read_sources_with_report([first, other], SourceOptions(text=("floor",)))
+    assert [item.metadata["floor"] for item in report.items][:3] == ["1", "-1.5", "2"]
+    assert report.types == {"floor": "text", "shop": "text"}
+    with pytest.raises(SourceError, match="no column 'flor'"):
+        read_sources([first], SourceOptions(text=("flor",)))
+
+
+@pytest.mark.parametrize(
+    ("written", "utc", "berlin"),
+    [
+        ("2023", "2023", "2023-01-01+01:00"),
+        ("20240501", "2024-05-01", "2024-05-01+02:00"),
+        ("2024-05-31T08:30", "2024-05-31T08:30Z", "2024-05-31T08:30+02:00"),
+        ("20240131T0830", "2024-01-31T08:30:00Z", "2024-01-31T08:30:00+01:00"),
+        ("2024-05-31 08:30:15.5-05:00", *["2024-05-31 08:30:15.5-05:00"] * 2),
+        ("1746000000000", "2025-04-30T08:00:00Z", "2025-04-30T10:00:00+02:00"),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_times_keep_or_get_their_zone(tmp_path: Path, written: str, utc: str, berlin: str, form: str) -> None:
+    cell = written if written.isdecimal() else f'"{written}"'
+    listed = write(
+        tmp_path / f"l.{form}", f"path,time\na,{written}\n" if form == "csv" else f'{{"path": "a", "time": {cell}}}'
+    )
+    for zone, shown in (("UTC", utc), ("Europe/Berlin", berlin)):
+        report = read_sources_with_report([listed], SourceOptions(zone=find_zone(zone)))
+        assert report.items[0].metadata == {"time": shown}
+        assert report.unzoned == (written not in ("1746000000000", "2024-05-31 08:30:15.5-05:00"))
+
+
+@pytest.mark.parametrize("cell", ["0830", "202405", "12345", "99999999999"])
+def test_a_time_that_may_mean_several_things_is_named(tmp_path: Path, cell: str) -> None:
+    listed = write(tmp_path / "l.csv", f"path,time\na.jpg,2024\nb.jpg,{cell}\n")
+    with pytest.raises(SourceError, match=rf"line 3: the time is '{cell}', want"):
+        read_sources([listed])
+
+
+def test_zones() -> None:
+    assert find_zone("utc") is timezone.utc
+    assert str(find_zone("+02:00")) == "UTC+02:00"
+    for name in ("Europe/Atlantis", "../etc/passwd", "+99:00", ""):
+        with pytest.raises(UsageError, match="time zone"):
+            find_zone(name)
+
+
+def test_all_sources_say_the_same_about_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "people").mkdir()
+    for name in ("0002_c1s1_000451_03.jpg", "b.jpg"):
+        (tmp_path / "people" / name).touch()
+    write(tmp_path / "people.csv", "path,id,floor\npeople/0002_c1s1_000451_03.jpg,0007,3\n./people/b.jpg,,4\n")
+    options = SourceOptions(names=NamePattern("market1501"))
+    one, other = (read_sources_with_report(s, options) for s in (["people", "people.csv"], ["people.csv", "people"]))
+    assert one.items == other.items
+    assert [item.metadata for item in one.items] == [
+        {"id": "0007", "camera": "c1", "floor": 3},
+        {"id": None, "floor": 4},
+    ]
+    assert one.unmatched == (tmp_path / "people" / "b.jpg",)
+
+
+def test_two_rows_for_one_picture_are_equal_or_an_error(tmp_path: Path) -> None:
+    equal = write(tmp_path / "equal.csv", "path,id\na.jpg,1\n./a.jpg,1\n")
+    more = write(tmp_path / "more.csv", "path,camera\na.jpg,cam_a\n")
+    assert [item.metadata for item in read_sources([equal, more])] == [{"id": "1", "camera": "cam_a"}]
+    for row in ("a.jpg,2", "a.jpg,"):
+        listed = write(tmp_path / "l.csv", f"path,id\na.jpg,1\n{row}\n")
+        with pytest.raises(SourceError, match=r"line 3: id of .*a\.jpg is .*, and '1' in an earlier row"):
+            read_sources([listed])
+        assert [item.metadata for item in read_sources([listed], SourceOptions(first_row=True))] == [{"id": "1"}]

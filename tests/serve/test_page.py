@@ -181,6 +181,18 @@ def test_what_the_model_cannot_read_is_told(page: Page) -> None:
     _until(page, "document.querySelector('#warnings').childElementCount === 0")
 
 
+def test_times_are_filtered_as_they_are_shown(page: Page) -> None:
+    _search(page, "a hat")
+    page.click("#filters-open")
+    for field, moment in (("#after", "2024-03-04T10:00"), ("#before", "2024-03-04T10:01")):
+        with page.expect_response("**/api/v1/search"):
+            page.fill(field, moment)
+            page.dispatch_event(field, "change")
+    _until(page, "document.querySelectorAll('.hit').length === 1")
+    assert _names(page) == ["003.png"]
+    assert "2024-03-04 10:00 +05:00" in page.inner_text(".hit")
+
+
 def test_a_filter_that_makes_no_sense_is_explained(page: Page) -> None:
     _search(page, "a hat")
     page.keyboard.press("f")

@@ -64,10 +64,8 @@ def test_search_is_brute_force(
     k = data.draw(st.integers(1, 30))
     cameras = data.draw(st.sets(st.integers(0, 2), max_size=2))
     limit = data.draw(st.none() | st.integers(0, 25))
-    wanted = Filter(
-        camera=tuple(f"cam_{number}" for number in cameras),
-        where=None if limit is None else f"CAST(id AS INTEGER) < {limit}",
-    )
+    below = None if limit is None else f"cast(id as integer) < {limit}"
+    wanted = Filter(camera=tuple(f"cam_{number}" for number in cameras), where=below)
     numbers = [n for n in range(26) if (not cameras or n % 3 in cameras) and (limit is None or n < limit)]
     with Gallery.open(path) as gallery:
         hits = gallery.search(queries, k=k, where=wanted)
@@ -166,11 +164,11 @@ def test_one_gallery_serves_many_threads(gallery_path: Path) -> None:
     queries = embeddings(LAYOUT, 4, 3)
     results: list[list[list[Hit]]] = []
     with Gallery.open(gallery_path) as gallery:
-        want = gallery.search(queries, k=7, where=Filter(where="id > 9"))
+        want = gallery.search(queries, k=7, where=Filter(where="cast(id as integer) > 9"))
         threads = [
             threading.Thread(
                 target=lambda: results.extend(
-                    gallery.search(queries, k=7, where=Filter(where="id > 9")) for _ in range(20)
+                    gallery.search(queries, k=7, where=Filter(where="cast(id as integer) > 9")) for _ in range(20)
                 )
             )
             for _ in range(4)
