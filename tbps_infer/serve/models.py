@@ -42,8 +42,12 @@ class FilterRequest(_Strict):
     camera: Annotated[list[Short], Field(max_length=200)] = []
     id: Annotated[list[Short], Field(max_length=200)] = []
     not_id: Annotated[list[Short], Field(max_length=200)] = []
-    after: Short | None = Field(default=None, description="ISO 8601 or Unix seconds, included.")
-    before: Short | None = Field(default=None, description="ISO 8601 or Unix seconds, excluded.")
+    after: Short | None = Field(
+        default=None, description="ISO 8601 or Unix time, included; without a zone as times are shown."
+    )
+    before: Short | None = Field(
+        default=None, description="ISO 8601 or Unix time, excluded; without a zone as times are shown."
+    )
     where: Annotated[str, StringConstraints(max_length=2000)] | None = Field(
         default=None, description="An SQLite expression over the metadata columns."
     )

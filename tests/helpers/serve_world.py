@@ -74,4 +74,9 @@ def _metadata(number: int) -> dict[str, Value]:
     note = {1: SCRIPT, 2: '=HYPERLINK("x")'}.get(number, f"note {number}")
     camera = "cam_a" if number % 2 else "cam_b"
     zone = "+05:00" if number == 3 else ""
-    return {"id": str(number // 2), "camera": camera, "time": f"2024-03-{number + 1:02d}T10:00:00{zone}", "note": note}
+    return {
+        "id": str(number // 2),
+        "camera": camera,
+        "time": f"2024-03-{number + 1:02d}T10:00:00{zone}",
+        "note": note,
+    }
