@@ -152,14 +152,14 @@ def _watch(
     prune: Callable[[], None] | None,
 ) -> None:
     """Follow the folders until SIGTERM or SIGINT."""
-    from tbps_infer.sources import absolute_path
+    from tbps_infer.pruning import source_folder
     from tbps_infer.watching import WatchOptions, watch_sources
 
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     say(f"Watching {', '.join(sources)}; end it with SIGTERM or Ctrl-C")
-    watch_sources(read, embed_some, [*map(absolute_path, sources)], stop, WatchOptions(poll), prune)
+    watch_sources(read, embed_some, [*map(source_folder, sources)], stop, WatchOptions(poll), prune)
     say("Stopped; everything that was embedded is committed")
 
 

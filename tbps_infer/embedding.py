@@ -349,8 +349,6 @@ class _Run:
         """Record all but the batches that are under way."""
         rejects = self.rejects[self._committed_rejects :]
         vectors = np.concatenate(self._vectors) if self._vectors else None
-        if self._options.forget_tombstones:
-            self._writer.forget_tombstones([(entry.path, entry.stamp.sha256) for entry in self._entries])
         self._writer.commit(
             self._entries,
             vectors,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.removal import open_writer
+from tbps_infer.gallery.writer import open_writer
 from tbps_infer.moves import is_gone
 from tbps_infer.sources import PICTURE_EXTENSIONS, SourceItem, absolute_path
 
@@ -80,12 +80,15 @@ def prune_gallery(gallery: Path, scopes: Sequence[Path], mode: PruneMode = "dry-
 
 
 def source_folder(source: str) -> Path:
-    """The folder of a source, absolute: itself, or the one that a picture, a list or a pattern is in."""
+    """The folder of a source, absolute: itself, or the one that a picture, a list or a pattern is in.
+
+    What does not exist and is no pattern is taken for a folder that is away.
+    """
     path = Path(source)
-    if path.is_dir():
-        return absolute_path(path)
-    if path.exists() or not glob.has_magic(source):
+    if path.is_file():
         return absolute_path(path).parent
+    if path.is_dir() or not glob.has_magic(source):
+        return absolute_path(path)
     return next(folder for folder in absolute_path(path).parents if not glob.has_magic(str(folder)))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from tbps_infer.errors import BackendError, GalleryBusyError, SourceError, UsageError
+from tbps_infer.errors import BackendError, GalleryBusyError, GalleryError, SourceError, UsageError
 from tbps_infer.sources import SourceItem
 
 __all__ = ["WatchOptions", "is_network", "watch_sources"]
@@ -69,7 +69,7 @@ def watch_sources(
         folders: What `read` reads, absolute.
         stop: Ends it, at the latest after the pictures that are being embedded.
         options: How to go about it.
-        prune: Called when files have gone.
+        prune: Called when files have gone; what it refuses is logged, and asked again when more have gone.
 
     Raises:
         BackendError: watchfiles is not installed and no `poll_seconds` are given.
@@ -77,30 +77,64 @@ def watch_sources(
     """
     options = options or WatchOptions()
     look = _Look(options.settle_seconds)
-    due = 0.0
+    warn, due = _Warnings(), 0.0
     for changed in _wakes(folders, stop, options):
         now = time.monotonic()
         if not changed and now < due:
             continue
         due = now + (options.poll_seconds or options.rescan_seconds)
         try:
-            ready = look.ready(read())
-            for start in range(0, len(ready), _AT_ONCE):
-                if stop.is_set():
-                    return
-                some = ready[start : start + _AT_ONCE]
-                embed([item for item, _ in some])
-                look.done.update((item.path, stamp) for item, stamp in some)
-            if look.gone and prune is not None:
-                prune()
-                look.forget_gone()
+            _embed_ready(look, read(), embed, stop)
+            if prune is not None:
+                _prune_gone(look, prune, warn)
         except SourceError as error:
-            log.warning("%s Waiting for it.", error.message)
+            warn(f"{error.message} Waiting for it.")
         except GalleryBusyError as error:
-            log.warning("%s Waiting.", error.message)
+            warn(f"{error.message} Waiting.")
             due = now + _BUSY_SECONDS
+        else:
+            warn.last = ""
         if look.unsettled:
             due = min(due, now + max(options.settle_seconds, 0.05))
+
+
+class _Warnings:
+    """Logs what is in the way, once until it is something else."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def __call__(self, message: str) -> None:
+        if message != self.last:
+            log.warning("%s", message)
+        self.last = message
+
+
+def _embed_ready(
+    look: _Look, items: Sequence[SourceItem], embed: Callable[[Sequence[SourceItem]], object], stop: Event
+) -> None:
+    ready = look.ready(items)
+    for start in range(0, len(ready), _AT_ONCE):
+        if stop.is_set():
+            return
+        some = ready[start : start + _AT_ONCE]
+        embed([item for item, _ in some])
+        look.done.update((item.path, stamp) for item, stamp in some)
+
+
+def _prune_gone(look: _Look, prune: Callable[[], object], warn: _Warnings) -> None:
+    """Prune what has gone since it was last refused."""
+    if not look.gone - look.refused:
+        return
+    try:
+        prune()
+    except GalleryBusyError:
+        raise
+    except GalleryError as error:
+        warn(error.message)
+        look.refused = look.gone
+    else:
+        look.forget_gone()
 
 
 class _Look:
@@ -111,6 +145,7 @@ class _Look:
         self._seen: dict[Path, tuple[Stamp, float]] = {}
         self.done: dict[Path, Stamp] = {}
         self.gone: set[Path] = set()
+        self.refused: set[Path] = set()
         self.unsettled = False
 
     def ready(self, items: Sequence[SourceItem]) -> list[tuple[SourceItem, Stamp]]:
@@ -142,6 +177,7 @@ class _Look:
         """Take files that have gone as dealt with."""
         for path in self.gone:
             del self.done[path]
+        self.gone, self.refused = set(), set()
 
 
 def _wakes(folders: Sequence[Path], stop: Event, options: WatchOptions) -> Iterator[bool]:

@@ -21,7 +21,17 @@ from recorded_disk import RecordedDisk
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import TbpsError
-from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, compact_gallery, export_gallery, index_gallery
+from tbps_infer.gallery import (
+    Entry,
+    FileStamp,
+    GalleryWriter,
+    Removal,
+    compact_gallery,
+    copy_gallery,
+    export_gallery,
+    index_gallery,
+    remove_records,
+)
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.preprocessing import Preprocessing
@@ -84,6 +94,18 @@ def compacted_gallery(out: Path) -> None:
     assert sorted(f.name for f in (out / "g").iterdir() if f.name not in APPENDED) == [
         *("gallery.json", "sketch-1.idx", "vectors-1.f16")
     ]
+
+
+@writer
+def copied_gallery(out: Path) -> None:
+    make_gallery(out / "g")
+    assert copy_gallery(out / "g", out / "copy") == 8
+
+
+@writer
+def purged_gallery(out: Path) -> None:
+    make_gallery(out / "g")
+    assert remove_records(out / "g", Removal(records=(1,)), purge=True) == 1
 
 
 @writer
@@ -359,6 +381,7 @@ PLAIN_WRITES = {
     "bundle_graphs._install": "the bundle that is exported",
     "plans._build": "the engines that are built",
     "upkeep._write_npy": "the export of a gallery",
+    "copying._copy_vectors": "the copy of a gallery",
     "dataset._draw_identity": "the data set that is drawn",
     "dataset._write": "the data set that is drawn",
     "dataset._write_facts": "the data set that is drawn",

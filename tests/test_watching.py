@@ -132,6 +132,18 @@ def test_the_absence_of_a_source_is_survived(watched: Watched, options: WatchOpt
     assert watched.embedded[-1] == ["0007.ppm"]
 
 
+def test_pruning_that_is_refused_ends_nothing(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    write_pictures(watched.folder, range(4))
+    with watched.watch(FAST, prune=True):
+        until(lambda: len(watched.names()) == 4)
+        for number in range(3):
+            (watched.folder / f"{number:04}.ppm").unlink()
+        until(lambda: any("more than half" in record.message for record in caplog.records))
+        write_pictures(watched.folder, [9])
+        until(lambda: "0009.ppm" in watched.names())
+    assert len(watched.names()) == 5
+
+
 def test_without_watchfiles_a_sentence_says_what_to_do(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(watched.folder, [0])
     monkeypatch.setitem(sys.modules, "watchfiles", None)

@@ -5,13 +5,16 @@ from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.folder import GalleryFacts, is_gallery
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
-from tbps_infer.gallery.removal import CompactReport, Removal, compact_gallery, removable, remove_records
+from tbps_infer.gallery.removal import Removal, removable
 from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.upkeep import (
+    CompactReport,
     MergeReport,
+    compact_gallery,
     export_gallery,
     index_gallery,
     merge_galleries,
+    remove_records,
 )
 from tbps_infer.gallery.writer import GalleryWriter
 

@@ -12,7 +12,7 @@ from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.creation import require_space
 from tbps_infer.gallery.folder import INDEX_FILES, RECORDS_FILE, index_files
 from tbps_infer.gallery.reader import Gallery
-from tbps_infer.gallery.removal import open_writer
+from tbps_infer.gallery.writer import open_writer
 
 __all__ = ["copy_gallery", "relocate_gallery"]
 

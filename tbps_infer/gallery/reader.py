@@ -191,7 +191,8 @@ class Gallery:
     def roots(self) -> dict[Path, int]:
         """The folders that paths are recorded relative to, with the number of records below each."""
         if not self._is_current:
-            return {}
+            folders = [record.path.parent for record in self.records()]
+            return {Path(os.path.commonpath(folders)): len(folders)} if folders else {}
         rows = self._fetch(
             "SELECT folder, (SELECT count(*) FROM record WHERE tbps_root = root) FROM root ORDER BY folder"
         )
@@ -294,8 +295,8 @@ class Gallery:
 
     def missing(self, *, every_file: bool = False) -> int:
         """How many records' pictures are not there now: all below roots that are away, or every file if wanted."""
-        if every_file or not self._is_current:
-            return sum(not record.path.exists() for record in self.records()) if every_file else 0
+        if every_file:
+            return sum(not record.path.exists() for record in self.records())
         return sum(self.missing_roots().values())
 
     def records_below(self, paths: Sequence[Path]) -> list[int]:

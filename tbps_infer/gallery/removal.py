@@ -1,4 +1,4 @@
-"""Removing records: which ones, and how thoroughly."""
+"""Removing records: which ones."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import UsageError
-from tbps_infer.gallery.creation import system_errors
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files
 from tbps_infer.gallery.reader import Gallery
-from tbps_infer.gallery.search.sketch import build_sketch
-from tbps_infer.gallery.writer import GalleryWriter
 from tbps_infer.lists import ListReader
 
-__all__ = [
-    "CompactReport",
-    "Removal",
-    "compact_gallery",
-    "hits_records",
-    "open_writer",
-    "removable",
-    "remove_records",
-]
+__all__ = ["Removal", "hits_records", "removable"]
 
 
 @dataclass(frozen=True)
@@ -48,53 +36,6 @@ class Removal:
 
     def __bool__(self) -> bool:
         return self != Removal()
-
-
-@dataclass(frozen=True)
-class CompactReport:
-    """What compacting did.
-
-    Attributes:
-        kept: Rows that records name.
-        dropped: Rows of replaced and removed pictures.
-        dropped_indexes: Files of the sketch and the graph of the old rows; the sketch is built again.
-    """
-
-    kept: int
-    dropped: int
-    dropped_indexes: tuple[str, ...]
-
-
-def remove_records(path: Path, what: Filter | Removal, *, purge: bool = False) -> int:
-    """Remove records, and keep a tombstone of each so that embedding leaves it out; returns how many were removed.
-
-    Their rows stay on disk until `compact_gallery`, and remains of their metadata may stay in SQLite's file and log.
-
-    Args:
-        path: The gallery.
-        what: Which records.
-        purge: Also write the vectors and the records anew without anything of what was removed, now or earlier, and
-            keep of every tombstone only the hash. Searches that are open end with the data they have open. With it,
-            `what` may be empty.
-
-    Raises:
-        UsageError: Nothing chooses records: that would remove everything.
-        FilterError: The filter is not valid.
-        GalleryBusyError: Another process is writing.
-        GalleryError: The gallery is damaged, or the disk has no room. A purge that fails may have removed the
-            records already; run again, it does the rest.
-    """
-    removal = what if isinstance(what, Removal) else Removal(what)
-    with open_writer(path) as writer:
-        gone = 0
-        if removal or not purge:
-            with Gallery.open(path) as gallery:
-                numbers = removable(gallery, removal).tolist()
-            gone = writer.remove(numbers)
-        if purge:
-            _compact(writer)
-            writer.rewrite_records()
-    return gone
 
 
 def removable(gallery: Gallery, what: Filter | Removal) -> NDArray[np.int64]:
@@ -125,33 +66,3 @@ def hits_records(file: Path) -> tuple[int, ...]:
             raise row.problem(f"record is {value!r}, want the number of a record.")
         numbers.append(int(value))
     return tuple(dict.fromkeys(numbers))
-
-
-def compact_gallery(path: Path) -> CompactReport:
-    """Drop the rows that no record names. The checksums are compared first: damage is not copied.
-
-    Raises:
-        GalleryBusyError: Another process is writing.
-        GalleryError: The gallery is damaged, or the disk has no room for the new file beside the old one.
-    """
-    with open_writer(path) as writer:
-        return _compact(writer)
-
-
-def _compact(writer: GalleryWriter) -> CompactReport:
-    path = writer.path
-    with Gallery.open(path) as gallery:
-        gallery.verify()
-        kept = gallery.count
-    indexes = index_files(path, writer.generation)
-    dropped = writer.compact()
-    if "sketch" in indexes and kept:
-        with Gallery.open(path) as gallery, system_errors(path):
-            build_sketch(gallery.stored, path / INDEX_FILES["sketch"].format(gallery.generation))
-    return CompactReport(kept, dropped, tuple(file.name for file in indexes.values()))
-
-
-def open_writer(path: Path) -> GalleryWriter:
-    """The writer of an existing gallery."""
-    facts = GalleryFacts.read(path)
-    return GalleryWriter.open(path, facts.model)

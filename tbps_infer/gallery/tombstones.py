@@ -8,12 +8,11 @@ a picture can then still tell whether that very file was removed, and nothing el
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 
 from tbps_infer.gallery.roots import Roots
 
-__all__ = ["bury", "forget_paths", "forget_tombstones", "is_removed"]
+__all__ = ["bury", "forget_paths", "forget_tombstone", "is_removed"]
 
 
 def bury(connection: sqlite3.Connection, record: int) -> None:
@@ -33,12 +32,11 @@ def is_removed(connection: sqlite3.Connection, roots: Roots, path: Path, sha256:
     )
 
 
-def forget_tombstones(connection: sqlite3.Connection, roots: Roots, pictures: Iterable[tuple[Path, str]]) -> None:
-    """Take the tombstones of some paths and hashes away, inside the caller's transaction."""
-    for path, sha256 in pictures:
-        connection.execute("DELETE FROM tombstone WHERE sha256 = ?", (sha256,))
-        for place in roots.places(path):
-            connection.execute("DELETE FROM tombstone WHERE tbps_root = ? AND path = ?", place)
+def forget_tombstone(connection: sqlite3.Connection, roots: Roots, path: Path, sha256: str) -> None:
+    """Take the tombstones of a path and of its content away, inside the caller's transaction."""
+    connection.execute("DELETE FROM tombstone WHERE sha256 = ?", (sha256,))
+    for place in roots.places(path):
+        connection.execute("DELETE FROM tombstone WHERE tbps_root = ? AND path = ?", place)
 
 
 def forget_paths(connection: sqlite3.Connection) -> None:

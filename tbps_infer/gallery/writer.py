@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +38,10 @@ from tbps_infer.gallery.records import (
     sqlite_errors,
 )
 from tbps_infer.gallery.roots import PATH_SQL, relocate, remove_unused
-from tbps_infer.gallery.tombstones import bury, forget_paths, forget_tombstones, is_removed
+from tbps_infer.gallery.tombstones import bury, forget_paths, forget_tombstone, is_removed
 from tbps_infer.model_facts import ModelFacts
 
-__all__ = ["GalleryWriter"]
+__all__ = ["GalleryWriter", "open_writer"]
 
 _COPY_BYTES = 16 << 20
 
@@ -175,7 +175,8 @@ class GalleryWriter:
 
         Args:
             embedded: New or changed pictures. A new one gets the next record number; a changed one keeps its number
-                and gets a new row. Metadata columns that an entry does not name keep what they hold.
+                and gets a new row. Metadata columns that an entry does not name keep what they hold. Tombstones of
+                their paths and content go: whoever is to honour them asks `was_removed` before.
             vectors: float32 ``[len(embedded), dim]``, their embeddings.
             unchanged: Pictures whose recorded stamp or metadata may have to be brought up to date.
             rejects: Pictures that could not be decoded; their records, if any, go.
@@ -222,6 +223,7 @@ class GalleryWriter:
         self._table.add_columns([*embedded, *unchanged])
         for row, entry in enumerate(embedded, self._rows):
             self._table.put(entry, row)
+            forget_tombstone(self._connection, self._table.roots, entry.path, entry.stamp.sha256)
         for entry in unchanged:
             self._table.put(entry, None)
 
@@ -253,12 +255,6 @@ class GalleryWriter:
                 self._table.drop_reject(path)
             self._connection.execute("COMMIT")
 
-    def forget_tombstones(self, pictures: Sequence[tuple[Path, str]]) -> None:
-        """Take the tombstones of some paths and hashes away: these pictures can be embedded again."""
-        with self._all_or_nothing():
-            forget_tombstones(self._connection, self._table.roots, pictures)
-            self._connection.execute("COMMIT")
-
     def rewrite_records(self) -> None:
         """Write the records to a new file that holds nothing which was removed, and remove the old one.
 
@@ -273,12 +269,13 @@ class GalleryWriter:
             require_space(self.path, (self.path / self.facts.records_file).stat().st_size)
             with new_file(self.path / name) as temporary:
                 self._connection.execute("VACUUM INTO ?", (str(temporary),))
+                with closing(sqlite3.connect(temporary)) as fresh:
+                    fresh.execute("PRAGMA journal_mode = WAL")
             facts = replace(self.facts, records_file=name)
             facts.write(self.path)
             self.facts = facts
             self._connection.close()
             self._connection = connect_writer(self.path)
-            self._connection.execute("PRAGMA journal_mode = WAL")
             self._table = RecordTable(self._connection)
             self._open_vectors()
 
@@ -386,3 +383,9 @@ class GalleryWriter:
         require_length(self.path / self.facts.vectors_file(self.generation), length, wanted)
         if length > wanted:
             os.ftruncate(self._handle, wanted)
+
+
+def open_writer(path: Path) -> GalleryWriter:
+    """The writer of an existing gallery."""
+    facts = GalleryFacts.read(path)
+    return GalleryWriter.open(path, facts.model)

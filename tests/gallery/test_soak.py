@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from tbps_infer.gallery import (
     remove_records,
 )
 from tbps_infer.pruning import prune_gallery
-from tbps_infer.sources import read_sources
+from tbps_infer.sources import SourceItem, read_sources
 from tbps_infer.watching import WatchOptions, watch_sources
 
 
@@ -96,7 +96,7 @@ class World:
         for _ in range(self.rng.randrange(1, 6)):
             self.colour += 1
             write_pictures(self.folder / self.rng.choice("abc"), [self.colour])
-        for path in self.rng.sample(files, min(len(files), self.rng.randrange(4))):
+        for path in self.rng.sample(files, min(len(files), self.rng.randrange(4) + len(files) // 30)):
             match self.rng.randrange(3):
                 case 0:
                     self.colour += 1
@@ -156,11 +156,14 @@ class World:
         compact_gallery(self.gallery)
 
     def watch_once(self) -> None:
-        stop = threading.Event()
+        stop, left = threading.Event(), len(self.files())
 
-        def embed_some(items: object) -> None:
-            embed_items(self.gallery, list(items), [self.folder])  # type: ignore[call-overload]
-            stop.set()
+        def embed_some(items: Sequence[SourceItem]) -> None:
+            nonlocal left
+            embed_items(self.gallery, list(items), [self.folder])
+            left -= len(items)
+            if left == 0:
+                stop.set()
 
         options = WatchOptions(poll_seconds=0.01, settle_seconds=0)
         watch_sources(lambda: read_sources([str(self.folder)]), embed_some, [self.folder], stop, options)
