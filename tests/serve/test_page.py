@@ -43,7 +43,8 @@ from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.server import bind, run
-world, options, metrics = World(Path(sys.argv[2])), ServeOptions(port=int(sys.argv[3])), Metrics()
+world, metrics = World(Path(sys.argv[2])), Metrics()
+options = ServeOptions(port=int(sys.argv[3]), token=sys.argv[4] or None)
 searcher = Searcher(world.encoder(), world.gallery, options.batch, metrics)
 run(create_app(searcher, options, metrics), bind(options), lambda address: print(address, flush=True))
 """
@@ -52,9 +53,9 @@ run(create_app(searcher, options, metrics), bind(options), lambda address: print
 class Server:
     """A server process over a world; `address` is where."""
 
-    def __init__(self, world: World, port: int = 0) -> None:
+    def __init__(self, world: World, port: int = 0, token: str = "") -> None:
         self.world = world
-        command = [sys.executable, "-c", SERVER, str(ROOT / "tests" / "helpers"), str(world.folder), str(port)]
+        command = [sys.executable, "-c", SERVER, str(ROOT / "tests" / "helpers"), str(world.folder), str(port), token]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
@@ -347,3 +348,30 @@ def test_a_server_that_is_gone_is_said_and_tried_again(browser: Browser, tmp_pat
         page.wait_for_selector(".hit")
         assert len(_names(page)) == 4
     server.stop()
+
+
+def test_chosen_hits_are_removed_after_asking_twice(browser: Browser, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add(range(8))
+    server = Server(world, token="token-of-sixteen-characters")
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    try:
+        page = context.new_page()
+        page.goto(f"{server.address}/?token=token-of-sixteen-characters")
+        if page.locator("form button[type=submit]").first.inner_text() != "Search":
+            page.click("form button[type=submit]")
+        _until(page, "document.getElementById('gallery')?.textContent")
+        _search(page, "a person")
+        for index in (0, 2):
+            page.click(f"#hit-{index}", modifiers=["Control"])
+        page.click("#remove")
+        assert page.inner_text("#removal-title") == "Remove 2 from the gallery?"
+        assert not page.is_visible("#removal-second")
+        page.click("#removal-first")
+        assert "Really remove 2?" in page.inner_text("#removal-title")
+        page.click("#removal-second")
+        _until(page, "document.getElementById('status').textContent === 'Removed 2.'")
+        assert page.locator("#hits li").count() == 6
+    finally:
+        context.close()
+        server.stop()
