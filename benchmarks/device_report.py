@@ -10,6 +10,7 @@ from tbps_infer.benchmarks.document import Document, TextTable, markdown_text
 
 __all__ = ["Outcome", "is_failure", "report_text", "summary_lines"]
 
+_HEAD = ("section", "passed", "failed", "seconds", "result")
 _OWN_COLUMNS = frozenset({"timed", "p50_ms", "first_ms", "samples"})
 
 
@@ -30,14 +31,21 @@ class Outcome:
     seconds: float
 
     @property
-    def checks(self) -> tuple[Fact, ...]:
-        """The facts that are right or wrong."""
-        return tuple(fact for fact in self.facts if "ok" in fact)
+    def failures(self) -> tuple[Fact, ...]:
+        """The checks that failed."""
+        return tuple(filter(is_failure, self.facts))
 
     @property
     def failed(self) -> bool:
         """Whether something was wrong; having had no time is not."""
-        return any(map(is_failure, self.facts)) or self.end not in ("", "no time left")
+        return bool(self.failures) or self.end not in ("", "no time left")
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Section, passed checks, failed checks, seconds, and the result in words."""
+        checks = sum("ok" in fact for fact in self.facts)
+        passed = checks - len(self.failures)
+        return self.section, str(passed), str(len(self.failures)), f"{self.seconds:.1f}", self.text
 
     @property
     def text(self) -> str:
@@ -55,33 +63,19 @@ def is_failure(fact: Fact) -> bool:
 
 def summary_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A table for the terminal: a line per section."""
-    yield f"{'section':<16} {'passed':>6} {'failed':>6} {'seconds':>8}  result"
-    for outcome in outcomes:
-        failures = sum(map(is_failure, outcome.checks))
-        passed = len(outcome.checks) - failures
-        yield f"{outcome.section:<16} {passed:>6} {failures:>6} {outcome.seconds:>8.1f}  {outcome.text}"
+    for section, passed, failed, seconds, result in (_HEAD, *(outcome.cells for outcome in outcomes)):
+        yield f"{section:<16} {passed:>6} {failed:>6} {seconds:>8}  {result}"
 
 
 def report_text(outcomes: Sequence[Outcome]) -> str:
     """The report in Markdown: the device, a line per section, failed checks, and what was timed."""
-    rows = tuple(
-        (
-            outcome.section,
-            str(len(outcome.checks) - sum(map(is_failure, outcome.checks))),
-            str(sum(map(is_failure, outcome.checks))),
-            f"{outcome.seconds:.1f}",
-            outcome.text,
-        )
-        for outcome in outcomes
-    )
-    tables = [TextTable("Sections", ("section", "passed", "failed", "seconds", "result"), rows)]
+    tables = [TextTable("Sections", _HEAD, tuple(outcome.cells for outcome in outcomes))]
     tables += [table for outcome in outcomes if (table := _times(outcome))]
     facts = [str(fact["note"]) for outcome in outcomes for fact in outcome.facts if "note" in fact]
     failures = [
         f"{outcome.section}: {fact.get('check')}: {fact.get('error') or _rest(fact, frozenset({'check', 'ok'}))}"
         for outcome in outcomes
-        for fact in outcome.facts
-        if is_failure(fact)
+        for fact in outcome.failures
     ]
     document = Document("Device check", facts, tables, "Failed checks", failures, "")
     return markdown_text(document).rstrip("\n") + "\n"

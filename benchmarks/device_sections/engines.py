@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any, get_args
-
-import numpy as np
+from typing import get_args
 
 from tbps_infer.benchmarks.device_sections.context import Fact, SectionContext, checked, clocked, skipped, timed
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import TbpsError
 from tbps_infer.export.engines import build_engines
 from tbps_infer.export.engines.options import EngineOptions
-from tbps_infer.model_facts import BRANCHES, Branch, Precision
+from tbps_infer.model_facts import BRANCHES, Precision
 from tbps_infer.runners.options import RunOptions
-from tbps_infer.runners.protocol import Runner
+from tbps_infer.runners.protocol import Runner, blank_feeds
 from tbps_infer.tensorrt.flavours import FlavourName
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.tensorrt.runner import open_engines
@@ -25,6 +23,7 @@ __all__ = ["facts"]
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 _BATCHES = (1, 8, 32)
+_TEXT_LENGTH = 32
 
 
 def facts(context: SectionContext) -> Iterator[Fact]:
@@ -63,15 +62,11 @@ def _engine_facts(context: SectionContext, flavour: FlavourName, precision: Prec
             run = RunOptions(flavour, str(context.device), precision)
             runner = open_engines(bundle, branch, run, cuda_graphs=graphs)
             with contextlib.closing(runner):
-                yield from _times(f"{flavour} {precision} {branch}", branch, bundle, runner, graphs)
+                yield from _times(f"{flavour} {precision} {branch}", runner, graphs)
 
 
-def _times(what: str, branch: Branch, bundle: Bundle, runner: Runner, graphs: bool) -> Iterator[Fact]:
-    height, width = bundle.model.preprocessing.image_size
+def _times(what: str, runner: Runner, graphs: bool) -> Iterator[Fact]:
     for batch in _BATCHES:
-        feeds: dict[str, Any] = {"pixels": np.zeros((batch, height, width, 3), np.uint8)}
-        if branch == "text":
-            ids = np.ones((batch, 32), np.int32)
-            feeds = {"input_ids": ids, "attention_mask": ids}
+        feeds = blank_feeds(runner.inputs, batch, _TEXT_LENGTH)
         times = clocked(lambda feeds=feeds: runner.run(feeds), 50, 5)  # type: ignore[misc]
         yield timed(f"{what}, batch {batch}", times, warm_up=5, graphs=graphs, backend=runner.description)

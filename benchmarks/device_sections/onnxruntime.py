@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import numpy as np
-
 from tbps_infer.benchmarks.device_sections.context import Fact, SectionContext, checked, clocked, skipped, timed
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import TbpsError
 from tbps_infer.export.engines.self_check import compare_with_reference
 from tbps_infer.model_facts import BRANCHES, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
+from tbps_infer.runners.protocol import blank_feeds
 from tbps_infer.verification.parity import Shapes
 from tbps_infer.verification.samples import SAMPLE_CROPS
 
@@ -51,17 +50,9 @@ def _precision_facts(context: SectionContext, bundle: Bundle, precision: Precisi
         if not context.on_cpu:
             shapes = Shapes((1, 8, 32), shapes.lengths, SAMPLE_CROPS)
         report = compare_with_reference(bundle, runners, shapes, precision)
-        yield checked(f"{precision} agrees with its reference", True, report=report)
+        yield checked(f"{precision} agrees with its reference", report["passed"], report=report)
         for branch, runner in runners.items():
             for batch in _BATCHES[: 2 if context.on_cpu else None]:
-                feeds = _ones(runner, batch)
+                feeds = blank_feeds(runner.inputs, batch, _TEXT_LENGTH)
                 times = clocked(lambda run=runner.run, feeds=feeds: run(feeds), 3 if context.on_cpu else 12)  # type: ignore[misc]
                 yield timed(f"{branch}, batch {batch}, {precision}", times, backend=runner.description)
-
-
-def _ones(runner: Runner, batch: int) -> dict[str, np.ndarray]:
-    sizes = {"batch": batch, "length": _TEXT_LENGTH}
-    return {
-        spec.name: np.ones([sizes[size] if isinstance(size, str) else size for size in spec.shape], spec.dtype)
-        for spec in runner.inputs
-    }

@@ -15,17 +15,20 @@ import pytest
 from brute_force import stored_vectors
 from emulated_memory import EmulatedMemory
 from fake_memory import FakeMemory
+from numpy.typing import NDArray
 
 from tbps_infer.benchmarks import device_check
 from tbps_infer.benchmarks.device_check import SECTIONS, Section, main
 from tbps_infer.benchmarks.device_report import Outcome, report_text, summary_lines
-from tbps_infer.benchmarks.device_sections import engine_runner
-from tbps_infer.benchmarks.device_sections.context import checked, noted, skipped, timed
+from tbps_infer.benchmarks.device_sections import engine_runner, onnxruntime
+from tbps_infer.benchmarks.device_sections.context import SectionContext, checked, noted, skipped, timed
 from tbps_infer.benchmarks.device_sections.memory import memory_facts
 from tbps_infer.benchmarks.device_sections.search import stage_facts
 from tbps_infer.devices import Device
 from tbps_infer.gallery.search.kernel import KernelScan
 from tbps_infer.gallery.vectors import StoredVectors
+from tbps_infer.runners import Feeds
+from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 
 def test_memory_that_keeps_its_protocol_passes_and_gives_everything_back() -> None:
@@ -120,6 +123,32 @@ def test_a_section_that_crashes_or_hangs_costs_the_others_nothing(
     assert "No module named" in (tmp_path / "log.txt").read_text()
     facts = [json.loads(line) for line in (tmp_path / "facts.jsonl").read_text().splitlines()]
     assert {"section": "memory", "skipped": "needs a GPU"} in facts
+
+
+@pytest.mark.parametrize("harmed", [False, True])
+def test_a_graph_passes_only_if_it_agrees_with_its_reference(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harmed: bool
+) -> None:
+    class Harmed(OnnxRuntimeRunner):
+        def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+            return {name: array[:, ::-1].copy() for name, array in super().run(feeds).items()}
+
+    graph = onnxruntime.open_runner
+    if harmed:
+        monkeypatch.setattr(
+            onnxruntime,
+            "open_runner",
+            lambda bundle, branch, options: (
+                Harmed(bundle.check_graph(branch, "fp32"), options)
+                if branch == "image"
+                else graph(bundle, branch, options)
+            ),
+        )
+    context = SectionContext.of(work=tmp_path, bundle=tiny_bundle, checkpoint=None, device="cpu")
+    facts = list(onnxruntime.facts(context))
+    (agrees,) = (fact for fact in facts if fact.get("check") == "fp32 agrees with its reference")
+    assert agrees["ok"] is not harmed
+    assert bool(agrees["report"]["failures"]) is harmed
 
 
 def test_a_check_that_fails_is_said_and_is_the_exit_status(
