@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import (
@@ -22,6 +23,8 @@ from tbps_infer.gallery.roots import PATH_SQL, Roots
 from tbps_infer.gallery.times import read_moment
 
 __all__ = ["RecordTable"]
+
+_STAMP = ("tbps_size", "tbps_mtime_ns", "tbps_sha256")
 
 
 class RecordTable:
@@ -44,22 +47,13 @@ class RecordTable:
 
     def number(self, path: Path) -> int | None:
         """The record of a path; None when it has none."""
-        for place in self.roots.places(path):
-            found = self._connection.execute("SELECT record FROM record WHERE tbps_root = ? AND path = ?", place)
-            if (row := found.fetchone()) is not None:
-                return int(row[0])
-        return None
+        row = self._row(path, ("record",))
+        return None if row is None else int(row[0])
 
     def find(self, path: Path) -> Entry | None:
         """What is recorded about a picture."""
-        number = self.number(path)
-        if number is None:
-            return None
-        names = ", ".join(map(quoted, self.columns))
-        row = self._connection.execute(
-            f"SELECT tbps_size, tbps_mtime_ns, tbps_sha256, {names} FROM record WHERE record = ?", (number,)
-        ).fetchone()
-        return Entry(path, FileStamp(*row[:3]), dict(zip(self.columns, row[3:], strict=True)))
+        row = self._row(path, (*_STAMP, *self.columns))
+        return None if row is None else self._entry(path, row)
 
     def of_content(self, sha256: str) -> list[Path]:
         """The paths of the records whose file had this content."""
@@ -68,10 +62,11 @@ class RecordTable:
 
     def differs(self, entry: Entry) -> bool:
         """Whether recording an entry, which the gallery has already, would change anything."""
-        known = self.find(entry.path)
-        if known is None or known.stamp != entry.stamp or self._mark(entry.path) is not None:
+        row = self._row(entry.path, ("tbps_unreachable", *_STAMP, *self.columns))
+        if row is None or row[0] is not None:
             return True
-        return any(
+        known = self._entry(entry.path, row[1:])
+        return known.stamp != entry.stamp or any(
             (column := find_column(name, self.columns)) is None or known.metadata[column] != _stored(column, value)
             for name, value in entry.metadata.items()
         )
@@ -143,11 +138,18 @@ class RecordTable:
         for place in self.roots.places(path):
             self._connection.execute("DELETE FROM reject WHERE tbps_root = ? AND path = ?", place)
 
-    def _mark(self, path: Path) -> str | None:
-        found = self._connection.execute(
-            "SELECT tbps_unreachable FROM record WHERE record = ?", (self.number(path),)
-        ).fetchone()
-        return None if found is None else found[0]
+    def _row(self, path: Path, names: Sequence[str]) -> tuple[Any, ...] | None:
+        """Some columns of the record of a path; None when it has none."""
+        sql = f"SELECT {', '.join(map(quoted, names))} FROM record WHERE tbps_root = ? AND path = ?"
+        for place in self.roots.places(path):
+            row: tuple[Any, ...] | None = self._connection.execute(sql, place).fetchone()
+            if row is not None:
+                return row
+        return None
+
+    def _entry(self, path: Path, row: tuple[Any, ...]) -> Entry:
+        """From the columns `_STAMP` and the metadata."""
+        return Entry(path, FileStamp(*row[: len(_STAMP)]), dict(zip(self.columns, row[len(_STAMP) :], strict=True)))
 
     def _metadata(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
         values: dict[str, Value] = {}
