@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command_line import succeed
+from command_line import run_on_terminal, succeed
 from PIL import Image
 
 from tbps_infer.data.synth import SynthOptions, write_dataset
@@ -57,20 +55,6 @@ def test_files_for_programs_have_plain_line_ends(gallery: Path, form: str) -> No
 
 @pytest.mark.parametrize("colours", [True, False])
 def test_a_terminal_without_colours_gets_no_escapes(gallery: Path, colours: bool) -> None:
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
-    env.pop("NO_COLOR", None)
-    if not colours:
-        env["NO_COLOR"] = "1"
-    command = [sys.executable, "-m", "tbps_infer.cli.main", "search", str(gallery), "a man", "-k", "2"]
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=env) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
-    assert process.returncode == 0 and b"a man" in shown
-    assert (b"\x1b" in shown) == colours
+    shown = run_on_terminal("search", gallery, "a man", "-k", "2", colours=colours)
+    assert "a man" in shown
+    assert ("\x1b" in shown) == colours

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
-from command_line import fail, run, succeed
+from command_line import fail, run, run_on_terminal, succeed
 from PIL import Image
 
 TBPS = str(Path(sys.executable).parent / "tbps")
@@ -56,29 +52,13 @@ def test_nothing_from_outside_gives_the_terminal_orders(gallery: Path, arguments
 
 def test_a_name_stays_within_its_line(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "c\nError: x.png").write_bytes(b"junk")
-    done = succeed("embed", tiny_bundle, tmp_path, "-o", tmp_path / "gallery")
+    done = fail(1, "embed", tiny_bundle, tmp_path, "-o", tmp_path / "gallery")
     shown = done.output + run("info", tmp_path / "gallery").output
     assert shown.count(r"c\u000aError: x.png") == 2 and "\nError" not in shown
 
 
-def _on_terminal(columns: int, *arguments: str) -> str:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"NO_COLOR": "1"}
-    with subprocess.Popen([TBPS, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, env=env):
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
-    return shown.decode()
-
-
 def test_a_narrow_terminal_breaks_no_path_and_obeys_nothing(gallery: Path) -> None:
-    shown = _on_terminal(80, "search", str(gallery), "a man")
+    shown = run_on_terminal("search", gallery, "a man", columns=80, colours=False)
     lines = [line.strip() for line in shown.splitlines()]
     assert str(gallery.parent / r"a\u001b[31mred\u001b]0;own\u0007\u009b.png") in lines
     assert str(gallery.parent / r"b\u000aError: x.png") in lines

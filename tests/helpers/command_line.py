@@ -1,14 +1,21 @@
-"""Runs `tbps` in this process; standard output and standard error are kept apart."""
+"""Runs `tbps` in this process, with standard output and standard error kept apart, or on a terminal of its own."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Mapping
 
 from click.testing import CliRunner, Result
 
 from tbps_infer.cli.main import cli
 
-__all__ = ["fail", "run", "succeed"]
+__all__ = ["fail", "run", "run_on_terminal", "succeed"]
 
 
 def run(*arguments: object, stdin: str | None = None, env: Mapping[str, str] | None = None) -> Result:
@@ -28,3 +35,23 @@ def fail(code: int, *arguments: object, env: Mapping[str, str] | None = None) ->
     done = run(*arguments, env=env)
     assert done.exit_code == code, done.output
     return done
+
+
+def run_on_terminal(*arguments: object, columns: int = 200, colours: bool = True) -> str:
+    """What a command that must exit with 0 writes on a terminal of so many columns, which may refuse colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    env |= {"TERM": "xterm-256color"} | ({} if colours else {"NO_COLOR": "1"})
+    command = [sys.executable, "-m", "tbps_infer.cli.main", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=env) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()

@@ -6,12 +6,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from fake_memory import FakeMemory
+from fake_tensorrt import fake_library
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,8 +26,6 @@ from tbps_infer.runners.buckets import batch_buckets, bucket_for
 from tbps_infer.runners.fake import fake_facts
 from tbps_infer.runners.protocol import DeviceTimes, Feeds, TensorSpec
 from tbps_infer.sources import read_sources
-from tbps_infer.tensorrt.flavours import FLAVOURS
-from tbps_infer.tensorrt.library import REQUIRED_API, Library
 from tbps_infer.tensorrt.runner import TensorRTRunner
 from tbps_infer.tensorrt.runtime_cache import RuntimeCache
 from tbps_infer.tensorrt.session import EngineSession
@@ -180,14 +179,6 @@ class FakeEngine:
         assert strategy == "USER_MANAGED"
         self.contexts.append(FakeContext(self))
         return self.contexts[-1]
-
-
-def fake_library() -> Library:
-    module = ModuleType("tensorrt")
-    vars(module)["__version__"] = "10.3.0"
-    for owner, members in REQUIRED_API.items():
-        vars(module)[owner] = type(owner, (), {member: member for member in members})
-    return Library(module, FLAVOURS["tensorrt"])
 
 
 class Setup:
