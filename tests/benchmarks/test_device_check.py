@@ -24,10 +24,12 @@ from tbps_infer.benchmarks.device_sections import engine_runner, onnxruntime
 from tbps_infer.benchmarks.device_sections.context import SectionContext, checked, noted, skipped, timed
 from tbps_infer.benchmarks.device_sections.memory import memory_facts
 from tbps_infer.benchmarks.device_sections.search import stage_facts
+from tbps_infer.bundle import Bundle
 from tbps_infer.devices import Device
 from tbps_infer.gallery.search.kernel import KernelScan
 from tbps_infer.gallery.vectors import StoredVectors
-from tbps_infer.runners import Feeds
+from tbps_infer.model_facts import Branch
+from tbps_infer.runners import Feeds, Runner, RunOptions
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 
@@ -133,17 +135,12 @@ def test_a_graph_passes_only_if_it_agrees_with_its_reference(
         def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
             return {name: array[:, ::-1].copy() for name, array in super().run(feeds).items()}
 
-    graph = onnxruntime.open_runner
+    def harm(bundle: Bundle, branch: Branch, options: RunOptions) -> Runner:
+        kind = Harmed if branch == "image" else OnnxRuntimeRunner
+        return kind(bundle.check_graph(branch, "fp32"), options)
+
     if harmed:
-        monkeypatch.setattr(
-            onnxruntime,
-            "open_runner",
-            lambda bundle, branch, options: (
-                Harmed(bundle.check_graph(branch, "fp32"), options)
-                if branch == "image"
-                else graph(bundle, branch, options)
-            ),
-        )
+        monkeypatch.setattr(onnxruntime, "open_runner", harm)
     context = SectionContext.of(work=tmp_path, bundle=tiny_bundle, checkpoint=None, device="cpu")
     facts = list(onnxruntime.facts(context))
     (agrees,) = (fact for fact in facts if fact.get("check") == "fp32 agrees with its reference")
