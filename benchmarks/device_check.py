@@ -17,8 +17,11 @@ The exit status is 1 when a check failed or a section did not end by itself, and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ from typing import TextIO
 from tbps_infer.atomic import write_text
 from tbps_infer.benchmarks.device_report import Outcome, is_failure, report_text, summary_lines
 from tbps_infer.benchmarks.device_sections.context import Fact, SectionContext, skipped
+from tbps_infer.devices import Device
 from tbps_infer.errors import TbpsError
 
 __all__ = ["SECTIONS", "Section", "main"]
@@ -78,11 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.section:
         return _run_section(chosen)
     names = [section.name for section in SECTIONS]
-    only = chosen.only.split(",") if chosen.only else names
+    only = names if chosen.only is None else [name.strip() for name in chosen.only.split(",")]
     if unknown := set(only) - set(names):
-        parser.error(f"There is no section {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    return _run_all([section for section in SECTIONS if section.name in only], chosen)
+        parser.error(f"There is no section {', '.join(sorted(unknown)) or '(empty)'}; there are {', '.join(names)}.")
+    if not chosen.budget >= 0:
+        parser.error(f"The budget is {chosen.budget:g} seconds, want 0 or more.")
+    try:
+        Device.parse(chosen.device)
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        return _run_all([section for section in SECTIONS if section.name in only], chosen)
+    except (TbpsError, OSError) as error:
+        parser.error(str(error))
 
 
 def _run_section(chosen: argparse.Namespace) -> int:
@@ -141,29 +151,47 @@ def _run_process(section: Section, seconds: float, options: Sequence[str], lines
     print(f"== {section.name}", file=log, flush=True)
     command = [sys.executable, "-m", "tbps_infer.benchmarks.device_check", *options, "--section", section.name]
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    stopper = threading.Timer(seconds, process.kill)
+    # A group of its own, so that what a section started is stopped with it.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace", start_new_session=True
+    )
+
+    def stop() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    stopper = threading.Timer(seconds, stop)
     stopper.start()
     facts: list[Fact] = []
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if not line.startswith("{"):
+            fact = _fact(line)
+            if fact is None:
                 log.write(line)
                 continue
-            facts.append(json.loads(line))
+            facts.append(fact)
             print(json.dumps({"section": section.name, **facts[-1]}), file=lines, flush=True)
             if is_failure(facts[-1]):
                 print(f"  FAILED {line.rstrip()[:400]}", flush=True)
         status = process.wait()
     finally:
         stopper.cancel()
-        process.kill()
+        stop()
         process.wait()
         process.stdout.close()
     took = time.monotonic() - started
     end = "" if status == 0 else "stopped at its time limit" if took >= seconds else f"exit status {status}"
     return Outcome(section.name, end, tuple(facts), took)
+
+
+def _fact(line: str) -> Fact | None:
+    """A line as a fact; None for one that is something else, or was cut off."""
+    try:
+        fact = json.loads(line)
+    except ValueError:
+        return None
+    return fact if isinstance(fact, dict) else None
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -173,6 +174,48 @@ def test_sections_without_time_left_are_no_failure(
     monkeypatch.setattr(device_check, "SECTIONS", (Section("limits", 60),))
     assert main(["-o", str(tmp_path), "--cpu", "--budget", "0"]) == 0
     assert "no time left" in capsys.readouterr().out
+
+
+def test_what_is_no_fact_goes_to_the_log_and_what_a_section_starts_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The sections' processes get another program: it prints three broken lines, and starts one that stays."""
+    program = (
+        "import os, subprocess, sys\n"
+        'os.write(1, b\'{not json}\\n[1]\\n\\xff\\n{"check": "x", "ok": true}\\n{"check": "cu\')\n'
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "import time; time.sleep(60)\n"
+    )
+    really_popen = subprocess.Popen
+
+    def popen(command: Sequence[str], **named: Any) -> Any:
+        return really_popen([command[0], "-c", program], **named)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(device_check, "SECTIONS", (Section("limits", 3),))
+    started = time.monotonic()
+    assert main(["-o", str(tmp_path), "--cpu"]) == 1
+    assert time.monotonic() - started < 30
+    assert json.loads((tmp_path / "facts.jsonl").read_text()) == {"section": "limits", "check": "x", "ok": True}
+    assert "{not json}\n[1]\n\ufffd\n" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--device", "banana"], "banana"),
+        (["--budget", "nan"], "The budget is nan seconds"),
+        (["--budget", "-5"], "The budget is -5 seconds"),
+        (["--only", ""], "There is no section (empty)"),
+        (["-o", "/dev/null"], "/dev/null"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["-o", str(tmp_path), "--cpu", *options])
+    assert told in capsys.readouterr().err
 
 
 def test_an_unknown_section_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
