@@ -90,7 +90,7 @@ def source_folder(source: str) -> Path:
         return absolute_path(path).parent
     if path.is_dir() or not glob.has_magic(source):
         return absolute_path(path)
-    return next(folder for folder in absolute_path(path).parents if not glob.has_magic(str(folder)))
+    return absolute_path(next(folder for folder in path.parents if not glob.has_magic(str(folder))))
 
 
 def source_scope(source: str, items: Sequence[SourceItem]) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from embedded_folders import contents, embed, picture, write_pictures
 
 from tbps_infer.errors import GalleryError, SourceError
-from tbps_infer.gallery import Gallery, relocate_gallery
+from tbps_infer.gallery import Gallery, Removal, relocate_gallery, remove_records
 from tbps_infer.moves import is_gone
 from tbps_infer.pruning import prune_gallery, source_folder, source_scope
 from tbps_infer.sources import read_sources
@@ -199,6 +199,39 @@ def test_a_part_of_a_root_or_the_folder_above_it_can_be_relocated(tmp_path: Path
     relocate_gallery(gallery, folder, tmp_path / "away" / "disk")
     assert all(Path(path).exists() for path in contents(gallery))
     assert len(contents(gallery)) == 5
+
+
+@pytest.mark.parametrize("down", [True, False])
+def test_nested_roots_are_relocated_once(tmp_path: Path, gallery: Path, down: bool) -> None:
+    outer, inner = tmp_path / "r" / "a", tmp_path / "r" / "a" / "a"
+    write_pictures(outer, [1])
+    write_pictures(inner, [2, 3])
+    embed(gallery, outer, roots=(inner,) if down else ())
+    if not down:
+        embed(gallery, tmp_path / "r")
+    place = inner if down else tmp_path / "r"
+    place.mkdir(exist_ok=True)
+    assert relocate_gallery(gallery, outer, place) == 3
+    below = {str(place / path) for path in ("0001.ppm", "a/0002.ppm", "a/0003.ppm")}
+    assert set(contents(gallery)) == below
+
+
+def test_what_moved_to_where_something_was_removed_stays(tmp_path: Path, gallery: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", range(4))
+    embed(gallery, folder)
+    assert remove_records(gallery, Removal(paths=(folder / "0001.ppm",))) == 1
+    (folder / "0000.ppm").rename(folder / "0001.ppm")
+    assert embed(gallery, folder, forget=True).moved == 1
+    (folder / "0001.ppm").write_bytes(picture(77))
+    report = embed(gallery, folder)
+    assert (report.embedded, report.unchanged, report.rejected) == (1, 2, 0)
+
+
+def test_the_working_folder_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_pictures(tmp_path / "cam[1]" / "people", [1])
+    monkeypatch.chdir(tmp_path / "cam[1]")
+    assert source_folder("people/*.ppm") == folder
+    assert source_folder("*/*.ppm") == tmp_path / "cam[1]"
 
 
 def test_a_root_can_be_named_and_a_picture_recorded_twice_on_purpose(tmp_path: Path, gallery: Path) -> None:

@@ -48,7 +48,7 @@ def removable(gallery: Gallery, what: Filter | Removal) -> NDArray[np.int64]:
         )
     found = gallery.selected(removal.where).records
     if removal.records is not None:
-        found = np.intersect1d(found, np.array(removal.records, dtype=np.int64))
+        found = found[np.isin(found, [number for number in removal.records if number < 2**63])]
     if removal.paths is not None:
         below = gallery.records_below(removal.paths)
         found = np.intersect1d(found, np.array(below, dtype=np.int64))

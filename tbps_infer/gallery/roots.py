@@ -59,28 +59,33 @@ def relocate(connection: sqlite3.Connection, old: Path, new: Path) -> int:
     """
     before, after = _folder_text(old), _folder_text(new)
     moved = 0
+    wanted: dict[int, str] = {}
     for root, folder in connection.execute("SELECT root, folder FROM root").fetchall():
         if folder.startswith(before):
-            inner, wanted = "", after + folder[len(before) :]
+            inner, wanted[root] = "", after + folder[len(before) :]
         elif before.startswith(folder):
-            inner, wanted = before[len(folder) :], after
+            inner, wanted[root] = before[len(folder) :], after
         else:
             continue
-        connection.execute("INSERT INTO root (folder) VALUES (?) ON CONFLICT DO NOTHING", (wanted,))
-        target = connection.execute("SELECT root FROM root WHERE folder = ?", (wanted,)).fetchone()[0]
+        # Out of the way first: the new place may be below a root that is itself still to be moved.
+        for table in _PLACED:
+            changed = connection.execute(
+                f"UPDATE {table} SET tbps_root = -tbps_root, path = substr(path, ?) "
+                "WHERE tbps_root = ? AND substr(path, 1, ?) = ?",
+                (len(inner) + 1, root, len(inner), inner),
+            ).rowcount
+            moved += changed if table == "record" else 0
+    for root, folder in wanted.items():
+        connection.execute("INSERT INTO root (folder) VALUES (?) ON CONFLICT DO NOTHING", (folder,))
+        target = connection.execute("SELECT root FROM root WHERE folder = ?", (folder,)).fetchone()[0]
         for table in _PLACED:
             try:
-                changed = connection.execute(
-                    f"UPDATE {table} SET tbps_root = ?, path = substr(path, ?) "
-                    "WHERE tbps_root = ? AND substr(path, 1, ?) = ?",
-                    (target, len(inner) + 1, root, len(inner), inner),
-                ).rowcount
+                connection.execute(f"UPDATE {table} SET tbps_root = ? WHERE tbps_root = ?", (target, -root))
             except sqlite3.IntegrityError as error:
                 raise GalleryError(
                     f"A picture below {old} is recorded below {new} already.",
                     "Remove one of the two first with tbps gallery rm --path.",
                 ) from error
-            moved += changed if table == "record" else 0
     if not moved:
         folders = [folder for (folder,) in connection.execute("SELECT folder FROM root ORDER BY folder LIMIT 5")]
         raise GalleryError(

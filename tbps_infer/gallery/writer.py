@@ -194,6 +194,7 @@ class GalleryWriter:
         with self._all_or_nothing():
             for old, entry in moved:
                 self._table.move(old, entry.path)
+                forget_tombstone(self._connection, self._table.roots, entry.path, entry.stamp.sha256)
             self._record(embedded, data, [*(entry for _, entry in moved), *changes])
             for problem in unreachable:
                 self._table.mark_unreachable(problem)

@@ -181,6 +181,11 @@ def test_records_are_chosen_by_number_path_file_and_age(world: tuple[Path, Path]
         hits_records(hits)
 
 
+def test_a_number_that_no_record_can_have_removes_nothing(world: tuple[Path, Path]) -> None:
+    assert remove_records(world[0], Removal(records=(10**20,))) == 0
+    assert remove_records(world[0], Removal(records=(10**20, 3))) == 1
+
+
 def test_a_hard_linked_copy_is_refused_and_the_original_stays(world: tuple[Path, Path], tmp_path: Path) -> None:
     gallery, _ = world
     before = contents(gallery)
