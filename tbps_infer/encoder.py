@@ -183,7 +183,9 @@ class Encoder:
         Yields:
             float32 ``[n, dim]``: the next ``batch_size`` of them, at the end what is left. Raises as `encode_crops`.
         """
-        size = batch_size or self.batch_size
+        size = self.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise UsageError(f"The batch size is {size}, want 1 or more.")
         source = iter(crops)
         first = next(source, None)
         if first is None:  # a branch is opened when there is something to embed
@@ -197,6 +199,8 @@ class Encoder:
                 if not free:
                     staged.append(self.runner("image").stage(size))
                     free.append(staged[-1])
+                if self._closed:  # what was staged is freed
+                    raise FeedError("the encoder is closed")
                 used.append(free.pop())
                 pixels = used[-1]["pixels"]
                 yield {"pixels": pixels[: _fill(pixels, chain([crop], islice(source, size - 1)))]}
@@ -209,7 +213,7 @@ class Encoder:
                     yield vectors
         finally:
             if not self._closed:
-                self._staged[size] = staged
+                self._staged.setdefault(size, []).extend(staged)
 
     def encode_images(self, sources: Sequence[Path | bytes | Image.Image]) -> NDArray[np.float32]:
         """Decode, resize and embed pictures; the next ones are decoded while a batch is embedded.

@@ -253,6 +253,25 @@ def test_streams_beside_each_other_have_arrays_of_their_own(tokenizer: Tokenizer
     np.testing.assert_array_equal(np.concatenate([*parts, *outer]), expected)
 
 
+def test_a_stream_keeps_no_more_than_its_arrays_and_ends_with_the_encoder(tokenizer: Tokenizer) -> None:
+    encoder, _, _ = encoder_of(tokenizer)
+    crops = crops_of(12)
+    outer = encoder.encode_stream(crops)
+    next(outer)
+    for size in (0, -2):
+        with pytest.raises(UsageError, match=f"The batch size is {size}"):
+            next(encoder.encode_stream(crops, size))
+    for _ in range(2):
+        list(encoder.encode_stream(crops))
+    outer.close()
+    assert len(encoder._staged[4]) == 2
+    last = encoder.encode_stream(crops)
+    next(last)
+    encoder.close()
+    with pytest.raises(FeedError, match="is closed"):
+        next(last)
+
+
 def test_decoders_follow_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, threads in ((1, 1), (6, 6), (16, 16), (96, MOST_DECODERS)):
         monkeypatch.setattr("tbps_infer.decoding.usable_cores", lambda cores=cores: cores)

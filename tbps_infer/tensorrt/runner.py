@@ -122,6 +122,7 @@ class TensorRTRunner:
             finished: list[dict[str, NDArray[Any]]] = []
             try:
                 for feeds in batches:
+                    self._require_open()
                     check_feeds(self.inputs, feeds)
                     session, fitting = self._fitting(feeds)
                     parts.append(-(-rows_of(feeds) // session.maximum))
@@ -132,11 +133,14 @@ class TensorRTRunner:
                     while parts and len(finished) >= parts[0]:
                         yield _joined(finished, parts.popleft())
                 while parts:
+                    self._require_open()
                     while len(finished) < parts[0]:
                         finished.append(_collected(under_way))
                     yield _joined(finished, parts.popleft())
             finally:
-                while under_way:  # an error, or an iteration given up; what failed first is what is told
+                # After an error, or an iteration given up; what failed first is what is told. A runner that was
+                # closed meanwhile has waited for its batches and freed them.
+                while under_way and not self._closed:
                     with contextlib.suppress(BackendError):
                         _collected(under_way)
 
@@ -184,10 +188,13 @@ class TensorRTRunner:
     def _in_use(self) -> Iterator[None]:
         """The runner for this thread alone, the device its own. Raises FeedError when it is closed."""
         with self._lock:
-            if self._closed:
-                raise FeedError("the runner is closed")
+            self._require_open()
             with device_of(self._memory):
                 yield
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FeedError("the runner is closed")
 
     def _fitting(self, feeds: Feeds) -> tuple[EngineSession, Feeds]:
         """The engine for these arrays, and the arrays filled up to its length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -547,6 +548,18 @@ def test_a_stream_given_up_leaves_the_runner_usable() -> None:
     np.testing.assert_array_equal(setup.runner.run(crops(9))["image_embedding"], embed(crops(9)))
     setup.runner.close()
     assert setup.memory.held == 0
+
+
+@pytest.mark.parametrize("end", [next, lambda stream: stream.close()])
+def test_a_stream_of_a_runner_that_was_closed_touches_nothing(end: Callable[[Any], object]) -> None:
+    setup = Setup()
+    stream = setup.runner.run_stream(crops(2, seed) for seed in range(6))
+    next(stream)
+    setup.runner.close()
+    assert setup.memory.held == 0
+    with pytest.raises(FeedError, match="the runner is closed") if end is next else contextlib.nullcontext():
+        end(stream)
+    assert setup.memory.current == 0
 
 
 def test_threads_wait_for_each_other() -> None:

@@ -154,7 +154,7 @@ class KernelScan:
         if not len(rows):
             return
         # One search at a time: the device is busy with it anyway.
-        with self._lock, device_of(self._memory), self._idle_afterwards():
+        with self._lock, self._in_use():
             chosen = self._rows.choose(rows)
             # With N rows, a sample of C gives a score that k N / C rows reach: for this C a quarter of the room.
             least = _power_of_two(2 * math.isqrt(pool.k * (chosen.stop - chosen.first)), _LEAST_ENTRIES)
@@ -170,6 +170,14 @@ class KernelScan:
                     counted = self._search(pool, task, some, len(queries))
                     full = np.flatnonzero(counted > capacity)
                     waiting += [(some[i : i + 1], _power_of_two(int(counted[i]), 2 * capacity)) for i in full]
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """The device the calling thread's own. Raises BackendError when this is closed."""
+        if self._closed:
+            raise BackendError("The search on the device is closed.", "Open the gallery again.")
+        with device_of(self._memory), self._idle_afterwards():
+            yield
 
     @contextlib.contextmanager
     def _idle_afterwards(self) -> Iterator[None]:

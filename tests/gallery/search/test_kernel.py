@@ -61,6 +61,8 @@ def test_any_rows_in_any_order(dtype: str, resident: int) -> None:
     scan.close()
     scan.close()
     assert (memory.held, memory.closed, memory.current) == (0, True, 0)
+    with pytest.raises(BackendError, match="The search on the device is closed"):
+        check_first_stage(vectors, np.arange(9), random_queries(3, 28), 10, scan)
 
 
 @pytest.mark.parametrize("queries", [1, 3, 9, 33, 65])
