@@ -65,7 +65,12 @@ class PictureFinder:
         found: list[str] = []
         seen: set[tuple[int, int]] = set()  # linked folders are followed, each folder once
         for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-            status = os.stat(parent)  # noqa: PTH116 - pathlib takes seconds more for a million files
+            try:
+                status = os.stat(parent)  # noqa: PTH116 - pathlib takes seconds more for a million files
+            except OSError as error:  # it went while others were read
+                refuse(error)
+                folders.clear()
+                continue
             if (status.st_dev, status.st_ino) in seen:
                 folders.clear()
                 continue

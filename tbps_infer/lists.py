@@ -36,6 +36,7 @@ __all__ = [
     "ListStyle",
     "Row",
     "list_format",
+    "refuse_twice",
 ]
 
 ListFormat = Literal["csv", "jsonl", "txt"]
@@ -73,6 +74,12 @@ class ListStyle:
     def __post_init__(self) -> None:
         if self.separator is not None and self.separator not in SEPARATORS:
             raise UsageError(f"The separator is {self.separator!r}, want one of {' '.join(map(repr, SEPARATORS))}.")
+
+
+def refuse_twice(files: Sequence[str], error: type[TbpsError]) -> None:
+    """Raise an error when standard input is named more than once: it can be read once."""
+    if files.count(STANDARD_INPUT) > 1:
+        raise error("Standard input is named twice, and can be read once.", f"Give {STANDARD_INPUT} once.")
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,11 @@ class NamePattern:
             if directive and directive not in _DIRECTIVES:
                 raise self._problem(f"%{directive} is not known; want one of %{', %'.join(_DIRECTIVES)}")
             expression += re.escape(literal) + (_DIRECTIVES[directive] if directive else "")
+        named = re.findall("%(.)", form)
+        if len(set(named)) < len(named):
+            raise self._problem(f"the form {form!r} of the time has a directive twice")
+        if not {"Y", "y"} & set(named):
+            raise self._problem(f"the form {form!r} of the time has no year, %Y or %y")
         return expression
 
     def _problem(self, reason: str) -> UsageError:

@@ -25,7 +25,7 @@ from pathlib import Path
 from tbps_infer.errors import SourceError, TbpsError
 from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, is_picture
 from tbps_infer.gallery.columns import ColumnType, Value, column_problem
-from tbps_infer.lists import STANDARD_INPUT, ListReader, ListStyle, Row
+from tbps_infer.lists import STANDARD_INPUT, ListReader, ListStyle, Row, refuse_twice
 from tbps_infer.metadata import MetadataReader
 from tbps_infer.name_pattern import NamePattern
 
@@ -109,6 +109,7 @@ def read_sources_with_report(sources: Sequence[str], options: SourceOptions | No
         SourceError: A source does not exist or names no picture, a line of a list does not follow its format, a
             column holds numbers and text, or two rows say different things about one picture.
     """
+    refuse_twice(sources, SourceError)
     reading = _Reading(options or SourceOptions())
     for source in sources:
         for mention in reading.mentions(source):

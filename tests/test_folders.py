@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,23 @@ def test_only_pictures_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="neither a picture nor") as caught:
         read_sources([str(tmp_path / "a.heic")])
     assert "tbps-infer[heif]" in caught.value.hint
+
+
+def test_a_folder_that_goes_while_others_are_read_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").touch()
+    really_stat = os.stat
+
+    def stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if str(path) == str(tmp_path / "a"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return really_stat(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    report = read_sources_with_report([str(tmp_path)])
+    assert [item.path.parent.name for item in report.items] == ["b"]
+    assert report.skipped == {"folders that cannot be read": (1, str(tmp_path / "a"))}
 
 
 @pytest.mark.usefixtures("locked")

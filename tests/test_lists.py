@@ -286,6 +286,13 @@ def test_queries_on_standard_input_may_be_csv(monkeypatch: pytest.MonkeyPatch) -
         list(read_queries([], ["-"], []))
 
 
+def test_standard_input_is_read_once() -> None:
+    with pytest.raises(SourceError, match="Standard input is named twice"):
+        read_sources(["-", "-"])
+    with pytest.raises(UsageError, match="Standard input is named twice"):
+        list(read_queries([], ["-", "-"], []))
+
+
 def test_numbers_of_json_are_written_as_they_were(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text('{"id": 1.10, "text": "a man", "person": 12e4}\n')

@@ -54,6 +54,8 @@ def test_names_hold_metadata(pattern: str, path: str, values: dict[str, str] | N
         ("{id", "cannot be used: "),
         ("{id:%Y}", "only a time has a form"),
         ("{time:%Q}", "%Q is not known"),
+        ("{time:%H-%M-%S}_{}", "has no year"),
+        ("{time:%Y-%m-%d_%Y}_{}", "has a directive twice"),
         ("{record}", "reserved"),
         ("{tbps_x}", "reserved"),
     ],

@@ -382,3 +382,16 @@ def test_two_rows_for_one_picture_are_equal_or_an_error(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=r"line 3: id of .*a\.jpg is .*, and '1' in an earlier row"):
             read_sources([listed])
         assert [item.metadata for item in read_sources([listed], SourceOptions(first_row=True))] == [{"id": "1"}]
+
+
+def test_times_of_years_without_whole_offsets_are_found_again() -> None:
+    moment = read_moment("1900-01-01")
+    assert moment is not None
+    text = moment.text(find_zone("Asia/Kolkata"))
+    assert text == "1900-01-01+05:21"
+    again = read_moment(text)
+    assert again is not None and again.clock_seconds == moment.clock_seconds
+    newer = read_moment("2024-05-31T08:30")
+    assert newer is not None
+    assert newer.text(find_zone("America/St_Johns")) == "2024-05-31T08:30-02:30"
+    assert newer.text(find_zone("Europe/London")) == "2024-05-31T08:30+01:00"

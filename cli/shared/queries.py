@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from tbps_infer.errors import UsageError
-from tbps_infer.lists import ListReader, ListStyle, Row
+from tbps_infer.lists import ListReader, ListStyle, Row, refuse_twice
 from tbps_infer.queries import PersonQuery
 
 __all__ = ["Query", "combined_query", "groups_as_read", "groups_of", "read_queries"]
@@ -118,6 +118,7 @@ def read_queries(
     Raises:
         UsageError: A file cannot be read, or a line has no text.
     """
+    refuse_twice(files, UsageError)
     for query in _read(texts, files, images, style or ListStyle()):
         yield replace(query, composed=replace(query.parts, exclude=tuple(exclude))) if exclude else query
 

@@ -65,9 +65,12 @@ class Moment:
         """
         if self.zone is not None or (zone is timezone.utc and ":" not in self.written):
             return self.written
-        offset = self.clock.replace(tzinfo=zone).isoformat()[len(self.clock.isoformat()) :]
+        offset = zone.utcoffset(self.clock) or timedelta()
+        # Local mean time, which clocks showed before about 1911, has seconds; ISO 8601's offsets have none.
+        hours, minutes = divmod(round(abs(offset) / timedelta(minutes=1)), 60)
+        sign = "-" if offset < timedelta() else "+"
         date_and_clock = self.written if len(self.written) > 7 else self.clock.date().isoformat()
-        return date_and_clock + ("Z" if offset == "+00:00" else offset)
+        return date_and_clock + (f"{sign}{hours:02}:{minutes:02}" if offset else "Z")
 
 
 def read_moment(value: str | float | None, unix_zone: tzinfo = timezone.utc) -> Moment | None:
