@@ -20,6 +20,7 @@ from tbps_infer.export.int8.calibration import CALIBRATE_AT_MOST, LEAST, Calibra
 from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.runners.options import RunOptions
+from tbps_infer.tensorrt.engine_folder import EngineFolder
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.samples import synthetic_samples
 from tbps_infer.verification.tolerances import Thresholds
@@ -82,8 +83,11 @@ def test_exporting_for_int8_engines_writes_int8_graphs_and_builds_from_them(
         *("--precision", "int8", "--calibration", people, "--int8-min-overlap", 0, "--int8-min-cosine", 0),
     )
     assert "INT8: image 33 layers" in done.stdout
-    assert "5 engines" in done.stdout
+    assert "2 engines" in done.stdout
     (folder,) = (tmp_path / "bundle" / "engines").iterdir()
+    plans = EngineFolder.open(folder).facts.plans
+    assert [plan.lengths for plan in plans] == [(), (32, 48, 64, 100)], "one text engine for four lengths"
+    assert [len(plan.proofs) for plan in plans] == [1, 4]
     assert folder.name.endswith("-int8")
     assert "kernels use INT8 and" in done.stderr
 
