@@ -39,7 +39,7 @@ def test_synth_train_eval(tmp_path: Path) -> None:
     _tbps("data", "synth", "-o", data, "--train", "240", "--val", "30", "--test", "40", "--workers", "1")
     _tbps("init", "--size", "tiny", "--dataset", data, "-o", tmp_path / "start")
     recipe = ["--epochs", "12", "--milestones", "9", "--head-lr", "1e-3", "--backbone-lr", "1e-3", "--pad", "3"]
-    start: list[str | Path] = ["--init", tmp_path / "start", "--warmup-epochs", "1", "--precision", "bf16-mixed"]
+    start: list[str | Path] = ["--init", tmp_path / "start", "--warmup-epochs", "1"]
     _tbps("train", data, "-o", tmp_path / "run", *recipe, *start)
     untrained, trained = _rank1(tmp_path / "start", data), _rank1(tmp_path / "run" / "best", data)
     chance = 100 / 40

@@ -82,6 +82,16 @@ def test_a_run_resumed_after_a_kill_equals_an_uninterrupted_one(
     assert [row["fine_cmr"] for row in rows[0]] == [row["fine_cmr"] for row in rows[1]]
 
 
+def test_mixed_precision_trains_weights_that_stay_fp32(
+    initial: Path, splits: tuple[Split, Split], tmp_path: Path
+) -> None:
+    report = train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=1, precision="bf16-mixed"))
+    before, after = _tensors(initial), _tensors(report.best)
+    assert {tensor.dtype for tensor in after.values() if tensor.is_floating_point()} == {torch.float32}
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in after.values())
+    assert not _same(before, after)
+
+
 def test_a_run_folder_of_other_options_is_refused(initial: Path, splits: tuple[Split, Split], tmp_path: Path) -> None:
     options = replace(OPTIONS, epochs=1)
     train(initial, splits, tmp_path / "run", options)
