@@ -111,6 +111,7 @@ def embed(
     """
     from tbps_infer.embedding import EmbedOptions, embed_gallery
     from tbps_infer.encoder import Encoder
+    from tbps_infer.lists import is_stream
     from tbps_infer.pruning import prune_gallery, source_folder, source_scope
     from tbps_infer.sources import absolute_path, source_items
 
@@ -118,8 +119,8 @@ def embed(
         raise click.UsageError("--poll needs --watch.")
     if watch:
         _require_folders(sources)
-    if prune is not None and "-" in sources:
-        raise click.UsageError("--prune cannot look at a list on standard input again; put it into a file.")
+    if prune is not None and any(map(is_stream, sources)):
+        raise click.UsageError("--prune cannot look at a list on standard input or in a pipe again; use a file.")
 
     read = _reader(sources, reading)
     if dry_run:

@@ -116,7 +116,7 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
             "records": gallery.count,
             "rejected": {str(reject.path): reject.reason for reject in gallery.rejects},
             "unreachable": {str(reject.path): reject.reason for reject in gallery.unreachable},
-            "removed": gallery.tombstones,
+            "removed": len(gallery.tombstones),
             "roots": {str(root): count for root, count in gallery.roots.items()},
             "missing": missing,
             "columns": list(gallery.columns),

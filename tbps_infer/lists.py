@@ -35,6 +35,7 @@ __all__ = [
     "ListReader",
     "ListStyle",
     "Row",
+    "is_stream",
     "list_format",
     "refuse_twice",
 ]
@@ -74,6 +75,11 @@ class ListStyle:
     def __post_init__(self) -> None:
         if self.separator is not None and self.separator not in SEPARATORS:
             raise UsageError(f"The separator is {self.separator!r}, want one of {' '.join(map(repr, SEPARATORS))}.")
+
+
+def is_stream(source: str) -> bool:
+    """Whether a list is read once and lies in no folder: standard input, or a pipe as a shell names it."""
+    return source == STANDARD_INPUT or Path(source).is_fifo()
 
 
 def refuse_twice(files: Sequence[str], error: type[TbpsError]) -> None:
@@ -117,8 +123,14 @@ class ListReader:
         lines = self._text()
         head = list(_until_text(lines))
         first = head[-1] if head else ""
-        names = {name.strip(' \t\r\n"').lower() for name in re.split(r"[,;|\t]", first)}
-        form: ListFormat = "csv" if names.issuperset(required) else "txt"
+        names = [name.strip(' \t\r\n"').lower() for name in re.split(r"[,;|\t]", first)]
+        form: ListFormat = "csv" if set(names).issuperset(required) else "txt"
+        if form == "txt" and len(names) > 1 and all(map(str.isidentifier, names)):
+            raise self.problem(
+                len(head),
+                f"{first.strip()!r} could be text or a CSV header without the column {required[0]!r}.",
+                f"Name the column {required[0]!r}, or say what it is: --list-format txt.",
+            )
         if first.lstrip().startswith("{"):
             form = "jsonl"
         return replace(self, stream=chain(head, lines), style=replace(self.style, form=form))

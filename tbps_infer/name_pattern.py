@@ -75,6 +75,9 @@ class NamePattern:
             parsed = list(string.Formatter().parse(self._text))
         except ValueError as error:
             raise self._problem(f"{error}") from error
+        for _, name, _, conversion in parsed:
+            if conversion:
+                raise self._problem(f"{{{name}!{conversion}}} converts its value, which a pattern cannot")
         return [(literal, name, form or "") for literal, name, form, _ in parsed]
 
     @cached_property
@@ -110,6 +113,8 @@ class NamePattern:
     def _time_expression(self, form: str) -> str:
         """What a time in a form of strptime looks like."""
         expression = ""
+        if form.replace("%%", "").endswith("%"):
+            raise self._problem(f"the form {form!r} of the time ends with a % that stands for nothing")
         for literal, directive in re.findall(r"([^%]*)(?:%(.))?", form):
             if directive and directive not in _DIRECTIVES:
                 raise self._problem(f"%{directive} is not known; want one of %{', %'.join(_DIRECTIVES)}")

@@ -12,6 +12,7 @@ from typing import Literal
 from tbps_infer.errors import GalleryError
 from tbps_infer.folders import is_picture
 from tbps_infer.gallery.writer import open_writer
+from tbps_infer.lists import is_stream
 from tbps_infer.moves import is_gone
 from tbps_infer.sources import SourceItem, absolute_path
 
@@ -83,9 +84,13 @@ def prune_gallery(gallery: Path, scopes: Sequence[Path], mode: PruneMode = "dry-
 def source_folder(source: str) -> Path:
     """The folder of a source, absolute: itself, or the one that a picture, a list or a pattern is in.
 
+    A list on standard input or in a pipe is read as if it were in the current folder.
+
     What does not exist and is no pattern is taken for a folder that is away.
     """
     path = Path(source)
+    if is_stream(source):
+        return absolute_path(".")
     if path.is_file():
         return absolute_path(path).parent
     if path.is_dir() or not glob.has_magic(source):

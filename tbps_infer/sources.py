@@ -25,7 +25,7 @@ from pathlib import Path
 from tbps_infer.errors import SourceError, TbpsError
 from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, is_picture
 from tbps_infer.gallery.columns import ColumnType, Value, column_problem
-from tbps_infer.lists import STANDARD_INPUT, ListReader, ListStyle, Row, refuse_twice
+from tbps_infer.lists import ListReader, ListStyle, Row, is_stream, refuse_twice
 from tbps_infer.metadata import MetadataReader
 from tbps_infer.name_pattern import NamePattern
 
@@ -160,7 +160,7 @@ class _Reading:
             problem += "" if self._options.recursive else "; subfolders were not searched"
         elif path.is_file() and is_picture(source):
             found, problem = [source], ""
-        elif path.is_file() or source == STANDARD_INPUT:
+        elif path.is_file() or is_stream(source):
             yield from self._listed(source)
             return
         elif glob.has_magic(source):
@@ -178,7 +178,7 @@ class _Reading:
 
     def _listed(self, source: str) -> Iterator[_Mention]:
         reader = ListReader(source, SourceError, name_problem=column_problem, style=self._options.style)
-        if source != STANDARD_INPUT and reader.form is None:
+        if reader.form is None and not is_stream(source):
             raise SourceError(
                 f"The file {source} is neither a picture nor a .txt, .csv or .jsonl list.",
                 _EXTENSIONS_HINT,
@@ -189,7 +189,7 @@ class _Reading:
             path = row.text("path")
             if "\0" in path:
                 raise row.problem(f"the path {path!r} contains a NUL character.")
-            yield _Mention(absolute_path(Path(source).parent / path), row)
+            yield _Mention(absolute_path(path if is_stream(source) else Path(source).parent / path), row)
         if empty:
             raise SourceError(f"The list {source} names no picture.")
 

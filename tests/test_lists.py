@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tbps_infer.cli.shared.queries import read_queries
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.errors import DatasetError, SourceError, TbpsError, UsageError
 from tbps_infer.lists import ListReader, ListStyle, list_format
+from tbps_infer.pruning import source_folder
 from tbps_infer.sources import SourceOptions, read_sources
 
 HEADER = b"path,text,caption\n"
@@ -298,3 +301,26 @@ def test_numbers_of_json_are_written_as_they_were(tmp_path: Path) -> None:
     file.write_text('{"id": 1.10, "text": "a man", "person": 12e4}\n')
     (query,) = read_queries([], [str(file)], [])
     assert (query.id, query.person) == ("1.10", "12e4")
+
+
+@pytest.mark.parametrize("header", ["caption;id", "sentence,person", "query\tid"])
+def test_a_header_without_its_column_is_no_sentence(monkeypatch: pytest.MonkeyPatch, header: str) -> None:
+    standard_input(monkeypatch, f"{header}\n7\n".encode())
+    with pytest.raises(UsageError, match="could be text or a CSV header without the column 'text'"):
+        list(read_queries([], ["-"], []))
+    standard_input(monkeypatch, f"{header}\n".encode())
+    assert [query.text for query in read_queries([], ["-"], [], style=ListStyle("txt"))] == [header]
+
+
+def test_a_list_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ppm").touch()
+    pipe = tmp_path / "pipes" / "63"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("path;id\na.ppm;1\n",))
+    writer.start()
+    (item,) = read_sources([str(pipe)])
+    writer.join()
+    assert (item.path, item.metadata) == (tmp_path / "a.ppm", {"id": "1"})
+    assert source_folder(str(pipe)) == tmp_path

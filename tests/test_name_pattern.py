@@ -56,6 +56,8 @@ def test_names_hold_metadata(pattern: str, path: str, values: dict[str, str] | N
         ("{time:%Q}", "%Q is not known"),
         ("{time:%H-%M-%S}_{}", "has no year"),
         ("{time:%Y-%m-%d_%Y}_{}", "has a directive twice"),
+        ("{time:%Y-%m-%d%}_{}", "ends with a %"),
+        ("{camera!r}_{}", "converts its value"),
         ("{record}", "reserved"),
         ("{tbps_x}", "reserved"),
     ],

@@ -260,6 +260,7 @@ def test_times(text: str, seconds: float) -> None:
         *(
             "",
             "now",
+            "2024050108",
             "12",
             "2023-02-29",
             "2024-13-01",

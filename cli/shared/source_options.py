@@ -127,4 +127,6 @@ def metadata_table(items: list[SourceItem]) -> None:
 def _plain(value: Value) -> str:
     from rich.markup import escape
 
-    return "" if value is None else escape(str(value))
+    from tbps_infer.render.printable import printable_line
+
+    return "" if value is None else escape(printable_line(str(value)))

@@ -40,6 +40,7 @@ from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, 
 from tbps_infer.gallery.search.rows import Rows, Selection
 from tbps_infer.gallery.search.run import search_gallery
 from tbps_infer.gallery.search.sketch import Sketch
+from tbps_infer.gallery.tombstones import Tombstone
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
 from tbps_infer.model_facts import ModelFacts
 
@@ -54,13 +55,23 @@ _Index = TypeVar("_Index", Sketch, Graph)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record; `row` is where its embedding lies in `Gallery.vectors`, `stamp` the file it was made of."""
+    """One record.
+
+    Attributes:
+        record: Its number.
+        path: The picture, absolute.
+        row: Where its embedding lies in `Gallery.vectors`.
+        stamp: The file that it was made of.
+        metadata: The columns that have values.
+        embedded_s: When it was embedded, Unix time; None in galleries of the previous schema.
+    """
 
     record: int
     path: Path
     row: int
     stamp: FileStamp
     metadata: Mapping[str, Value]
+    embedded_s: float | None = None
 
 
 class Gallery:
@@ -87,7 +98,7 @@ class Gallery:
         self.columns = metadata_columns(connection)
         self.generation = current_generation(connection)
         self._is_current = is_current_schema(connection)
-        self._path_sql = PATH_SQL if self._is_current else "path"
+        self._path_sql, self._embedded_sql = (PATH_SQL, "tbps_embedded_s") if self._is_current else ("path", "NULL")
         self._mapped = mapped
         self._indexes: dict[str, Any] = {}
         self._devices: dict[tuple[Device, SearchBackend], DeviceStage] = {}
@@ -184,9 +195,10 @@ class Gallery:
         return [Reject(Path(path), reason) for path, reason in rows]
 
     @property
-    def tombstones(self) -> int:
-        """How many removed pictures embedding leaves out."""
-        return int(self._fetch("SELECT count(*) FROM tombstone")[0][0]) if self._is_current else 0
+    def tombstones(self) -> list[Tombstone]:
+        """The removed pictures, which embedding leaves out."""
+        rows = self._fetch(f"SELECT sha256, {PATH_SQL} FROM tombstone") if self._is_current else []
+        return [Tombstone(sha256, None if path is None else Path(path)) for sha256, path in rows]
 
     @property
     def roots(self) -> dict[Path, int]:
@@ -328,10 +340,8 @@ class Gallery:
 
     def records_before(self, seconds: float) -> NDArray[np.int64]:
         """Numbers int64 ``[n]`` of the records whose time, or else whose embedding, was before a Unix time."""
-        embedded = "tbps_embedded_s" if self._is_current else "NULL"
-        rows = self._fetch(
-            f"SELECT record FROM record WHERE coalesce(tbps_time_s, {embedded}) < ? ORDER BY record", (seconds,)
-        )
+        sql = f"SELECT record FROM record WHERE coalesce(tbps_time_s, {self._embedded_sql}) < ? ORDER BY record"
+        rows = self._fetch(sql, (seconds,))
         return np.array([record for (record,) in rows], dtype=np.int64)
 
     def copy_records(self, file: Path) -> None:
@@ -438,11 +448,13 @@ class Gallery:
 
     @property
     def _select_records(self) -> str:
-        names = ", ".join(("record", self._path_sql, *map(quoted, (*_RECORD_COLUMNS, *self.columns))))
+        names = ", ".join(
+            ("record", self._path_sql, self._embedded_sql, *map(quoted, (*_RECORD_COLUMNS, *self.columns)))
+        )
         return f"SELECT {names} FROM record"
 
     def _record(self, row: tuple[Any, ...]) -> Record:
-        return Record(row[0], Path(row[1]), row[2], FileStamp(*row[3:6]), self._metadata(row[6:]))
+        return Record(row[0], Path(row[1]), row[3], FileStamp(*row[4:7]), self._metadata(row[7:]), row[2])
 
     def _metadata(self, values: tuple[Value, ...]) -> dict[str, Value]:
         return {name: value for name, value in zip(self.columns, values, strict=True) if value is not None}

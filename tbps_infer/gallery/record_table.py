@@ -97,7 +97,8 @@ class RecordTable:
             "tbps_unreachable": None,
         }
         if row is not None:
-            values |= {"tbps_row": row, "tbps_embedded_s": time.time()}
+            embedded_s = time.time() if entry.embedded_s is None else entry.embedded_s
+            values |= {"tbps_row": row, "tbps_embedded_s": embedded_s}
         values |= self._metadata(entry.metadata)
         number = self.number(entry.path)
         if number is not None:

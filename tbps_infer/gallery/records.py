@@ -99,11 +99,12 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture as a gallery records it; `path` is absolute."""
+    """One picture as a gallery records it; `path` is absolute, `embedded_s` the Unix time of its embedding or now."""
 
     path: Path
     stamp: FileStamp
     metadata: Mapping[str, Value]
+    embedded_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

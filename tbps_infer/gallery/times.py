@@ -118,11 +118,20 @@ def find_zone(name: str) -> tzinfo:
 
 def _unix_seconds(text: str) -> float | None:
     """Seconds, in whichever unit they lie in plausible years."""
-    if _UNIX.fullmatch(text):
+    if _UNIX.fullmatch(text) and not _is_date_and_hour(text):
         for units in _UNITS_PER_S:
             if _FIRST_S <= float(text) / units < _END_S:
                 return float(text) / units
     return None
+
+
+def _is_date_and_hour(text: str) -> bool:
+    """Whether ten digits could be meant as 2024050108, which as Unix time is a second in the years 2033 to 2036."""
+    try:
+        moment = datetime(int(text[:4]), int(text[4:6]), int(text[6:8]), int(text[8:]))
+    except ValueError:
+        return False
+    return moment.year in _PLAUSIBLE
 
 
 def _clock(part: dict[str, str]) -> datetime:

@@ -8,17 +8,36 @@ a picture can then still tell whether that very file was removed, and nothing el
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_infer.gallery.roots import Roots
 
-__all__ = ["bury", "forget_paths", "forget_tombstone", "is_removed"]
+__all__ = ["Tombstone", "add_tombstone", "bury", "forget_paths", "forget_tombstone", "is_removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A removed picture: the SHA-256 of its file, and its absolute path, None after a purge."""
+
+    sha256: str
+    path: Path | None
 
 
 def bury(connection: sqlite3.Connection, record: int) -> None:
     """Keep a tombstone of a record that is about to be removed, inside the caller's transaction."""
     connection.execute(
         "INSERT INTO tombstone SELECT tbps_sha256, tbps_root, path FROM record WHERE record = ?", (record,)
+    )
+
+
+def add_tombstone(connection: sqlite3.Connection, roots: Roots, tombstone: Tombstone) -> None:
+    """Keep a tombstone of another gallery, unless there is one like it, inside the caller's transaction."""
+    root, path = (None, None) if tombstone.path is None else roots.place(tombstone.path)
+    connection.execute(
+        "INSERT INTO tombstone SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
+        "(SELECT 1 FROM tombstone WHERE sha256 = ?1 AND tbps_root IS ?2 AND path IS ?3)",
+        (tombstone.sha256, root, path),
     )
 
 

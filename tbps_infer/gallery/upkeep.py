@@ -22,6 +22,7 @@ from tbps_infer.gallery.removal import Removal, removable
 from tbps_infer.gallery.search.graph import build_graph
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.sketch import build_sketch
+from tbps_infer.gallery.tombstones import Tombstone
 from tbps_infer.gallery.writer import GalleryWriter, open_writer
 
 __all__ = [
@@ -129,7 +130,8 @@ def _compact(writer: GalleryWriter) -> CompactReport:
 def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
     """Add the records of some galleries to another one, made when it is not there; stopped, it carries on.
 
-    The sources' checksums are compared first: damage is not copied. What was removed from `out` stays out.
+    The sources' checksums are compared first: damage is not copied. What was removed from `out` stays out. Tombstones
+    of the sources are kept, too, except those of pictures that another source or `out` has.
 
     Args:
         sources: Galleries of the same model and type; records keep their metadata and get new numbers.
@@ -145,6 +147,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
         raise UsageError("Merging needs at least one gallery to take records from.")
     first = GalleryFacts.read(sources[0])
     added = known = removed = total = 0
+    tombstones: list[Tombstone] = []
     for source in sources:
         with Gallery.open(source) as gallery:
             gallery.require_model(first.model)
@@ -166,12 +169,15 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
                     removed += len(unknown) - len(new)
                     rows = np.array([record.row for record in new], dtype=np.int64)
                     writer.commit_stored(
-                        [Entry(r.path, r.stamp, r.metadata) for r in new], gallery.raw(rows) if new else None
+                        [Entry(r.path, r.stamp, r.metadata, r.embedded_s) for r in new],
+                        gallery.raw(rows) if new else None,
                     )
                     added, known = added + len(new), known + len(some) - len(unknown)
                     if on_progress is not None:
                         on_progress(added + known + removed, total)
                 writer.commit(rejects=[reject for reject in gallery.rejects if writer.find(reject.path) is None])
+                tombstones += gallery.tombstones
+        writer.add_tombstones(tombstones)  # last: by then every record of every source is there
     return MergeReport(added, known, removed)
 
 

@@ -38,7 +38,7 @@ from tbps_infer.gallery.records import (
     sqlite_errors,
 )
 from tbps_infer.gallery.roots import PATH_SQL, relocate, remove_unused
-from tbps_infer.gallery.tombstones import bury, forget_paths, forget_tombstone, is_removed
+from tbps_infer.gallery.tombstones import Tombstone, add_tombstone, bury, forget_paths, forget_tombstone, is_removed
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["GalleryWriter", "open_writer"]
@@ -129,6 +129,15 @@ class GalleryWriter:
         """Whether a picture was removed on purpose: see `tbps_infer.gallery.tombstones`."""
         with sqlite_errors(self.path):
             return is_removed(self._connection, self._table.roots, path, sha256)
+
+    def add_tombstones(self, tombstones: Sequence[Tombstone]) -> None:
+        """Keep the tombstones of another gallery, except those of pictures that have a record here."""
+        with self._all_or_nothing():
+            for each in tombstones:
+                is_here = each.path is not None and self._table.number(each.path) is not None
+                if not is_here and not self._table.of_content(each.sha256):
+                    add_tombstone(self._connection, self._table.roots, each)
+            self._connection.execute("COMMIT")
 
     def roots(self) -> list[Path]:
         """The folders that paths are recorded relative to."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import fail, succeed
+from command_line import fail, run, succeed
 from PIL import Image
 
 from tbps_infer.gallery import Gallery
@@ -108,6 +108,21 @@ def test_a_dry_run_shows_metadata_and_embeds_nothing(tiny_bundle: Path, pictures
     assert not (tmp_path / "g").exists()
     succeed("embed", *options)
     assert [hit["metadata"]["camera"] for hit in hits(tmp_path / "g", "--camera", "2")] == ["2"]
+
+
+@pytest.mark.parametrize(("option", "words"), [("--prune=yes", "on standard input"), ("--watch", "is not a folder")])
+def test_what_looks_again_needs_more_than_standard_input(
+    tiny_bundle: Path, tmp_path: Path, option: str, words: str
+) -> None:
+    assert words in run("embed", tiny_bundle, "-", "-o", tmp_path / "g", option, stdin="path\na.jpg\n").stderr
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_dry_run_keeps_a_name_within_its_line(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (8, 16)).save(tmp_path / "p" / "a\n\x1b[31mb.jpg")
+    done = succeed("embed", tiny_bundle, tmp_path / "p", "-o", tmp_path / "g", "--dry-run")
+    assert done.stdout.splitlines()[1].strip() == r"a\u000a\u001b[31mb.jpg"
 
 
 def test_what_is_skipped_is_told(tiny_bundle: Path, pictures: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_gallery_of_the_previous_version_is_searched_as_it_is(previous: Path) 
     files = {file.name: file.read_bytes() for file in previous.iterdir() if "-" not in file.name}
     check_previous(previous)
     with Gallery.open(previous) as gallery:
-        assert (gallery.unreachable, gallery.tombstones, gallery.roots) == ([], 0, {Path("/old/disk"): 5})
+        assert (gallery.unreachable, gallery.tombstones, gallery.roots) == ([], [], {Path("/old/disk"): 5})
     assert {file.name: file.read_bytes() for file in previous.iterdir() if "-" not in file.name} == files
 
 

@@ -44,12 +44,12 @@ def test_what_was_removed_is_left_out_by_path_and_by_content(world: tuple[Path, 
     report = embed(gallery, folder)
     assert (report.removed_earlier, report.unchanged, report.embedded) == (3, 17, 0)
     with Gallery.open(gallery) as opened:
-        assert opened.tombstones == 3
+        assert len(opened.tombstones) == 3
     report = embed(gallery, folder, forget=True)
     assert (report.removed_earlier, report.embedded) == (0, 3)
     assert embed(gallery, folder).unchanged == 20
     with Gallery.open(gallery) as opened:
-        assert opened.tombstones == 0
+        assert len(opened.tombstones) == 0
 
 
 def test_a_recorded_picture_that_becomes_a_removed_one_goes(world: tuple[Path, Path]) -> None:
@@ -110,7 +110,7 @@ def test_after_a_purge_no_byte_is_left(tmp_path: Path, reader_is_open: bool, rem
     assert len(contents(gallery)) == 38
     with Gallery.open(gallery) as opened:
         assert opened.search_with_report(vector[None], 3).report.method == "sketch"
-        assert opened.tombstones == 2
+        assert len(opened.tombstones) == 2
         assert opened.unreachable == []
     report = embed(gallery, tmp_path / "l.csv")
     assert (report.removed_earlier, report.unchanged) == (2, 38)
@@ -199,3 +199,24 @@ def test_a_hard_linked_copy_is_refused_and_the_original_stays(world: tuple[Path,
         assert "tbps gallery copy" in refused.value.hint
     assert contents(gallery) == contents(linked) == before
     assert np.array(list(before)).size == 20
+
+
+def test_merging_keeps_what_is_known_of_age_and_removal(world: tuple[Path, Path], tmp_path: Path) -> None:
+    """A picture that was removed from one source and is in another one is there, and embedding may keep it."""
+    gallery, folder = world
+    long_ago = time.time() - 31 * 86400
+    with closing(sqlite3.connect(gallery / "records.sqlite")) as connection:
+        connection.execute("UPDATE record SET tbps_embedded_s = ? WHERE record = 5", (long_ago,))
+        connection.commit()
+    remove_records(gallery, Removal(records=(1, 2)))
+    other = write_pictures(tmp_path / "elsewhere", [1])  # the content of the second
+    embed(tmp_path / "other", other)
+    sources, out = [gallery, tmp_path / "other"], tmp_path / "out"
+    for added in (19, 0):
+        report = merge_galleries(sources, out)
+        assert (report.added, report.removed_earlier) == (added, 0)
+    with Gallery.open(out) as merged:
+        assert [each.path and each.path.name for each in merged.tombstones] == ["0000.ppm"]
+        (old,) = removable(merged, Removal(older_than_s=30 * 86400)).tolist()
+        assert merged.details(np.array([old]))[old].path == folder / "0004.ppm"
+    assert embed(out, folder).removed_earlier == 1
