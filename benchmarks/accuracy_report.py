@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy
 from tbps_infer.benchmarks.document import Document, TextTable, csv_text, lines_by_reason, page_text
+from tbps_infer.inline_picture import image_html
 from tbps_infer.model_facts import BRANCHES
-from tbps_infer.render.html import image_html
 from tbps_infer.verification.agreement import BranchAgreement, WorstItem
 from tbps_infer.verification.bootstrap import DRAWS
 from tbps_infer.verification.differences import MetricDifference

@@ -12,6 +12,7 @@ The public names are loaded at first use, so that importing the package stays ch
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from tbps_infer.preprocessing import Preprocessing
     from tbps_infer.runners import RunOptions
     from tbps_infer.sources import SourceItem, read_sources
+
+# In a clone, the packages export, cli and benchmarks lie beside this folder, where Python does not look for them.
+_BESIDE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+if os.path.isfile(os.path.join(_BESIDE, "setup.py")):  # noqa: PTH113, PTH118
+    __path__.append(_BESIDE)
 
 __version__ = "0.2.0.dev0"
 

@@ -19,6 +19,7 @@ from tbps_infer.bundle import Bundle
 from tbps_infer.decoding import decode_threads, decoded_in_order
 from tbps_infer.errors import FeedError, UsageError, VerificationError
 from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts
+from tbps_infer.pictures import Picture, as_pictures
 from tbps_infer.runners import Feeds, Runner, RunOptions, open_model, open_runner
 from tbps_infer.runners.buckets import rows_of
 from tbps_infer.runners.protocol import branch_specs
@@ -215,19 +216,22 @@ class Encoder:
             if not self._closed:
                 self._staged.setdefault(size, []).extend(staged)
 
-    def encode_images(self, sources: Sequence[Path | bytes | Image.Image]) -> NDArray[np.float32]:
+    def encode_images(self, sources: Picture | Iterable[Picture]) -> NDArray[np.float32]:
         """Decode, resize and embed pictures; the next ones are decoded while a batch is embedded.
 
         Args:
-            sources: Files, files' bytes, or Pillow images.
+            sources: Pictures, or one: a file's path, its bytes, an open binary file, a Pillow image, or an array
+                uint8 ``[height, width, 3]`` in RGB.
 
         Returns:
-            float32 ``[n, dim]``.
+            float32 ``[n, dim]``; of one picture ``[1, dim]``.
 
         Raises:
+            UsageError: A source is nothing of this.
             ImageError: The first picture that cannot be decoded.
             BackendError, VerificationError: As `encode_crops`.
         """
+        sources = as_pictures(sources)
         vectors = self._empty(len(sources))
         ahead = _BATCHES_DECODED_AHEAD * self.batch_size
         with (
@@ -238,22 +242,25 @@ class Encoder:
                 vectors[part] = found
         return vectors
 
-    def encode_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, captions: str | Sequence[str]) -> NDArray[np.float32]:
         """Embed captions.
 
         They are sorted by length and cut into batches, each filled up to its longest, which saves the work on
         padding; the rows come back in the order of the captions.
 
+        Args:
+            captions: Captions, or one.
+
         Returns:
-            float32 ``[n, dim]``.
+            float32 ``[n, dim]``; of one caption ``[1, dim]``.
 
         Raises:
-            UsageError: A caption has no words; the sentence gives its number, counted from 1.
+            UsageError: A caption is no text or has no words; the sentence gives its number, counted from 1.
             BackendError, VerificationError: As `encode_crops`.
         """
         from tbps_infer.text import pad_ids
 
-        rows = self._tokenizer.encode(captions)
+        rows = self._tokenizer.encode(_as_captions(captions))
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         parts = [by_length[part] for part in self._parts(len(rows))]
 
@@ -300,6 +307,12 @@ class Encoder:
             return load_crop(source, self.facts.preprocessing)
         return to_crop(source, self.facts.preprocessing)
 
+    def __repr__(self) -> str:
+        layout = self.facts.layout
+        open_branches = ", ".join(self._runners[branch].description for branch in BRANCHES if branch in self._runners)
+        state = "closed" if self._closed else open_branches or "nothing opened yet"
+        return f"<Encoder of {self.facts.family} {self.facts.fingerprint[:12]}, {layout.dim} numbers; {state}>"
+
     def _empty(self, count: int) -> NDArray[np.float32]:
         return np.empty((count, self.facts.layout.dim), dtype=np.float32)
 
@@ -337,6 +350,14 @@ class Encoder:
                         "The model or the backend is broken: export the bundle again, which verifies it.",
                     )
                 yield vectors
+
+
+def _as_captions(captions: str | Sequence[str]) -> Sequence[str]:
+    captions = [captions] if isinstance(captions, str) else list(captions)
+    for number, caption in enumerate(captions, start=1):
+        if not isinstance(caption, str):
+            raise UsageError(f"Caption {number} is {caption!r}, want text.")
+    return captions
 
 
 def _fill(rows: NDArray[np.uint8], crops: Iterable[NDArray[np.uint8]]) -> int:

@@ -337,3 +337,58 @@ def test_what_is_no_embedding_is_refused(tokenizer: Tokenizer, change: str, sent
 def test_a_batch_size_below_one_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="batch size is 0"):
         encoder_of(tokenizer, batch_size=0)
+
+
+def test_one_caption_is_not_its_letters(tokenizer: Tokenizer) -> None:
+    encoder, _, text = encoder_of(tokenizer)
+    alone = encoder.encode_texts("woman")
+    assert alone.shape == (1, 36) and text.batch_sizes == [1]
+    np.testing.assert_array_equal(alone, encoder.encode_texts(["woman"]))
+    with pytest.raises(UsageError, match="Caption 2 is None, want text"):
+        encoder.encode_texts(["woman", None])  # type: ignore[list-item]
+
+
+def test_pictures_come_in_every_usual_form(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A path as text, bytes, an open file, an array, a Pillow image: alone and in lists, all the same embedding."""
+    encoder, _, _ = encoder_of(tokenizer)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    file = tmp_path / "a.png"
+    image.save(file)
+    forms: list[Any] = [str(file), file, file.read_bytes(), bytearray(file.read_bytes()), pixels, image]
+    expected = encoder.encode_images([file])
+    for form in (*forms, io.BytesIO(file.read_bytes())):
+        np.testing.assert_array_equal(encoder.encode_images(form), expected)
+    np.testing.assert_array_equal(encoder.encode_images(forms), expected.repeat(len(forms), axis=0))
+    np.testing.assert_array_equal(encoder.encode_images(np.stack([pixels] * 3)), expected.repeat(3, axis=0))
+    np.testing.assert_array_equal(encoder.encode_images(form for form in forms), expected.repeat(len(forms), axis=0))
+    with file.open("rb") as stream:
+        np.testing.assert_array_equal(encoder.encode_images([stream]), expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 3), np.uint8), r"uint8\[4, 3\] is no picture"),
+        (np.zeros((4, 3, 3), np.float32), r"float32\[4, 3, 3\] is no picture"),
+        ([np.zeros((4, 3, 4), np.uint8)], r"uint8\[4, 3, 4\] is no picture"),
+        (7, "int is no picture"),
+        ([None], "NoneType is no picture"),
+        (".", "is a folder, want pictures"),
+        ([Path()], "is a folder, want pictures"),
+    ],
+)
+def test_what_is_no_picture_is_named(tokenizer: Tokenizer, source: Any, message: str) -> None:
+    encoder, image, _ = encoder_of(tokenizer)
+    with pytest.raises(UsageError, match=message):
+        encoder.encode_images(source)
+    assert image.batch_sizes == []
+
+
+def test_an_encoder_says_what_it_is(tokenizer: Tokenizer) -> None:
+    encoder, _, _ = encoder_of(tokenizer)
+    assert "36 numbers; nothing opened yet" in repr(encoder)
+    encoder.encode_texts("woman")
+    assert FakeRunner(FACTS, "text").description in repr(encoder)
+    encoder.close()
+    assert "closed" in repr(encoder)

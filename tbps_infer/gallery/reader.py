@@ -135,6 +135,19 @@ class Gallery:
                     raise
         raise AssertionError("every attempt returns or raises")
 
+    def __len__(self) -> int:
+        return self.count
+
+    def __bool__(self) -> bool:  # an empty gallery is a gallery
+        return True
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        return (
+            f"<Gallery {self.path}: {self.count} records of {facts.model.family} {facts.model.fingerprint[:12]}, "
+            f"{facts.dtype_name}[{self.model.layout.dim}]>"
+        )
+
     def __enter__(self) -> Gallery:
         return self
 
@@ -235,9 +248,9 @@ class Gallery:
 
     def search(
         self,
-        queries: NDArray[np.float32],
+        queries: NDArray[np.floating[Any]],
         k: int = 10,
-        where: Filter | None = None,
+        where: Filter | str | None = None,
         options: SearchOptions | None = None,
     ) -> list[list[Hit]]:
         """The hits of `search_with_report`."""
@@ -245,9 +258,9 @@ class Gallery:
 
     def search_with_report(
         self,
-        queries: NDArray[np.float32],
+        queries: NDArray[np.floating[Any]],
         k: int = 10,
-        where: Filter | None = None,
+        where: Filter | str | None = None,
         options: SearchOptions | None = None,
     ) -> SearchResult:
         """Find the records whose embeddings have the largest inner products with each query.
@@ -258,9 +271,9 @@ class Gallery:
 
         Args:
             queries: float32 ``[n, dim]``, embeddings by the gallery's model (`require_model`), or what
-                `tbps_infer.queries` composes of them.
+                `tbps_infer.queries` composes of them. Other floating types are converted; ``[dim]`` is one query.
             k: Hits per query, at least 1; fewer come back when fewer records pass the filter.
-            where: What a record must satisfy; None lets all pass.
+            where: What a record must satisfy, a `Filter` or its expression; None lets all pass.
             options: How to search; None is `SearchOptions()`.
 
         Raises:
@@ -269,7 +282,9 @@ class Gallery:
             FilterError: The filter is not valid.
             GalleryError: The stored vectors or the index are damaged.
         """
-        self._check_queries(queries)
+        queries = self._checked_queries(queries)
+        if isinstance(where, str):
+            where = Filter(where=where)
         if k < 1:
             raise UsageError(f"k is {k}, want at least 1.")
         options = options or SearchOptions()
@@ -438,13 +453,23 @@ class Gallery:
                 )
         return len(segments)
 
-    def _check_queries(self, queries: NDArray[np.float32]) -> None:
+    def _checked_queries(self, given: Any) -> NDArray[np.float32]:
         dim = self.model.layout.dim
-        if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype != np.float32:
-            raise UsageError(f"The queries are {queries.dtype}{list(queries.shape)}, want float32[n, {dim}].")
+        try:
+            queries = np.asarray(given)
+        except ValueError:  # lists of several lengths
+            queries = np.asarray(given, dtype=object)
+        if not np.issubdtype(queries.dtype, np.floating) or queries.shape[-1:] != (dim,) or queries.ndim > 2:
+            got = repr(given) if isinstance(given, str) else f"{queries.dtype}{list(queries.shape)}"
+            raise UsageError(
+                f"The queries are {got}, want float32[n, {dim}].",
+                "Embed sentences first: encoder.encode_texts([...]), with the Encoder of the gallery's bundle.",
+            )
+        queries = np.atleast_2d(queries).astype(np.float32, copy=False)
         wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         if len(wrong):
             raise UsageError(f"Query {wrong[0]} holds NaN or infinity, want finite numbers.")
+        return queries
 
     @property
     def _select_records(self) -> str:

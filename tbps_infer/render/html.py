@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from tbps_infer.atomic import new_file
-from tbps_infer.errors import ImageError, UsageError
+from tbps_infer.errors import UsageError
+from tbps_infer.inline_picture import image_html
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render.marks import NOTHING_FOUND, Verdict, verdict
 from tbps_infer.render.printable import printable
@@ -19,12 +18,10 @@ from tbps_infer.render.printable import printable
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
 
-__all__ = ["THUMBNAIL", "Labelled", "image_html", "new_page", "write_page"]
+__all__ = ["THUMBNAIL", "Labelled", "new_page", "write_page"]
 
 THUMBNAIL = (288, 96)
 """Height and width of a thumbnail in pixels, 1:3 as person crops are."""
-
-_JPEG_QUALITY = 82
 
 
 class Labelled(Protocol):
@@ -120,28 +117,6 @@ def _bar(name: str, share: float, weight: float) -> str:
 def _text(value: object) -> str:
     """Text as HTML; what would turn the direction of reading, or does not show, is spelled out."""
     return escape(printable(str(value)))
-
-
-def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
-    """A picture as an ``img`` with its thumbnail inside.
-
-    Args:
-        path: The picture.
-        size: Height and width on the page; the thumbnail is twice as large, for sharp screens and print.
-        missing: The HTML where the picture cannot be read.
-    """
-    from tbps_infer.images import load_rgb
-
-    try:
-        image = load_rgb(path)
-    except (ImageError, OSError):
-        return missing
-    height, width = size
-    image.thumbnail((2 * width, 2 * height))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=_JPEG_QUALITY)
-    encoded = base64.b64encode(data.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{escape(path.name)}">'
 
 
 def _gone(path: Path) -> str:

@@ -112,3 +112,20 @@ def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> N
     assert done.returncode == 1
     assert "torch" in done.stderr
     assert "Hint: " in done.stderr
+
+
+def test_a_clone_that_is_not_installed_finds_all_packages(tmp_path: Path) -> None:
+    """There, `tbps_infer` is a folder with three others beside it instead of inside it."""
+    copy = tmp_path / "copy"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, copy], check=True)
+    code = (
+        "import tbps_infer.benchmarks.measure, tbps_infer.cli.main, tbps_infer.export.options as o; print(o.__file__)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[1:] += {sys.path!r}; {code}"],
+        cwd=copy,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(found.stdout.strip()) == copy / "export" / "options.py"

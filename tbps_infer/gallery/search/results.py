@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,6 +14,9 @@ from tbps_infer.errors import UsageError
 from tbps_infer.gallery.columns import Value
 
 __all__ = ["Hit", "SearchMethod", "SearchOptions", "SearchReport", "SearchResult"]
+
+_CARD = (192, 64)
+"""Height and width in pixels."""
 
 SearchMethod = Literal["auto", "scan", "sketch", "graph"]
 
@@ -34,6 +38,16 @@ class Hit:
     score: float
     split: Mapping[str, float]
     metadata: Mapping[str, Value]
+
+    def _repr_html_(self) -> str:
+        """The picture beside what is known about the hit, for notebooks."""
+        from tbps_infer.inline_picture import image_html
+
+        rows = {"score": f"{self.score:.3f}", **{name: f"{share:.3f}" for name, share in self.split.items()}}
+        rows |= {"file": str(self.path), **{name: str(value) for name, value in self.metadata.items()}}
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows.items())
+        picture = image_html(self.path, _CARD, "<i>The picture cannot be read.</i>")
+        return f'<div style="display:flex;gap:1em">{picture}<table>{cells}</table></div>'
 
 
 @dataclass(frozen=True)

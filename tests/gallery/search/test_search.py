@@ -132,6 +132,21 @@ def test_an_empty_gallery_gives_no_hits(tmp_path: Path) -> None:
         assert gallery.search(queries, k=5, where=Filter(camera=("cam_0",))) == [[], [], []]
 
 
+def test_queries_and_filters_in_other_forms(gallery_path: Path) -> None:
+    queries = embeddings(LAYOUT, 3, 1)
+    with Gallery.open(gallery_path) as gallery:
+        expected = gallery.search(queries)
+        assert gallery.search(queries.astype(np.float64)) == expected
+        assert gallery.search(queries[1]) == expected[1:2]
+        assert gallery.search(queries.tolist()) == expected
+        assert gallery.search(queries, where="record < 5") == gallery.search(
+            queries, where=Filter(where="record < 5")
+        )
+        assert len(gallery) == gallery.count and f"{gallery.count} records" in repr(gallery)
+        card = expected[0][0]._repr_html_()
+        assert f"{expected[0][0].score:.3f}" in card and str(expected[0][0].path) in card
+
+
 def test_queries_that_make_no_sense_are_refused(gallery_path: Path) -> None:
     queries = embeddings(LAYOUT, 3, 1)
     with Gallery.open(gallery_path) as gallery:
@@ -140,9 +155,18 @@ def test_queries_that_make_no_sense_are_refused(gallery_path: Path) -> None:
             spoilt[1, 4] = bad
             with pytest.raises(UsageError, match="Query 1 holds NaN or infinity"):
                 gallery.search(spoilt)
-        for wrong in (queries[0], queries[:, :-1], queries.astype(np.float64)):
-            with pytest.raises(UsageError, match=r"want float32\[n, 17\]"):
+        for wrong in (
+            queries[:, :-1],
+            queries[None],
+            queries.astype(np.int64),
+            "a man",
+            ["a man"],
+            [[1.0], []],
+            None,
+        ):
+            with pytest.raises(UsageError, match=r"want float32\[n, 17\]") as refusal:
                 gallery.search(wrong)  # type: ignore[arg-type]
+            assert "encode_texts" in refusal.value.hint
         with pytest.raises(UsageError, match="k is 0"):
             gallery.search(queries, k=0)
     with pytest.raises(UsageError, match="min_score is NaN"):

@@ -1,0 +1,35 @@
+"""Pictures inside HTML: a thumbnail in the ``img`` itself, so that a page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+
+from tbps_infer.errors import ImageError
+from tbps_infer.images import load_rgb
+
+__all__ = ["image_html"]
+
+_JPEG_QUALITY = 82
+
+
+def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
+    """A picture as an ``img`` with its thumbnail inside.
+
+    Args:
+        path: The picture.
+        size: Height and width on the page; the thumbnail is twice as large, for sharp screens and print.
+        missing: The HTML where the picture cannot be read.
+    """
+    try:
+        image = load_rgb(path)
+    except (ImageError, OSError):
+        return missing
+    height, width = size
+    image.thumbnail((2 * width, 2 * height))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=_JPEG_QUALITY)
+    encoded = base64.b64encode(data.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{escape(path.name)}">'
