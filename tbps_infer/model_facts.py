@@ -47,6 +47,27 @@ class ModelFacts:
     layout: VectorLayout
     fingerprint: str = ""
 
+    @classmethod
+    def of_vectors(cls, dim: int, name: str) -> ModelFacts:
+        """Facts of vectors that another program made, for a gallery of them; nothing here encodes for it.
+
+        Args:
+            dim: Their length; they are to have norm 1.
+            name: What made them, such as ``clip-vit-b32 v2``: the gallery takes vectors of this name only.
+        """
+        from tbps_infer.layout import Segment, VectorLayout
+
+        facts = cls(
+            family="own",
+            config={"name": name, "dim": dim},
+            preprocessing=Preprocessing(),
+            caption_rule="none",
+            max_length=1,
+            pad_id=0,
+            layout=VectorLayout((Segment("global", dim),)),
+        )
+        return facts.identified(hashlib.sha256(name.encode()).hexdigest(), "")
+
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
         nested = {"preprocessing": self.preprocessing.to_json(), "layout": self.layout.to_json()}

@@ -162,9 +162,9 @@ class GalleryFacts:
 _RESTORE = "Restore the file from a copy, or embed the pictures into a new gallery."
 
 
-def is_gallery(path: Path) -> bool:
+def is_gallery(path: Path | str) -> bool:
     """Whether a path is a gallery's folder, judged by its ``gallery.json`` being there."""
-    return (path / GALLERY_JSON).is_file()
+    return (Path(path) / GALLERY_JSON).is_file()
 
 
 def is_leftover(name: str) -> bool:

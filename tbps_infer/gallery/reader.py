@@ -246,6 +246,10 @@ class Gallery:
             numbers = self._all.records[start : start + 4096].tolist()
             yield from map(self._record, self._fetch(sql, (numbers[0], numbers[-1])))
 
+    def embeddings(self, where: Filter | None = None) -> NDArray[np.float32]:
+        """float32 ``[n, dim]``: the stored vectors of all records, or of those that pass, in the order of records."""
+        return self.stored.exact(self.selected(where or Filter())[1].numbers).astype(np.float32)
+
     def search(
         self,
         queries: NDArray[np.floating[Any]],

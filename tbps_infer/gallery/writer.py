@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
+from tbps_infer.errors import UsageError
+from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
@@ -31,6 +34,7 @@ from tbps_infer.gallery.mapping import checked_rows
 from tbps_infer.gallery.record_table import RecordTable
 from tbps_infer.gallery.records import (
     Entry,
+    FileStamp,
     Reject,
     committed_rows,
     connect_writer,
@@ -68,7 +72,7 @@ class GalleryWriter:
 
     @classmethod
     def open(
-        cls, path: Path, model: ModelFacts, *, dtype: DtypeName | None = None, bundle_path: Path | None = None
+        cls, path: Path | str, model: ModelFacts, *, dtype: DtypeName | None = None, bundle_path: Path | None = None
     ) -> GalleryWriter:
         """Continue the gallery at `path`, or create one where nothing, or an empty folder, is.
 
@@ -83,6 +87,7 @@ class GalleryWriter:
             ModelMismatchError: The gallery was embedded by another model.
             GalleryError: The folder is something else, is damaged, or cannot be written.
         """
+        path = Path(path)
         with ExitStack() as resources, system_errors(path):
             make_folder(path)
             resources.enter_context(writer_lock(path))
@@ -211,6 +216,51 @@ class GalleryWriter:
                 self._table.reject(reject)
             self._connection.execute("COMMIT")
             self._rows += 0 if data is None else len(data)
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[np.floating[Any]],
+        metadata: Mapping[str, Sequence[Value]] | None = None,
+        *,
+        paths: Sequence[Path | str] | None = None,
+    ) -> None:
+        """Record vectors that another program made (`ModelFacts.of_vectors`), all of them or none.
+
+        Args:
+            ids: What the column ``id`` holds.
+            vectors: ``[len(ids), dim]`` of norm 1.
+            metadata: More columns, each with a value per vector.
+            paths: The pictures. A path that is recorded already gets the new vector and keeps its number. When not
+                given, there are none, and each id stands for itself.
+
+        Raises:
+            UsageError: The lengths differ, or a path or an id is there twice.
+            GalleryError: As `commit`.
+        """
+        columns: dict[str, list[Value]] = {
+            "id": list(ids),
+            **{name: list(values) for name, values in (metadata or {}).items()},
+        }
+        places = [self._place(each) for each in ids] if paths is None else [Path(each).absolute() for each in paths]
+        rows = np.asarray(vectors, dtype=np.float32)
+        for name, count in (*((name, len(values)) for name, values in columns.items()), ("paths", len(places))):
+            if count != len(rows):
+                raise UsageError(f"There are {len(rows)} vectors and {count} values of {name}.", "Give one for each.")
+        if len(set(places)) < len(places):
+            twice = next(place for place in places if places.count(place) > 1)
+            raise UsageError(f"{twice} is there twice.", "Give every vector a path of its own, or an id of its own.")
+        self.commit(
+            [
+                Entry(place, _stamp(place, row), dict(zip(columns, values, strict=True)))
+                for place, row, values in zip(places, rows, zip(*columns.values(), strict=True), strict=True)
+            ],
+            rows,
+        )
+
+    def _place(self, name: str) -> Path:
+        """What stands for the path of a vector without a picture: a name in the gallery that no file has."""
+        return self.path.absolute() / f"id={name.replace('%', '%25').replace('/', '%2F')}"
 
     def commit_stored(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None) -> None:
         """As `commit`, with embeddings uint8 ``[len(embedded), row_bytes]`` as another gallery stores them."""
@@ -395,7 +445,17 @@ class GalleryWriter:
             os.ftruncate(self._handle, wanted)
 
 
-def open_writer(path: Path) -> GalleryWriter:
+def _stamp(path: Path, vector: NDArray[np.float32]) -> FileStamp:
+    """The stamp of a picture, or, where there is none, of the vector itself."""
+    try:
+        status, content = path.stat(), path.read_bytes()
+    except OSError:
+        return FileStamp(0, 0, hashlib.sha256(vector.tobytes()).hexdigest())
+    return FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
+
+
+def open_writer(path: Path | str) -> GalleryWriter:
     """The writer of an existing gallery."""
+    path = Path(path)
     facts = GalleryFacts.read(path)
     return GalleryWriter.open(path, facts.model)
