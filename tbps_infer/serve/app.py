@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from tbps_infer import __version__
 from tbps_infer.errors import FilterError, TbpsError, UsageError
 from tbps_infer.serve.access import Access
+from tbps_infer.serve.connections import Connections
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.guard import RequestGuard, error_response
 from tbps_infer.serve.metrics import Metrics
@@ -60,6 +61,7 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.connections = Connections(options.limits, metrics, options.proxies)
     app.include_router(router)
     app.include_router(removal_router)
     app.include_router(page_router)

@@ -62,5 +62,5 @@ def _sign_in(request: Request, token: str) -> Response:
     access = service_of(request).access
     if not access.allows_token(token):
         return RedirectResponse("/login?wrong", 303)
-    headers = {"Set-Cookie": access.set_cookie(request.url.scheme == "https")} if access.needs_token else {}
+    headers = {"Set-Cookie": access.set_cookie(request.scope["scheme"] == "https")} if access.needs_token else {}
     return RedirectResponse("/", 303, headers=headers)
