@@ -300,11 +300,11 @@ class Gallery:
         return np.searchsorted(known, records)
 
     def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
-        """Some records, by number."""
+        """Some records, by number; those that there are."""
         sql = f"{self._select_records} WHERE record = ?"
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
-        return {row[0]: self._record(row) for row in rows}
+        return {row[0]: self._record(row) for row in rows if row is not None}
 
     def missing(self, *, every_file: bool = False) -> int:
         """How many records' pictures are not there now: all below roots that are away, or every file if wanted."""

@@ -43,7 +43,7 @@ class Access:
         return self._token is not None
 
     def check_host(self, headers: Headers) -> None:
-        """Refuse what is no name (400), and other machines' names (421) where only this one should ask, without a token.
+        """Refuse what is no name (400), and other machines' names (421) if only this one should ask, without a token.
 
         A page on the web can have its own name resolve to 127.0.0.1 (DNS rebinding); its name is then in the header.
         """

@@ -85,12 +85,10 @@ class Connections:
                 self._metrics.connections_closed.labels(reason).inc()
 
     def _make_room(self, rivals: list[ClientProtocol]) -> bool:
-        waiting = [
-            (each.waiting_since, number) for number, each in enumerate(rivals) if each.waiting_since is not None
-        ]
+        waiting = {since: each for each in rivals if (since := each.waiting_since) is not None}
         self._metrics.connections_closed.labels("waiting" if waiting else "refused").inc()
         if waiting:
-            longest = rivals[min(waiting)[1]]
+            longest = waiting[min(waiting)]
             self.leave(longest)
             longest.transport.abort()
         return bool(waiting)
@@ -137,9 +135,7 @@ class ClientProtocol(H11Protocol):
             self.host, self.owner = self.client[0], owner(self.client[0])
         self.waiting_since = self._head_since = self._all.clock()
         if not self._all.admit(self):
-            self._answer_and_close(
-                HTTPStatus.SERVICE_UNAVAILABLE, "All connections are in use.", "Retry-After: 1\r\n"
-            )
+            self._answer_and_close(HTTPStatus.SERVICE_UNAVAILABLE, "All connections are in use.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -161,8 +157,8 @@ class ClientProtocol(H11Protocol):
         super().on_response_complete()
         if not self._answering:  # else the next request was there already
             self.waiting_since = self._all.clock()
-            unfinished = not self.cycle.more_body
-            self._head_since = None if unfinished and not self.conn.trailing_data[0] else self.waiting_since
+            nothing_came = not self.cycle.more_body and not self.conn.trailing_data[0]
+            self._head_since = None if nothing_came else self.waiting_since
 
     def pause_writing(self) -> None:
         """Note since when the client has not taken what was written."""
@@ -179,7 +175,7 @@ class ClientProtocol(H11Protocol):
         if not self.transport.is_closing():
             super().shutdown()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
         """Refuse what is not HTTP, also in the middle of a request that is being answered."""
         if not self._answering:
             self._answer_and_close(HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
@@ -213,9 +209,11 @@ class ClientProtocol(H11Protocol):
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _answer_and_close(self, status: HTTPStatus, message: str, header: str = "") -> None:
+    def _answer_and_close(self, status: HTTPStatus, message: str) -> None:
         """Answer below the application, which has seen no request."""
         body = json.dumps(failure_body(message, "", ""))
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-        self.transport.write(f"{head}Content-Length: {len(body)}\r\n{header}Connection: close\r\n\r\n{body}".encode())
+        head = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json"]
+        head += ["Retry-After: 1"] * (status == HTTPStatus.SERVICE_UNAVAILABLE)
+        head += [f"Content-Length: {len(body)}", "Connection: close"]
+        self.transport.write("\r\n".join([*head, "", body]).encode())
         self.transport.close()
