@@ -136,6 +136,20 @@ class Gallery:
             self._devices.popitem()[1].close()
         self._connection.close()
 
+    def begin_again(self) -> bool:
+        """End the snapshot's transaction and begin the next, where nothing is committed in between.
+
+        Returns:
+            Whether it is the same snapshot; of another one the gallery knows too little and has to be opened.
+        """
+        version = "PRAGMA data_version"
+        with self._lock, sqlite_errors(self.path):
+            before = self._connection.execute(version).fetchone()
+            for statement in ("COMMIT", "BEGIN"):
+                self._connection.execute(statement)
+            self._connection.execute("SELECT count(*) FROM segment").fetchone()  # only now does it begin
+            return bool(self._connection.execute(version).fetchone() == before)
+
     @property
     def model(self) -> ModelFacts:
         """The model whose embeddings it holds."""

@@ -71,8 +71,8 @@ class ZipContents:
 def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str], most: int) -> IO[bytes]:
     """A zip of ``hits.csv``, ``sheet.html`` and ``pictures/``; the caller closes it.
 
-    A picture is put in as its file is, if that is still the file that was embedded; else the CSV says why not. Records
-    that are not there any more are listed in ``MISSING.txt``.
+    A picture is put in as its file is, if that is still the file that was embedded; else the CSV says why not.
+    Records that are not there any more are listed in ``MISSING.txt``.
 
     Args:
         contents: The hits and what belongs to them.

@@ -39,7 +39,6 @@ T = TypeVar("T")
 # wrong entry ends it.
 Several = Annotated[list[T], Field(max_length=64), FailFast()]
 Many = Annotated[list[T], Field(max_length=1000), FailFast()]
-Sentence = Annotated[str, StringConstraints(max_length=100_000)]
 _KEY_CHARACTERS = 40
 
 
@@ -88,10 +87,10 @@ class FilterRequest(Strict):
 class SearchRequest(Strict):
     """A person who is looked for: sentences, example pictures (base64 or records), and what is excluded."""
 
-    texts: Several[Sentence] = []
+    texts: Several[str] = []
     pictures: Several[str] = Field(default=[], description="Pictures' files in base64.")
     like: Several[RecordNumber] = Field(default=[], description="Records: more like these.")
-    exclude: Several[Sentence] = []
+    exclude: Several[str] = []
     image_weight: Annotated[Finite, Field(ge=0, le=1)] = 0.5
     exclude_weight: Annotated[Finite, Field(ge=0, le=4)] = 0.5
     k: Annotated[int, Field(ge=1, lt=2**31)] = 24
@@ -136,7 +135,7 @@ class SearchRequest(Strict):
 class AttentionRequest(Strict):
     """The sentence that a record's attention is drawn for."""
 
-    text: Sentence
+    text: str
 
 
 class ExportRequest(Strict):
