@@ -171,7 +171,7 @@ def empty_log(folder: Path, catch_up: Callable[[], bool], begin_again: Callable[
     """Write SQLite's log back into the records and empty it, though this process reads them all the time.
 
     A log begins anew only when no reader needs any of it. So, while no writer can begin, the reader takes in all that
-    is committed, the log is written back, and the reader begins its transaction again: it then needs the records alone.
+    is committed, the log is written back, and the reader begins its transaction again, for which it needs no log.
 
     Args:
         folder: The gallery.

@@ -130,7 +130,7 @@ class LiveGallery:
             self._replace()
 
     def problem(self) -> str:
-        """Why the folder cannot be read any more, as a sentence; empty while it can. Searches go on with the snapshot."""
+        """Why the folder cannot be read any more, as a sentence; empty while it can. Searches keep the snapshot."""
         stamps = self._stamps()
         if not stamps or stamps[0][2] == 0:
             return f"The gallery {self.path} is not there any more."
