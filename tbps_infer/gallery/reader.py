@@ -160,6 +160,20 @@ class Gallery:
             self._devices.popitem()[1].close()
         self._connection.close()
 
+    def begin_again(self) -> bool:
+        """End the snapshot's transaction and begin the next, where nothing is committed in between.
+
+        Returns:
+            Whether it is the same snapshot; of another one the gallery knows too little and has to be opened.
+        """
+        version = "PRAGMA data_version"
+        with self._lock, sqlite_errors(self.path):
+            before = self._connection.execute(version).fetchone()
+            for statement in ("COMMIT", "BEGIN"):
+                self._connection.execute(statement)
+            self._connection.execute("SELECT count(*) FROM segment").fetchone()  # only now does it begin
+            return bool(self._connection.execute(version).fetchone() == before)
+
     @property
     def model(self) -> ModelFacts:
         """The model whose embeddings it holds."""
@@ -331,11 +345,11 @@ class Gallery:
         return np.searchsorted(known, records)
 
     def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
-        """Some records, by number."""
+        """Some records, by number; those that there are."""
         sql = f"{self._select_records} WHERE record = ?"
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
-        return {row[0]: self._record(row) for row in rows}
+        return {row[0]: self._record(row) for row in rows if row is not None}
 
     def missing(self, *, every_file: bool = False) -> int:
         """How many records' pictures are not there now: all below roots that are away, or every file if wanted."""

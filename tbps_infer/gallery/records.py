@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ __all__ = [
     "create_view",
     "current_generation",
     "damaged_records",
+    "empty_log",
     "is_current_schema",
     "metadata_columns",
     "sqlite_errors",
@@ -165,6 +166,35 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
         if os.access(folder, os.W_OK) or (wal.exists() and wal.stat().st_size > 0):
             raise
         return _begin_reading(folder, "immutable=1")
+
+
+def empty_log(folder: Path, catch_up: Callable[[], bool], begin_again: Callable[[], None]) -> bool:
+    """Write SQLite's log back into the records and empty it, though this process reads them all the time.
+
+    A log begins anew only when no reader needs any of it. So, while no writer can begin, the reader takes in all that
+    is committed, the log is written back, and the reader begins its transaction again, for which it needs no log.
+
+    Args:
+        folder: The gallery.
+        catch_up: Makes the reader read what is committed; False when it cannot, and nothing more is done.
+        begin_again: Ends the reader's transaction and begins the next.
+
+    Returns:
+        Whether the log is empty now. It is not while a writer or another reader is at work.
+
+    Raises:
+        sqlite3.Error: The records cannot be written to.
+    """
+    with closing(connect_writer(folder)) as hold, closing(connect_writer(folder)) as log:
+        for connection in (hold, log):
+            connection.execute("PRAGMA busy_timeout = 0")
+        hold.execute("BEGIN IMMEDIATE")
+        if not catch_up():
+            return False
+        log.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        begin_again()
+        hold.execute("ROLLBACK")
+        return bool(log.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
 
 
 def _begin_reading(folder: Path, mode: str) -> sqlite3.Connection:
