@@ -78,6 +78,10 @@ class VectorLayout:
 
     @classmethod
     def from_json(cls, entries: Sequence[Mapping[str, Any]]) -> VectorLayout:
-        """Read what `to_json` wrote; raises ValueError or BundleError on anything else."""
-        read = [JsonObject(entry, f"layout[{number}]") for number, entry in enumerate(entries)]
-        return cls(tuple(Segment(e.text("name"), e.integer("size", 1, _LARGEST), e.number("weight")) for e in read))
+        """Read what `to_json` wrote; raises BundleError on anything else."""
+        try:
+            read = [JsonObject(entry, f"layout[{number}]") for number, entry in enumerate(entries)]
+            segments = [Segment(e.text("name"), e.integer("size", 1, _LARGEST), e.number("weight")) for e in read]
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"The vector layout is not valid: {error}.") from error
+        return cls(tuple(segments))

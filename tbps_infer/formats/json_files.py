@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -56,24 +57,24 @@ def parse_json(
 ) -> Any:
     """The value of a JSON text.
 
-    Infinity and NaN, which are not JSON, are refused, and so are integers of more than 19 digits, numbers that are too
-    large for a float, keys that are there twice, and more than 64 levels.
+    Refused are also Infinity and NaN, which are not JSON, integers of more than 19 digits, numbers that are too large
+    for a float, keys that are there twice, and more than 64 levels.
 
     Args:
         text: In UTF-8 where it is bytes.
         pairs: Makes an object of its pairs.
-        real: Makes a number of one that is written with a point or an exponent.
+        real: Makes a number of one that is written with a point or an exponent, and of Infinity and NaN.
 
     Raises:
         ValueError: It is not valid.
     """
     try:
         value = json.loads(
-            text.decode("utf-8-sig") if isinstance(text, bytes) else text,
+            text.removeprefix(codecs.BOM_UTF8).decode() if isinstance(text, bytes) else text,
             object_pairs_hook=pairs,
             parse_float=real or _real,
             parse_int=_integer,
-            parse_constant=_constant,
+            parse_constant=real or _constant,
         )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
@@ -131,6 +132,10 @@ class JsonObject(Mapping[str, Any]):
         if name not in self._values:
             raise ValueError(f"{self._name(name)} is missing")
         return self._values[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value of any type; the default where there is none."""
+        return self._values.get(name, default)
 
     def __contains__(self, name: object) -> bool:
         return name in self._values

@@ -1,8 +1,8 @@
 """`tokenizers` files: a text is turned into ids in a time and memory that its length bounds, whoever wrote the file.
 
-The file is a program: it replaces text by longer text, and splits it by regular expressions. So what the steps can make
-of a text's length is multiplied up, and patterns are refused whose time is exponential in the length. What stays can
-take a power of it, and so longer texts are refused before (`tbps_infer.text`).
+The file is a program: it replaces text by longer text, and splits it by regular expressions. So what the steps can
+make of a text's length is multiplied up, and patterns are refused whose time is exponential in the length. What stays
+can take a power of it, and so longer texts are refused before (`tbps_infer.text`).
 """
 
 from __future__ import annotations

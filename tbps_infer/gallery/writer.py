@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
+from tbps_infer.formats.sqlite_files import open_sqlite
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
@@ -32,6 +33,7 @@ from tbps_infer.gallery.record_table import RecordTable
 from tbps_infer.gallery.records import (
     Entry,
     Reject,
+    check_values,
     committed_rows,
     connect_writer,
     current_generation,
@@ -90,6 +92,7 @@ class GalleryWriter:
             with sqlite_errors(path), ExitStack() as undo:
                 connection = connect_writer(path)
                 undo.callback(connection.close)
+                check_values(connection, path)
                 require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
                 convert_records(connection)
                 if facts.schema != SCHEMA_VERSION:
@@ -270,7 +273,7 @@ class GalleryWriter:
             require_space(self.path, (self.path / self.facts.records_file).stat().st_size)
             with new_file(self.path / name) as temporary:
                 self._connection.execute("VACUUM INTO ?", (str(temporary),))
-                with closing(sqlite3.connect(temporary)) as fresh:
+                with closing(open_sqlite(temporary)) as fresh:
                     fresh.execute("PRAGMA journal_mode = WAL")
             facts = replace(self.facts, records_file=name)
             facts.write(self.path)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
-from tbps_infer.formats.json_files import read_json
+from tbps_infer.formats.json_files import parse_json
 from tbps_infer.formats.tokenizers_files import read_tokenizer
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.reference.config import ModelConfig
@@ -333,7 +333,7 @@ def _check_tokenizer(path: Path, vocab_size: int) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        values = dict(read_json(path))
+        values = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist: the model's configuration must lie beside its tensors.",
@@ -341,7 +341,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
-    if values.get("family") != FAMILY or not isinstance(values.get("model"), dict):
+    if not isinstance(values, dict) or values.get("family") != FAMILY or not isinstance(values.get("model"), dict):
         raise CheckpointError(
             f'{path} is not a configuration of the reference model: want "family": "{FAMILY}" and "model": {{...}}.'
         )
