@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -312,10 +312,12 @@ class GalleryWriter:
                 self._connection.execute("UPDATE state SET generation = ?", (generation,))
                 self._connection.execute("COMMIT")
         except BaseException:
-            if current_generation(self._connection) != generation:
-                new_file.unlink(missing_ok=True)
+            with suppress(sqlite3.Error, OSError):  # what led here says more
+                if current_generation(self._connection) != generation:
+                    new_file.unlink(missing_ok=True)
             raise
-        self._open_vectors()
+        with system_errors(self.path), sqlite_errors(self.path):
+            self._open_vectors()
         return old - len(live)
 
     def _copy_rows(self, rows: NDArray[np.int64], file: Path) -> list[tuple[int, int, str]]:
