@@ -52,6 +52,12 @@ _STRIP_PIXELS = 1 << 20
 # What Pillow keeps of a pixel, by mode; 4 bytes where nothing is said.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 
+# What decoders take besides for a pixel of three channels (measured; libtiff with one strip).
+_WORKING_BYTES = {"AVIF": 6, "HEIF": 6, "JPEG2000": 16, "SGI": 2, "TIFF": 4, "WEBP": 12}
+_PROGRESSIVE_BYTES = 6  # a JPEG's coefficients, which a progressive one keeps
+# What their headers say of the size need not be that of the picture inside.
+_CONTAINERS = frozenset({"CUR", "ICNS", "ICO"})
+
 # Pillow hands these to Ghostscript: a picture from a gallery must never start another program.
 _PROGRAM_FORMATS = frozenset({"EPS"})
 
@@ -162,10 +168,10 @@ def _load(source: Path | bytes, make: Callable[[Image.Image], Made], memory: Dec
         file = source.open("rb")
     except OSError as error:
         raise ImageError(f"{source} cannot be read: {error.strerror or error}.") from error
-    with file, named_picture(str(source)):
-        # Some decoders read all of a file, or as much as the file says.
-        with memory.files.hold(os.fstat(file.fileno()).st_size, f"Reading {source}"):
-            return _decode(file, str(source), make, memory)
+    # Some decoders read all of a file, or as much as it says that there is.
+    size = os.fstat(file.fileno()).st_size
+    with file, named_picture(str(source)), memory.files.hold(size, f"Reading {source}"):
+        return _decode(file, str(source), make, memory)
 
 
 @functools.cache
@@ -218,7 +224,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _decoding_bytes(image: Image.Image) -> int:
-    """What decoding takes: the pixels as they are stored, turned upright, and as grey or RGB."""
+    """What decoding takes: the decoder's own, and the pixels as stored, turned upright, and as grey or RGB."""
     stored = _PIXEL_BYTES.get(image.mode, 4)
     # Not getexif(), which decodes a PNG.
     tags: Any = getattr(image, "tag_v2", {})
@@ -229,7 +235,13 @@ def _decoding_bytes(image: Image.Image) -> int:
         converted = 1
     else:
         converted = 0 if image.mode in ("L", "RGB") else 4
-    return image.width * image.height * (stored + turned + converted)
+    working = _WORKING_BYTES.get(image.format or "", 0)
+    if image.format == "JPEG" and image.info.get("progressive"):
+        working = _PROGRESSIVE_BYTES
+    pixels = image.width * image.height
+    if image.format in _CONTAINERS:
+        pixels = max(pixels, Image.MAX_IMAGE_PIXELS or 0)
+    return pixels * (working + stored + turned + converted)
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:

@@ -17,6 +17,8 @@ from tbps_infer.render.marks import NOTHING_FOUND, Verdict, verdict
 from tbps_infer.render.printable import printable
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from tbps_infer.gallery import Hit
 
 __all__ = ["THUMBNAIL", "Labelled", "image_html", "new_page", "write_page"]
@@ -132,12 +134,16 @@ def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
     """
     from tbps_infer.images import load_rgb
 
+    height, width = size
+
+    def shrink(image: Image.Image) -> Image.Image:
+        image.thumbnail((2 * width, 2 * height))
+        return image
+
     try:
-        image = load_rgb(path)
+        image = load_rgb(path, shrink)
     except (ImageError, OSError):
         return missing
-    height, width = size
-    image.thumbnail((2 * width, 2 * height))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
