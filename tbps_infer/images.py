@@ -55,8 +55,6 @@ _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16
 # What decoders take besides for a pixel of three channels (measured; libtiff with one strip).
 _WORKING_BYTES = {"AVIF": 6, "HEIF": 6, "JPEG2000": 16, "SGI": 2, "TIFF": 4, "WEBP": 12}
 _PROGRESSIVE_BYTES = 6  # a JPEG's coefficients, which a progressive one keeps
-# What their headers say of the size need not be that of the picture inside.
-_CONTAINERS = frozenset({"CUR", "ICNS", "ICO"})
 
 # Pillow hands these to Ghostscript: a picture from a gallery must never start another program.
 _PROGRAM_FORMATS = frozenset({"EPS"})
@@ -238,10 +236,7 @@ def _decoding_bytes(image: Image.Image) -> int:
     working = _WORKING_BYTES.get(image.format or "", 0)
     if image.format == "JPEG" and image.info.get("progressive"):
         working = _PROGRESSIVE_BYTES
-    pixels = image.width * image.height
-    if image.format in _CONTAINERS:
-        pixels = max(pixels, Image.MAX_IMAGE_PIXELS or 0)
-    return pixels * (working + stored + turned + converted)
+    return image.width * image.height * (working + stored + turned + converted)
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:

@@ -86,7 +86,7 @@ def check_types(connection: sqlite3.Connection, tables: Mapping[str, Types]) -> 
 def _bounded(connection: sqlite3.Connection) -> Iterator[None]:
     """Stop when more is read than a file of this size can hold."""
     pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    left = (_STEPS_PER_BYTE * pages * size + _MORE_STEPS) // _STEPS_AT_ONCE
+    left: int = (_STEPS_PER_BYTE * pages * size + _MORE_STEPS) // _STEPS_AT_ONCE
 
     def is_endless() -> bool:
         nonlocal left

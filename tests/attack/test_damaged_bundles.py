@@ -1,4 +1,4 @@
-"""Bundles that were damaged, or changed by a stranger who writes the checksums anew: a sentence, or the same as before."""
+"""Bundles that were damaged, or changed by somebody who writes the checksums anew: a sentence, or as before."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ def _compare(index: Any, file: Path, vectors: StoredVectors) -> None:
     rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(np.int64))
     queries = vectors.exact(rows).astype(np.float32)
     most = min(_ANSWERS, len(vectors))
-    found = [np.asarray(each.search(queries, most, threads=1).keys) for each in (index, written)]
-    if len(written) != len(index) or not np.array_equal(*found):
+    wanted, found = (np.asarray(each.search(queries, most, threads=1).keys) for each in (index, written))
+    if len(written) != len(index) or not np.array_equal(wanted, found):
         raise ValueError("what was read back gives other answers")
 
 
