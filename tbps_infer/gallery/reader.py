@@ -307,6 +307,8 @@ class Gallery:
         sql = f"{self._select_records} WHERE record = ?"
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
+        if None in rows:
+            raise damaged_records(self.path, "a record is not where its number leads")
         return {row[0]: self._record(row) for row in rows}
 
     def missing(self, *, every_file: bool = False) -> int:
