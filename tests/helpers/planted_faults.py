@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,9 @@ def seal(bundle: Path, **model: Any) -> None:
     values = json.loads(file.read_text(encoding="utf-8"))
     files = file_facts(bundle)
     values["files"] = {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in files.items()}
-    facts = replace(ModelFacts.from_json(values["model"]), **model)
-    values["model"] = facts.identified(facts.weights, files["tokenizer.json"].sha256).to_json()
+    facts = ModelFacts.from_json({**values["model"], **model, "weights": ""})
+    weights, tokenizer = values["model"]["weights"], files["tokenizer.json"].sha256
+    values["model"] = facts.identified(weights, tokenizer).to_json()
     file.write_text(json.dumps(values), encoding="utf-8")
 
 
