@@ -1,11 +1,11 @@
-"""The functions of an expression. Each is SQLite's; none makes a large value of a small one, or takes long."""
+"""The functions of an expression. Each is SQLite's; none takes long, or makes much of little."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tbps_infer.gallery.expressions.nodes import Call, Constant, ExpressionError
+from tbps_infer.gallery.expressions.nodes import Call, Constant, ExpressionError, Node
 
 __all__ = ["FUNCTIONS", "check_call"]
 
@@ -13,17 +13,13 @@ _MODIFIERS = 8
 
 
 class Signature(NamedTuple):
-    """How many arguments a function takes, and which of them are text written in the expression.
-
-    A column's text is of any length: as a format it would be an output of any length.
-    """
+    """How many arguments a function takes."""
 
     least: int
     most: int
-    written: slice = slice(0)
 
 
-_TIME = Signature(0, 1 + _MODIFIERS, slice(1, None))
+_TIME = Signature(0, 1 + _MODIFIERS)
 
 FUNCTIONS: Mapping[str, Signature] = {
     "abs": Signature(1, 1),
@@ -38,7 +34,7 @@ FUNCTIONS: Mapping[str, Signature] = {
     "nullif": Signature(2, 2),
     "round": Signature(1, 2),
     "rtrim": Signature(1, 1),
-    "strftime": Signature(1, 2 + _MODIFIERS, slice(0, 1)),
+    "strftime": Signature(1, 2 + _MODIFIERS),
     "substr": Signature(2, 3),
     "time": _TIME,
     "trim": Signature(1, 1),
@@ -50,11 +46,15 @@ FUNCTIONS: Mapping[str, Signature] = {
 
 def check_call(call: Call) -> None:
     """Raise ExpressionError unless a function gets what it takes."""
-    least, most, written = FUNCTIONS[call.function]
+    least, most = FUNCTIONS[call.function]
     count = len(call.arguments)
     if not least <= count <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
-        raise ExpressionError(f"{call.function} takes {wanted} arguments, and {count} are given")
-    for argument in call.arguments[written]:
-        if not (isinstance(argument, Constant) and isinstance(argument.value, str)):
-            raise ExpressionError(f"the format or a modifier of {call.function} is not a text in single quotes")
+        raise ExpressionError(f"{call.function} takes {wanted} argument{'s' * (most > 1)}, and {count} are given")
+    # A format in a column can be of any length, and what it makes is longer.
+    if call.function == "strftime" and not _is_text(call.arguments[0]):
+        raise ExpressionError("the format of strftime is not a text in single quotes")
+
+
+def _is_text(node: Node) -> bool:
+    return isinstance(node, Constant) and isinstance(node.value, str)

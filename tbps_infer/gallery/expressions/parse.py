@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
+
+from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedToken, v_args
 
 from tbps_infer.gallery.expressions import nodes
 from tbps_infer.gallery.expressions.functions import FUNCTIONS, check_call
 from tbps_infer.gallery.expressions.grammar import GRAMMAR
 from tbps_infer.gallery.expressions.nodes import ExpressionError, Node, Scalar
-
-if TYPE_CHECKING:
-    from lark import Lark, Token
 
 __all__ = ["ALLOWED", "parse"]
 
@@ -58,8 +57,6 @@ def parse(text: str) -> Node:
     Raises:
         ExpressionError: It is not of the grammar, or exceeds a limit.
     """
-    from lark import UnexpectedCharacters, UnexpectedToken
-
     if not text.strip():
         raise ExpressionError("it is empty")
     if len(text) > _CHARACTERS:
@@ -70,6 +67,7 @@ def parse(text: str) -> Node:
     except UnexpectedToken as error:
         if error.token.type == "$END":
             raise ExpressionError("it ends where more was expected") from None
+        _check_name(error.token)
         raise ExpressionError(f"unexpected {str(error.token)!r} at character {error.pos_in_stream + 1}") from None
     except UnexpectedCharacters as error:
         raise _unexpected(text, error.pos_in_stream) from None
@@ -97,11 +95,8 @@ def _check_size(root: Node) -> None:
 
 @cache
 def _parser() -> Lark:
-    from lark import Lark, v_args
-
-    builder = v_args(inline=True)(_Builder)()
-    words = {"NAME": _check_name, "FUNCTION": _check_function}
-    return Lark(GRAMMAR, start="any_of", parser="lalr", lexer="basic", transformer=builder, lexer_callbacks=words)
+    words = {"FUNCTION": _check_function, "NAME": _check_name}  # NAME last: lark 1.3 drops it before another one
+    return Lark(GRAMMAR, start="any_of", parser="lalr", lexer="basic", transformer=_Builder(), lexer_callbacks=words)
 
 
 def _check_name(token: Token) -> Token:
@@ -118,7 +113,8 @@ def _check_function(token: Token) -> Token:
     return token
 
 
-class _Builder:
+@v_args(inline=True)
+class _Builder(Transformer[Token, Node]):
     """Makes nodes of what the parser has recognised; its methods are named for the grammar's rules."""
 
     def any_of(self, *conditions: Node) -> Node:
