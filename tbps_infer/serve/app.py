@@ -28,7 +28,7 @@ from tbps_infer.serve.service import Service
 
 __all__ = ["create_app"]
 
-_WHERE_TRIALS = 2
+_EXPRESSIONS_AT_ONCE = 2
 _PROBLEMS_TOLD = 3
 
 
@@ -45,8 +45,8 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        trials = asyncio.Semaphore(_WHERE_TRIALS)
-        app.state.service = Service(searcher, pictures, options, access, metrics, trials)
+        expressions = asyncio.Semaphore(_EXPRESSIONS_AT_ONCE)
+        app.state.service = Service(searcher, pictures, options, access, metrics, expressions)
         searcher.warm_up()
         yield
         pictures.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from tbps_infer.serve.service import service_of
 
@@ -18,10 +18,13 @@ page_router = APIRouter()
 
 @page_router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(request: Request) -> Response:
-    """200 once the model has answered, 503 before."""
-    ready = service_of(request).searcher.ready
-    text = '{"status": "ready"}' if ready else '{"status": "starting"}'
-    return Response(text, 200 if ready else 503, media_type="application/json")
+    """200 once the model has answered, 503 before and while it is stuck."""
+    searcher = service_of(request).searcher
+    stuck_s = searcher.stuck_seconds
+    status: dict[str, str] = {"status": "ready" if searcher.ready else "starting"}
+    if stuck_s is not None:
+        status = {"status": "stuck", "reason": f"The model has computed one batch for {stuck_s:.0f} s."}
+    return JSONResponse(status, 200 if status["status"] == "ready" else 503)
 
 
 @page_router.get("/metrics", include_in_schema=False)

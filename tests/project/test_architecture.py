@@ -23,7 +23,7 @@ FLOORS = (
     ("host_memory",),
     ("decoding", "images", "lists", "model_facts"),
     ("data", "folders", "gallery.columns", "gallery.times"),
-    ("evaluation", "metadata", "name_pattern"),
+    ("evaluation", "gallery.expressions", "metadata", "name_pattern"),
     ("sources", "queries"),
     ("bundle", "runners.options", "runners.protocol"),
     ("reference", "runners.buckets", "text"),

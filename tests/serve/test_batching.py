@@ -107,14 +107,13 @@ def test_many_clients_get_what_each_would_get_alone(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(range(10))
     words = ["a hat", "a red coat", "a woman", "a man with a backpack"]
-    jobs = [
-        SearchJob(
-            (words[number % 4],), k=1 + number % 5, where=Filter(camera=("cam_a",)) if number % 3 == 0 else Filter()
-        )
-        for number in range(40)
-    ]
     metrics = Metrics()
     searcher = Searcher(world.encoder(), world.gallery, BatchOptions(wait_ms=20), metrics)
+    only = [searcher.gallery.matching(Filter(camera=("cam_a",)), 10) for _ in range(14)]
+    jobs = [
+        SearchJob((words[number % 4],), k=1 + number % 5, records=None if number % 3 else only[number // 3])
+        for number in range(40)
+    ]
     alone = [searcher.search(job).result(10) for job in jobs]
     with ThreadPoolExecutor(20) as clients:
         together = list(clients.map(lambda job: searcher.search(job).result(10), jobs))

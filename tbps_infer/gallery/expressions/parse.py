@@ -26,8 +26,8 @@ _INTEGER_DIGITS = 19
 _LARGEST_INTEGER = 2**63 - 1
 
 ALLOWED = (
-    "A filter may have and, or, not, =, !=, <, <=, >, >=, in (…), between, like '…', is null, + - * / %, numbers, text in "
-    f"single quotes, cast(… as integer, real or text), and the functions {', '.join(FUNCTIONS)}."
+    "Allowed are and, or, not, =, !=, <, <=, >, >=, in (…), between, like '…', is null, + - * / %, numbers, text in single "
+    f"quotes, cast(… as integer, real or text), and the functions {', '.join(FUNCTIONS)}."
 )
 
 _REFUSED_WORDS = {
@@ -102,7 +102,7 @@ def _parser() -> Lark:
 def _check_name(token: Token) -> Token:
     meaning = _REFUSED_WORDS.get(token.lower())
     if meaning is not None:
-        raise ExpressionError(f"{meaning} is not allowed ({str(token)!r}; a column of that name is put in double quotes)")
+        raise ExpressionError(f"{meaning} is not allowed ({str(token)!r}; a column of this name needs double quotes)")
     return token
 
 
@@ -185,7 +185,7 @@ class _Builder(Transformer[Token, Node]):
             value = int(token) if len(token.lstrip("0")) <= _INTEGER_DIGITS else math.inf
         else:
             value = float(token)
-        if isinstance(value, int) and value > _LARGEST_INTEGER or math.isinf(value):
+        if math.isinf(value) or (isinstance(value, int) and value > _LARGEST_INTEGER):
             raise ExpressionError(f"the number {token[:_INTEGER_DIGITS]}… is too large")
         return value
 

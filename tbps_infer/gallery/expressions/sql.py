@@ -1,4 +1,4 @@
-"""Compiles an expression to SQLite's SQL: values are bound, and only names of columns and functions are written out."""
+"""Compiles an expression to SQLite's SQL: values are bound, and names of columns and functions are written out."""
 
 from __future__ import annotations
 
@@ -76,15 +76,21 @@ class _Compiler:
                 return f"{self.sql(operand)} IN ({', '.join(map(self._bound, values))})"
             case Between(operand, low, high):
                 return f"{self.sql(operand)} BETWEEN {self.sql(low)} AND {self.sql(high)}"
-            case Like(operand, pattern, escape):
-                like = f"{self.sql(operand)} LIKE {self._bound(pattern)}"
-                return like if escape is None else f"{like} ESCAPE {self._bound(escape)}"
+            case Like():
+                return self._like(node)
             case Negative(operand):
                 return f"- {self.sql(operand)}"
-            case Arithmetic(operands, operators):
-                rest = (f" {sign} {self.sql(operand)}" for sign, operand in zip(operators, operands[1:], strict=True))
-                return self.sql(operands[0]) + "".join(rest)
+            case Arithmetic():
+                return self._arithmetic(node)
         raise AssertionError(node)
+
+    def _like(self, node: Like) -> str:
+        like = f"{self.sql(node.operand)} LIKE {self._bound(node.pattern)}"
+        return like if node.escape is None else f"{like} ESCAPE {self._bound(node.escape)}"
+
+    def _arithmetic(self, node: Arithmetic) -> str:
+        first, *others = map(self.sql, node.operands)
+        return first + "".join(f" {sign} {other}" for sign, other in zip(node.operators, others, strict=True))
 
     def _joined(self, by: str, parts: Sequence[Node]) -> str:
         return by.join(map(self.sql, parts))
