@@ -26,8 +26,8 @@ _INTEGER_DIGITS = 19
 _LARGEST_INTEGER = 2**63 - 1
 
 ALLOWED = (
-    "Allowed are and, or, not, =, !=, <, <=, >, >=, in (…), between, like '…', is null, + - * / %, numbers, text in single "
-    f"quotes, cast(… as integer, real or text), and the functions {', '.join(FUNCTIONS)}."
+    "Allowed are and, or, not, =, !=, <, <=, >, >=, in (…), between, like '…', is null, + - * / %, numbers, text in "
+    f"single quotes, cast(… as integer, real or text), and the functions {', '.join(FUNCTIONS)}."
 )
 
 _REFUSED_WORDS = {
@@ -68,9 +68,11 @@ def parse(text: str) -> Node:
         if error.token.type == "$END":
             raise ExpressionError("it ends where more was expected") from None
         _check_name(error.token)
-        raise ExpressionError(f"unexpected {str(error.token)!r} at character {error.pos_in_stream + 1}") from None
+        raise ExpressionError(
+            f"unexpected {str(error.token)!r} at character {(error.token.start_pos or 0) + 1}"
+        ) from None
     except UnexpectedCharacters as error:
-        raise _unexpected(text, error.pos_in_stream) from None
+        raise _unexpected(text, error.pos_in_stream or 0) from None
     _check_size(root)
     return root
 

@@ -58,6 +58,8 @@ class _Compiler:
                 return f"{function}({self._joined(', ', arguments)})"
             case Cast(operand, kind):
                 return f"CAST({self.sql(operand)} AS {kind})"
+            case Negative(operand):
+                return f"(- {self.sql(operand)})"
         return f"({self._operation(node)})"
 
     def _operation(self, node: Node) -> str:
@@ -78,8 +80,6 @@ class _Compiler:
                 return f"{self.sql(operand)} BETWEEN {self.sql(low)} AND {self.sql(high)}"
             case Like():
                 return self._like(node)
-            case Negative(operand):
-                return f"- {self.sql(operand)}"
             case Arithmetic():
                 return self._arithmetic(node)
         raise AssertionError(node)
