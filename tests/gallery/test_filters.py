@@ -158,11 +158,11 @@ def test_an_expression_that_is_wrong_or_reaches_too_far(gallery: Gallery, expres
 )
 def test_what_the_limit_of_depth_allows_the_database_takes(gallery: Gallery, wrap: str) -> None:
     expression, nested = "1", 0
-    while nested < 5000:
+    while nested < 100:
         try:
             parse(wrap.format(expression))
         except ExpressionError as error:
-            assert re.search("15 deep|10000 characters", str(error))
+            assert "15 deep" in str(error)
             break
         expression, nested = wrap.format(expression), nested + 1
     assert nested > 6
