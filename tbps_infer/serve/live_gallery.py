@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +111,8 @@ class LiveGallery:
         Raises:
             FilterError: It is not valid, not allowed, or took longer than the seconds.
         """
+        everything = self._current.gallery.selected(Filter()).records
         with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
-            rows = connection.execute("SELECT record FROM record ORDER BY record")
-            everything = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
             return matching_records(connection, wanted, everything, where_seconds=seconds)
 
     def facets(self) -> Facets:

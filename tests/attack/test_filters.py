@@ -97,10 +97,10 @@ MARKS = (
 OTHERS = (
     *("(delete from record)", "(attach 'x' as y)", "(pragma user_version)", "attach 'x' as y", "pragma user_version"),
     *("case when 1 then 2 end", LATER, "id glob '*a*'", "id regexp 'a'", "id match 'a'", "id collate nocase = 'a'"),
-    *("id is 3", "id isnull", "id notnull", "id = null", "(1, 2) = (1, 2)", "id between 1", "not", "*", "records", "rowid = 1"),
+    *("id is 3", "id isnull", "id notnull", "id = null", "(1, 2) = (1, 2)", "id between 1", "not", "*", "rowid = 1"),
     *("tbps_sha256 = 'x'", '"tbps_row" = 1', "sqlite_master", "current_timestamp", "id like id", "id like '%' || id"),
     *("id escape 'x'", "id like '%' escape ''", "cast(id as blob)", "cast(id as x)", "date(", "lower()", MEMORY),
-    *("strftime(path)", "coalesce(1)", "substr('a')", "round(1, 2, 3)", "1 1", "id in ()", "id in (id)", "+ 1", "is null"),
+    *("strftime(path)", "coalesce(1)", "substr('a')", "round(1, 2, 3)", "1 1", "id in ()", "id in (id)", "+ 1"),
 )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def test_a_slow_filter_ends_at_its_deadline_and_holds_up_none_without_an_express
         assert answer.headers["retry-after"] == "5"
 
 
-def test_a_filter_of_another_moment_finds_what_the_snapshot_has(world: World, tmp_path: Path) -> None:
+def test_a_filter_of_another_moment_finds_what_the_snapshot_has(tmp_path: Path) -> None:
     growing = World(tmp_path)
     growing.add(range(4))
     with growing.client() as client:
