@@ -286,9 +286,9 @@ filter_options = combined(
         "--where",
         "expression",
         metavar="CONDITION",
-        help="Only records for which a condition over their metadata holds, such as \"shelf = 3 and time like '2024%'\". "
-        "It may have and, or, not, comparisons, in, between, like, is null, + - * / %, and functions for text and dates: "
-        "see docs/search.md. Identities and cameras are text.",
+        help="Only records whose metadata satisfy a condition, such as \"shelf = 3 and time like '2024%'\": and, or, not, "
+        "comparisons, in, between, like, is null, + - * / %, and functions of text and dates (docs/search.md). "
+        "Identities and cameras are text.",
     ),
 )
 """``--camera``, ``--after``, ``--before``, ``--id``, ``--not-id``, ``--where``; passes ``where``, a `Filter`."""
