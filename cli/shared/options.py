@@ -286,8 +286,8 @@ filter_options = combined(
         "--where",
         "expression",
         metavar="CONDITION",
-        help="Only records whose metadata satisfy a condition, such as \"shelf = 3 and time like '2024%'\": and, or, not, "
-        "comparisons, in, between, like, is null, + - * / %, and functions of text and dates (docs/search.md). "
+        help="Only records whose metadata satisfy a condition, such as \"shelf = 3 and time like '2024%'\": and, or, "
+        "not, comparisons, in, between, like, is null, + - * / %, and functions of text and dates (docs/search.md). "
         "Identities and cameras are text.",
     ),
 )

@@ -66,8 +66,8 @@ def _strict(node: Node, parts: list[Any]) -> Any:
             return -parts[0]
         case nodes.Arithmetic(_, operators):
             total = parts[0]
-            for sign, part in zip(operators, parts[1:], strict=True):
-                total = CALCULATE[sign](total, part)
+            for step, part in zip(operators, parts[1:], strict=True):
+                total = CALCULATE[step](total, part)
             return total
         case nodes.Call(function, _):
             return {"lower": str.lower, "upper": str.upper, "length": len, "abs": abs}[function](*parts)  # type: ignore
@@ -127,7 +127,7 @@ SMALL = st.integers(0, 9)
 
 
 def _numbers(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
-    signs = st.sampled_from(["+", "-"])
+    signs: st.SearchStrategy[nodes.ArithmeticOperator] = st.sampled_from(["+", "-"])
     return st.one_of(
         st.builds(nodes.Negative, inner),
         st.tuples(inner, inner, inner, signs, signs).map(lambda t: nodes.Arithmetic(t[:3], t[3:])),
