@@ -21,6 +21,7 @@ from tbps_infer.errors import ImageError
 from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Record, why_nothing
 from tbps_infer.gallery.columns import Value
+from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.queries import plain_sentence
 from tbps_infer.serve.downloads import ZipContents, hits_csv, hits_zip
 from tbps_infer.serve.failures import ANSWERS, BODY_ANSWERS, RefusedError, answers
@@ -196,7 +197,7 @@ async def _job(service: Service, asked: SearchRequest) -> SearchJob:
     """Check a query and decode its pictures, outside the model's thread."""
     asked.check(service.options.limits)
     facts, pixels = service.searcher.facts.preprocessing, service.options.limits.picture_pixels
-    crops = [await _in_pool(service, decode_example, _from_base64(text), facts, pixels) for text in asked.pictures]
+    crops = [await _in_pool(service, _example, text, facts, pixels) for text in asked.pictures]
     return SearchJob(
         texts=tuple(map(plain_sentence, asked.texts)),
         crops=np.concatenate(crops) if crops else None,
@@ -332,11 +333,13 @@ def _label(asked: SearchRequest) -> str:
     return " · ".join(parts)
 
 
-def _from_base64(text: str) -> bytes:
+def _example(text: str, facts: Preprocessing, most_pixels: int) -> NDArray[np.uint8]:
+    """An example picture, which came in base64, as a crop uint8 ``[1, height, width, 3]``."""
     try:
-        return base64.b64decode(text, validate=True)
+        content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RefusedError(422, "A picture is not valid base64.", "Send the file's bytes in base64.") from error
+    return decode_example(content, facts, most_pixels)
 
 
 def _download(name: str) -> dict[str, str]:
