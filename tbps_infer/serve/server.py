@@ -58,8 +58,8 @@ def run(
     bound: socket.socket,
     on_start: Callable[[str], None],
     *,
-    grace_seconds: int,
-    on_stop: Callable[[], None],
+    grace_seconds: int = 5,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests that are being answered are finished.
 
