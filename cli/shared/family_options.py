@@ -15,6 +15,7 @@ __all__ = ["family_options"]
 
 def _load(
     family: str | None,
+    key: str | None,
     merges: Path | None,
     vocab: Path | None,
     config: Path | None,
@@ -26,7 +27,7 @@ def _load(
     if merges and vocab:
         raise click.UsageError("--merges and --vocab exclude each other: a model has one tokenizer.")
     return LoadOptions(
-        family=family, config=config, image_size=_size(image_size), tokenizer=merges or vocab, drop=drop
+        family=family, key=key, config=config, image_size=_size(image_size), tokenizer=merges or vocab, drop=drop
     )
 
 
@@ -43,6 +44,11 @@ family_options = combined(
     "load",
     _load,
     click.option("--family", help="Model family: part, irra, rde, tbps-clip or plip.", show_default="recognised"),
+    click.option(
+        "--key",
+        metavar="NAME",
+        help="Set of weights to read, where the file holds several: a state dict's name, or a prefix of names.",
+    ),
     click.option(
         "--merges", type=EXISTING, help="CLIP merges file.", show_default="the one in the checkpoint's folder"
     ),

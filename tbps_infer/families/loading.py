@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.reference.checkpoint import own_tensors
+from tbps_infer.reference.tensor_files import check_numbers
 
 __all__ = ["Coverage", "copy_tensors", "cover"]
 
@@ -84,9 +84,5 @@ def copy_tensors(file: CheckpointFile, network: nn.Module, table: Mapping[str, s
     """
     targets = own_tensors(network)
     for name, target in table.items():
-        tensor = file.tensors[name]
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{file.path}: {name} is of type {tensor.dtype}, want floating-point numbers.")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{file.path}: {name} has NaN or infinite values.", "Use another checkpoint.")
-        targets[target].copy_(tensor)
+        check_numbers(file.path, name, file.tensors[name])
+        targets[target].copy_(file.tensors[name])

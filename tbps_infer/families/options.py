@@ -14,6 +14,8 @@ class LoadOptions:
 
     Attributes:
         family: The name of its family; recognised from the tensors when not given.
+        key: Which set of weights, where the file holds several: the name of a state dict, or what the names of its
+            tensors begin with.
         config: The configuration file of its training; looked for beside the checkpoint when not given.
         image_size: (height, width) in pixels that it was trained with, where neither its tensors nor its
             configuration tell.
@@ -24,6 +26,7 @@ class LoadOptions:
     """
 
     family: str | None = None
+    key: str | None = None
     config: Path | None = None
     image_size: tuple[int, int] | None = None
     tokenizer: Path | None = None

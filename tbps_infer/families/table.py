@@ -29,6 +29,7 @@ from tbps_infer.families.vocabulary import find_tokenizer
 from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.reference.checkpoint import CONFIG_JSON, FAMILY, load_checkpoint, tensors_sha256
 from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.tensor_files import tensors_file_sha256
 
 __all__ = ["FAMILIES", "PUBLISHED", "Found", "SourceModel", "inspect_checkpoint", "load_source"]
 
@@ -144,7 +145,7 @@ def load_source(family: str | None, path: Path, options: LoadOptions | None = No
     if family is not None:
         options = dataclasses.replace(options, family=family)
     found = inspect_checkpoint(path, options)
-    return _load_part(path) if found is None else _load_published(found, options)
+    return _load_part(path, options.key) if found is None else _load_published(found, options)
 
 
 def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found | None:
@@ -163,7 +164,7 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
     folder = path if path.is_dir() else path.parent
     if options.family == FAMILY or (options.family is None and _is_parts(folder / CONFIG_JSON)):
         return None
-    file = read_checkpoint_file(path, options.config)
+    file = read_checkpoint_file(path, options.config, options.key)
     family = _recognise(file, options.family)
     plan = family.plan(file, options)
     return Found(family, file, plan, cover(file, plan.network, plan.table, (*plan.droppable, *options.drop)))
@@ -192,8 +193,8 @@ def _recognise(file: CheckpointFile, name: str | None) -> Family:
     )
 
 
-def _load_part(path: Path) -> SourceModel:
-    checkpoint = load_checkpoint(path)
+def _load_part(path: Path, key: str | None) -> SourceModel:
+    checkpoint = load_checkpoint(path, key)
     return SourceModel(
         facts=checkpoint.facts,
         image=_ImageBranch(checkpoint.model).eval(),
@@ -219,7 +220,7 @@ def _load_published(found: Found, options: LoadOptions) -> SourceModel:
         text=_TextBranch(network).eval(),
         path=file.path,
         tokenizer_path=tokenizer_path,
-        sha256=file_sha256(file.path),
+        sha256=tensors_file_sha256(file.path),
     )
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
     return source

@@ -13,6 +13,7 @@ from tbps_infer.bundle import Bundle, is_bundle
 from tbps_infer.devices import BACKENDS, BackendName, Device
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.model_facts import Branch
+from tbps_infer.reference.file_kinds import TENSOR_SUFFIXES
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, Runner, TensorSpec, check_feeds
 from tbps_infer.tensorrt.flavours import FLAVOURS
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 _TORCH_PACKAGES = frozenset({"torch", "transformers", "safetensors", "yaml"})
-_TENSOR_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
 
 
 def open_runner(model: Bundle | SourceModel | Path, branch: Branch, options: RunOptions) -> Runner:
@@ -117,8 +117,8 @@ def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], option
 
 def _holds_tensors(path: Path) -> bool:
     if path.is_dir():
-        return any(file.name.endswith(_TENSOR_SUFFIXES) for file in path.iterdir())
-    return path.is_file() and path.name.endswith(_TENSOR_SUFFIXES)
+        return any(file.name.endswith(TENSOR_SUFFIXES) for file in path.iterdir())
+    return path.is_file() and path.name.endswith(TENSOR_SUFFIXES)
 
 
 def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
-from tbps_infer.reference.checkpoint import load_checkpoint, read_tensors, save_checkpoint, weights_sha256
+from tbps_infer.reference.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from tbps_infer.reference.config import ModelConfig, ViTConfig, base_config, tiny_config
 from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.tensor_files import read_tensors
 from tbps_infer.tokenizer_files import train_wordpiece
 
 Tensors = dict[str, Tensor]
