@@ -146,6 +146,7 @@ def _published(found: Found) -> dict[str, Any]:
         "bytes": found.file.path.stat().st_size,
         "coverage": str(found.coverage),
         "dropped": found.coverage.dropped_groups(),
+        "assumed": dict(found.plan.assumed),
         **_shapes(found.plan),
         "settings": found.file.settings.source or "none",
         "sizes": dict(found.plan.config),

@@ -26,7 +26,8 @@ CLIP_SPECIAL_TOKENS = ("<|mask|>", "<|startoftext|>", "<|endoftext|>")
 _LONGEST_WORD = 100
 _CONTINUES = "##"
 _ENDS_WORD = "</w>"
-_CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+# CLIP ignores case, and ſ is a small s.
+_CLIP_WORD = r"'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def wordpiece_tokenizer(

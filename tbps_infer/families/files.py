@@ -9,7 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from tbps_infer.errors import CheckpointError
+from tbps_infer.families.options import LoadOptions
 from tbps_infer.families.settings import Settings, read_settings, read_settings_file
+from tbps_infer.families.unsupported import refuse_unsupported
 from tbps_infer.reference.lora import merge_lora
 from tbps_infer.reference.state_dict import bare_tensors
 from tbps_infer.reference.tensor_files import alpha_beside, find_tensors, read_values
@@ -54,27 +56,30 @@ class CheckpointFile:
         return layers
 
 
-def read_checkpoint_file(path: Path, config: Path | None = None, key: str | None = None) -> CheckpointFile:
+def read_checkpoint_file(path: Path, options: LoadOptions) -> CheckpointFile:
     """Read a checkpoint of any family.
 
     Args:
         path: A file of tensors, or a folder with one (`tbps_infer.reference.tensor_files`).
-        config: The training's configuration file, instead of what the checkpoint holds or lies beside.
-        key: Which set of weights, where the file holds several.
+        options: Which set of weights, and the training's configuration file in place of what the checkpoint holds or
+            lies beside.
 
     Raises:
         CheckpointError: There is none, it is damaged, or carries code or objects that are not known to be harmless;
-            or the configuration file beside it cannot be read.
+            or the configuration file cannot be read; or it is of a model that is known and not supported.
         UsageError: There is no such key.
     """
     file = find_tensors(path)
-    said = None if config is None else read_settings_file(config)
+    said = None if options.config is None else read_settings_file(options.config)
     values = read_values(file)
     own = values.get("config") if isinstance(values, Mapping) else None
     if said is None and isinstance(own, Mapping):
         said = Settings(f"{file} (config)", own)
     settings = said or read_settings(file.parent)
+    tensors = bare_tensors(file, values, options.key)
+    if options.family is None:
+        refuse_unsupported(file, (*tensors, *(f"={key}" for key in values)))
     alpha = settings.number("lora_alpha")
     if alpha is None:
         alpha = alpha_beside(file.parent)
-    return CheckpointFile(file, merge_lora(file, bare_tensors(file, values, key), alpha), settings)
+    return CheckpointFile(file, merge_lora(file, tensors, alpha), settings)

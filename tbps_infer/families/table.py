@@ -6,11 +6,14 @@ import copy
 import dataclasses
 import itertools
 import json
+import logging
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +22,11 @@ from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.families.family import DualEncoder, Family, Plan
 from tbps_infer.families.files import CheckpointFile, read_checkpoint_file
-from tbps_infer.families.irra import IRRA
+from tbps_infer.families.irra import ICL, IRRA
 from tbps_infer.families.loading import Coverage, copy_tensors, cover
-from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.options import LoadOptions, option
 from tbps_infer.families.plip import PLIP
-from tbps_infer.families.rde import RDE
+from tbps_infer.families.rde import ITSELF, RDE
 from tbps_infer.families.tbps_clip import TBPS_CLIP
 from tbps_infer.families.vocabulary import find_tokenizer
 from tbps_infer.model_facts import Branch, ModelFacts
@@ -33,11 +36,13 @@ from tbps_infer.reference.tensor_files import tensors_file_sha256
 
 __all__ = ["FAMILIES", "PUBLISHED", "Found", "SourceModel", "inspect_checkpoint", "load_source"]
 
-PUBLISHED: tuple[Family, ...] = (RDE, IRRA, TBPS_CLIP, PLIP)
+PUBLISHED: tuple[Family, ...] = (ITSELF, RDE, IRRA, ICL, TBPS_CLIP, PLIP)
 """Families of published checkpoints; RDE stands before IRRA, whose tensors it has and more."""
 
 FAMILIES: tuple[str, ...] = (FAMILY, *(family.name for family in PUBLISHED))
 """Every name that ``--family`` takes: this project's own part model first."""
+
+_logger = logging.getLogger(__name__)
 
 _PAD_ID = 0
 _CPU = torch.device("cpu")
@@ -54,6 +59,8 @@ class SourceModel:
         path: The file that carried its tensors.
         tokenizer_path: Its `tokenizers` file; one made for a published checkpoint is deleted with this object.
         sha256: Of the checkpoint's tensors' file.
+        dropped: How many of its tensors served the training alone, by the module that they belong to.
+        assumed: What nobody said about it, by the name of the option that says it.
     """
 
     facts: ModelFacts
@@ -62,6 +69,8 @@ class SourceModel:
     path: Path
     tokenizer_path: Path
     sha256: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     _copies: dict[torch.device, tuple[nn.Module, nn.Module]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -98,6 +107,12 @@ class Found:
     file: CheckpointFile
     plan: Plan
     coverage: Coverage
+
+
+def assumptions(assumed: Mapping[str, Any]) -> str:
+    """What is assumed of a checkpoint, as a sentence without its end."""
+    values = ", ".join(f"{option(name)} {value}" for name, value in assumed.items())
+    return f"neither the checkpoint nor its settings say it, so this is assumed: {values}"
 
 
 def _copied_to(device: torch.device, image: nn.Module, text: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -163,11 +178,13 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
         raise UsageError(f"The model family {options.family!r} is not known.", f"Give one of {', '.join(FAMILIES)}.")
     folder = path if path.is_dir() else path.parent
     if options.family == FAMILY or (options.family is None and _is_parts(folder / CONFIG_JSON)):
+        options.refuse_unknown(f"the family {FAMILY}", ())
         return None
-    file = read_checkpoint_file(path, options.config, options.key)
+    file = read_checkpoint_file(path, options)
     family = _recognise(file, options.family)
+    options.refuse_unknown(f"the family {family.name}", family.options)
     plan = family.plan(file, options)
-    return Found(family, file, plan, cover(file, plan.network, plan.table, (*plan.droppable, *options.drop)))
+    return Found(family, file, plan, cover(file, plan.network, plan.table, plan.droppable, options.drop))
 
 
 def _is_parts(config: Path) -> bool:
@@ -183,13 +200,13 @@ def _is_parts(config: Path) -> bool:
 
 def _recognise(file: CheckpointFile, name: str | None) -> Family:
     for family in PUBLISHED:
-        if family.name == name or (name is None and all(marker in file.tensors for marker in family.markers)):
+        if family.name == name or (name is None and family.recognises(file)):
             return family
-    first = next(iter(file.tensors), "none")
+    groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in file.tensors))
     raise CheckpointError(
-        f"{file.path} holds the tensors of no known family ({len(file.tensors)} of them, the first {first}), and has "
-        f"no {CONFIG_JSON} beside it.",
-        f"If it is of one of these, name it: --family {'|'.join(FAMILIES)}.",
+        f"{file.path} holds the tensors of no known family: {len(file.tensors)} in {groups or 'no module'}.",
+        f"If it is of one of these, name it: --family {'|'.join(FAMILIES)}. The family {FAMILY} needs its "
+        f"{CONFIG_JSON} beside it.",
     )
 
 
@@ -207,13 +224,17 @@ def _load_part(path: Path, key: str | None) -> SourceModel:
 
 def _load_published(found: Found, options: LoadOptions) -> SourceModel:
     plan, file = found.plan, found.file
-    tokenizer = find_tokenizer(plan.tokenizer, options.tokenizer, file.path.parent, plan.vocab)
+    tokenizer = find_tokenizer(
+        plan.tokenizer, options.merges or options.vocab or options.tokenizer, file.path.parent, plan.vocab
+    )
     copy_tensors(file, plan.network, plan.table)
     network = plan.network.eval().requires_grad_(False)
     folder = Path(tempfile.mkdtemp(prefix="tbps-tokenizer."))
     tokenizer_path = folder / "tokenizer.json"
     tokenizer.save(str(tokenizer_path))
     facts = _facts(found, file_sha256(tokenizer_path))
+    if plan.assumed:
+        _logger.warning("%s: %s", file.path, assumptions(plan.assumed))
     source = SourceModel(
         facts=facts,
         image=_ImageBranch(network).eval(),
@@ -221,6 +242,8 @@ def _load_published(found: Found, options: LoadOptions) -> SourceModel:
         path=file.path,
         tokenizer_path=tokenizer_path,
         sha256=tensors_file_sha256(file.path),
+        dropped=found.coverage.dropped_groups(),
+        assumed=plan.assumed,
     )
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
     return source
