@@ -51,10 +51,17 @@ def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -
     from tbps_infer.gallery import is_gallery
 
     if is_bundle(path):
+        _refuse(path, "bundle", load)
         return _bundle(path, check)
     if is_gallery(path):
+        _refuse(path, "gallery", load)
         return _gallery(path, check)
     return _checkpoint(path, load)
+
+
+def _refuse(path: Path, kind: str, load: LoadOptions | None) -> None:
+    if load is not None:
+        load.refuse_all(path, kind)
 
 
 def _bundle(path: Path, check: bool) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -19,7 +21,7 @@ _BESIDE = "the one in the checkpoint's folder"
 _OPTIONS = {
     "family": click.option(
         "--family",
-        help="Model family, such as part, irra, rde or clip; docs/families.md lists them.",
+        help="Model family: part, irra, rde and others (docs/families.md), or MODULE:NAME of your own.",
         show_default="recognised",
     ),
     "key": click.option(
@@ -54,6 +56,12 @@ _OPTIONS = {
         help="ITSELF: share of the global cosine.",
         show_default="0.5",
     ),
+    "activation": click.option(
+        "--activation",
+        type=click.Choice(("gelu", "quick_gelu")),
+        help="CLIP: activation of its MLPs; OpenAI's is quick_gelu.",
+        show_default="from the checkpoint",
+    ),
     "drop": click.option(
         "--drop",
         multiple=True,
@@ -78,6 +86,8 @@ def family_options(command: Command) -> Command:
 def _load(image_size: str | None, **given: Any) -> Any:
     from tbps_infer.families.options import LoadOptions
 
+    if ":" in (given["family"] or ""):
+        sys.path.append(str(Path.cwd()))  # behind all installed packages, so that none is replaced
     files = [f"--{name}" for name in ("merges", "vocab", "tokenizer") if given[name]]
     if len(files) > 1:
         raise click.UsageError(f"{' and '.join(files)} exclude each other: a model has one tokenizer.")

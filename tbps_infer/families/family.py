@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from torch import Tensor, nn
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.vocabulary import TokenizerKind
 from tbps_infer.layout import VectorLayout
 from tbps_infer.preprocessing import Preprocessing, json_values
 
@@ -53,8 +54,9 @@ class Plan:
         table: The name of each of the network's tensors, by its name in the checkpoint.
         droppable: Tensors that served the training alone, as `tbps_infer.families.loading.cover` takes them.
         config: The sizes, as JSON values.
-        tokenizer: Which kind; its vocabulary has ``vocab`` entries.
+        tokenizer: Which kind (`tbps_infer.families.vocabulary`); the model knows ``vocab`` tokens.
         assumed: What nobody said and the checkpoint leaves open, by the name of the option that says it.
+        pad_id: The id that fills a batch's shorter captions.
     """
 
     network: DualEncoder
@@ -65,9 +67,10 @@ class Plan:
     caption_rule: str
     max_length: int
     layout: VectorLayout
-    tokenizer: Literal["clip", "bert"]
+    tokenizer: TokenizerKind
     vocab: int
     assumed: Mapping[str, Any] = field(default_factory=dict)
+    pad_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Family:
         plan: Understands a checkpoint of it.
         options: Which attributes of `LoadOptions` mean something to it.
         rows: The length that some of the markers have.
+        rename: Brings a checkpoint's tensors to the names that ``plan`` knows, where that takes more than a table.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Family:
     plan: Callable[[CheckpointFile, LoadOptions], Plan]
     options: tuple[str, ...] = ("config", "image_size", "max_length", "tokenizer", "drop")
     rows: Mapping[str, int] = field(default_factory=dict)
+    rename: Callable[[CheckpointFile], CheckpointFile] = lambda file: file
 
     def recognises(self, file: CheckpointFile) -> bool:
         """Whether a checkpoint has this family's markers."""
@@ -128,8 +133,13 @@ def prefixed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
 
 
 def sizes_json(image: Any, text: Any) -> dict[str, Any]:
-    """The sizes of two networks, a dataclass each, as JSON values: a plan's ``config``."""
-    return json_values({"image": asdict(image), "text": asdict(text)})
+    """The sizes of two networks, a dataclass each, as JSON values without what is at its default."""
+    return json_values({"image": _given(image), "text": _given(text)})
+
+
+def _given(sizes: Any) -> dict[str, Any]:
+    defaults = {each.name: each.default for each in fields(sizes)}
+    return {name: value for name, value in asdict(sizes).items() if getattr(sizes, name) != defaults[name]}
 
 
 def image_grid(

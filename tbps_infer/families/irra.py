@@ -122,10 +122,12 @@ def _geometry(
 
 
 def check_widths(file: CheckpointFile, image: ImageSizes, text: TextSizes) -> None:
-    """CLIP's heads are 64 wide, and its two embeddings of one length. Raises CheckpointError."""
-    for what, width in (("image", image.width), ("text", text.width)):
-        if width % 64:
-            raise CheckpointError(f"{file.path}: the {what} transformer is {width} wide, want a multiple of 64.")
+    """A transformer has whole heads, and the two embeddings are of one length. Raises CheckpointError."""
+    for what, sizes in (("image", image), ("text", text)):
+        if sizes.width % sizes.style.head:
+            raise CheckpointError(
+                f"{file.path}: the {what} transformer is {sizes.width} wide, want a multiple of {sizes.style.head}."
+            )
     if image.dim != text.dim:
         raise CheckpointError(
             f"{file.path} embeds pictures in {image.dim} numbers and sentences in {text.dim}, want the same."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from tbps_infer.errors import UsageError
 
@@ -28,6 +29,7 @@ class LoadOptions:
         max_length: Tokens per caption at most, special tokens included.
         select_ratio: The share of tokens that RDE and ITSELF choose.
         global_weight: The share of the global cosine in ITSELF's similarity.
+        activation: ``gelu`` or ``quick_gelu``, of a CLIP whose files do not say it.
         merges: CLIP's merges file.
         vocab: BERT's ``vocab.txt``.
         tokenizer: Any of the two, a ``tokenizer.json``, or a folder with one of them; looked for beside the
@@ -44,23 +46,29 @@ class LoadOptions:
     max_length: int | None = None
     select_ratio: float | None = None
     global_weight: float | None = None
+    activation: Literal["gelu", "quick_gelu"] | None = None
     merges: Path | None = None
     vocab: Path | None = None
     tokenizer: Path | None = None
     drop: tuple[str, ...] = ()
 
-    def refuse_unknown(self, what: str, known: Collection[str]) -> None:
+    def refuse_all(self, path: Path, kind: str) -> None:
+        """Refuse every option, for what says all of this itself: a bundle or a gallery. Raises UsageError."""
+        self.refuse_unknown(f"{path}, which is a {kind}", (), of_all=())
+
+    def refuse_unknown(self, what: str, known: Collection[str], of_all: Collection[str] = _OF_ALL) -> None:
         """Refuse options that mean nothing to a model.
 
         Args:
             what: The model, for the sentence.
-            known: Names of the attributes that mean something to it; ``family`` and ``key`` mean something to all.
+            known: Names of the attributes that mean something to it.
+            of_all: Names of those that mean something to every checkpoint.
 
         Raises:
             UsageError: Names the options.
         """
         given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, ())]
-        unknown = [name for name in given if name not in (*_OF_ALL, *known)]
+        unknown = [name for name in given if name not in (*of_all, *known)]
         if unknown:
             means = "means" if len(unknown) == 1 else "mean"
             takes = ", ".join(map(option, known))

@@ -22,9 +22,12 @@ from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.families.family import DualEncoder, Family, Plan
 from tbps_infer.families.files import CheckpointFile, read_checkpoint_file
+from tbps_infer.families.hugging_face import CLIP_FOLDER, SIGLIP
 from tbps_infer.families.irra import ICL, IRRA
 from tbps_infer.families.loading import Coverage, copy_tensors, cover
+from tbps_infer.families.openai import CLIP
 from tbps_infer.families.options import LoadOptions, option
+from tbps_infer.families.outside import find_outside, outside_families
 from tbps_infer.families.plip import PLIP
 from tbps_infer.families.rde import ITSELF, RDE
 from tbps_infer.families.tbps_clip import TBPS_CLIP
@@ -36,15 +39,14 @@ from tbps_infer.reference.tensor_files import tensors_file_sha256
 
 __all__ = ["FAMILIES", "PUBLISHED", "Found", "SourceModel", "inspect_checkpoint", "load_source"]
 
-PUBLISHED: tuple[Family, ...] = (ITSELF, RDE, IRRA, ICL, TBPS_CLIP, PLIP)
-"""Families of published checkpoints; RDE stands before IRRA, whose tensors it has and more."""
+PUBLISHED: tuple[Family, ...] = (ITSELF, RDE, IRRA, ICL, TBPS_CLIP, PLIP, CLIP, CLIP_FOLDER, SIGLIP)
+"""Families of published checkpoints. The first that recognises one has it: RDE stands before IRRA, whose tensors it
+has and more, and TBPS-CLIP before CLIP."""
 
 FAMILIES: tuple[str, ...] = (FAMILY, *(family.name for family in PUBLISHED))
 """Every name that ``--family`` takes: this project's own part model first."""
 
 _logger = logging.getLogger(__name__)
-
-_PAD_ID = 0
 _CPU = torch.device("cpu")
 
 
@@ -111,7 +113,8 @@ class Found:
 
 def assumptions(assumed: Mapping[str, Any]) -> str:
     """What is assumed of a checkpoint, as a sentence without its end."""
-    values = ", ".join(f"{option(name)} {value}" for name, value in assumed.items())
+    known = {each.name for each in dataclasses.fields(LoadOptions)}
+    values = ", ".join(f"{option(name) if name in known else name} {value}" for name, value in assumed.items())
     return f"neither the checkpoint nor its settings say it, so this is assumed: {values}"
 
 
@@ -174,15 +177,15 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
         CheckpointError: It cannot be read, is of no known family, or its tensors do not fit.
     """
     options = options or LoadOptions()
-    if options.family is not None and options.family not in FAMILIES:
-        raise UsageError(f"The model family {options.family!r} is not known.", f"Give one of {', '.join(FAMILIES)}.")
+    named = None if options.family in (None, FAMILY) else _named(options.family)
     folder = path if path.is_dir() else path.parent
     if options.family == FAMILY or (options.family is None and _is_parts(folder / CONFIG_JSON)):
         options.refuse_unknown(f"the family {FAMILY}", ())
         return None
     file = read_checkpoint_file(path, options)
-    family = _recognise(file, options.family)
+    family = named or _recognise(file)
     options.refuse_unknown(f"the family {family.name}", family.options)
+    file = family.rename(file)
     plan = family.plan(file, options)
     return Found(family, file, plan, cover(file, plan.network, plan.table, plan.droppable, options.drop))
 
@@ -198,9 +201,19 @@ def _is_parts(config: Path) -> bool:
     return not isinstance(values, dict) or "model_type" not in values
 
 
-def _recognise(file: CheckpointFile, name: str | None) -> Family:
-    for family in PUBLISHED:
-        if family.name == name or (name is None and family.recognises(file)):
+def _named(name: str | None) -> Family:
+    assert name is not None
+    family = next((family for family in PUBLISHED if family.name == name), None) or find_outside(name)
+    if family is None:
+        raise UsageError(
+            f"The model family {name!r} is not known.", f"Give one of {', '.join(FAMILIES)}, or MODULE:NAME."
+        )
+    return family
+
+
+def _recognise(file: CheckpointFile) -> Family:
+    for family in itertools.chain(PUBLISHED, outside_families()):
+        if family.recognises(file):
             return family
     groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in file.tensors))
     raise CheckpointError(
@@ -257,7 +270,7 @@ def _facts(found: Found, tokenizer_sha256: str) -> ModelFacts:
         preprocessing=plan.preprocessing,
         caption_rule=plan.caption_rule,
         max_length=plan.max_length,
-        pad_id=_PAD_ID,
+        pad_id=plan.pad_id,
         layout=plan.layout,
     )
     weights = {own: found.file.tensors[name] for name, own in plan.table.items()}

@@ -14,6 +14,7 @@ from command_line import fail, succeed
 from torch import Tensor
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.data.synth import write_people
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.families.table import Found, inspect_checkpoint, load_source
@@ -205,3 +206,50 @@ def test_a_long_s_is_an_s_to_clips_tokenizer(tmp_path: Path) -> None:
     assert tokenizer.pre_tokenizer is not None
     words = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str("it'ſt it'st")]
     assert [len(word.encode()) for word in words] == [2, 5, 1, 2, 2, 1]
+
+
+def test_eval_and_embed_take_what_their_hints_name(tmp_path: Path) -> None:
+    people = tmp_path / "people"
+    write_people(people, 3, seed=3)
+    rows = [f"{picture},a woman in red,{n}" for n, picture in enumerate(sorted(people.rglob("*.jpg"))[:3])]
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("\n".join(["path,caption,id", *rows]))
+    (tmp_path / "merges").mkdir()
+    file = save(tmp_path, made.irra_tensors(made.Sizes()))
+    merges = (tmp_path / "merges.txt").rename(tmp_path / "merges" / "mine.txt")
+    gallery = tmp_path / "gallery"
+    asked = fail(2, "eval", file, labelled, "--backend", "torch")
+    assert "--merges FILE" in asked.output
+    for command in (("eval", file, labelled), ("embed", file, people, "-o", gallery)):
+        succeed(*command, "--backend", "torch", "--merges", merges, "--stride", "16")
+    refused = fail(2, "info", gallery, "--merges", merges)
+    assert "--merges means nothing to" in refused.output and "which is a gallery" in refused.output
+
+
+def test_options_beside_a_bundle_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    write_people(tmp_path / "people", 1, seed=3)
+    for command in (("info", tiny_bundle), ("embed", tiny_bundle, tmp_path / "people", "-o", tmp_path / "gallery")):
+        refused = fail(2, *command, "--image-size", "96x32")
+        assert "--image-size means nothing to" in refused.output and "which is a bundle" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("#version: 0.2\n" + "Ġ t\nh e\nĠt he\n" * 20, r"marks no ends of words"),
+        ("<!DOCTYPE html>\n" + "<a href=x>\n" * 99, r"line 2: the piece '<a' is no letter"),
+        ("#version: 0.2\n" + "ab c</w>\n" * 99, r"line 2: the piece 'ab' is no letter"),
+    ],
+    ids=["gpt-2", "html", "out of order"],
+)
+def test_merges_of_another_model_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    file = save(tmp_path, made.irra_tensors(made.Sizes()))
+    (tmp_path / "other.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=sentence):
+        load_source(None, file, LoadOptions(merges=tmp_path / "other.txt"))
+
+
+def test_more_tokens_than_positions_are_refused(tmp_path: Path) -> None:
+    file = save(tmp_path, made.irra_tensors(made.Sizes()))
+    with pytest.raises(CheckpointError, match=r"--max-length is 21, and best\.pth has 20 positions"):
+        found(file, max_length=21)

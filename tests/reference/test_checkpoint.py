@@ -203,6 +203,7 @@ def test_missing_and_damaged_files_are_named(copy: Path, tmp_path: Path) -> None
         (lambda values: values["model"]["preprocessing"].update(interpolation="nearest"), "nearest"),
         (lambda values: values["model"]["preprocessing"].update(image_size=[100, 32]), "not a multiple"),
         (lambda values: values["model"].update(parts=5), "5 stripes do not divide"),
+        (lambda values: values["model"]["text"].update(max_length=129), "there are 128 positions"),
         (lambda values: values["model"].update(heads=7), "not a multiple of heads"),
         (lambda values: values["model"].update(dim=128), r"is \[.*wants \["),
     ],
