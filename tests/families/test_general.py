@@ -1,4 +1,4 @@
-"""General encoders as families: OpenAI's CLIP, open_clip's, Hugging Face's folders, against their own forward pass."""
+"""General encoders as families: OpenAI's CLIP, open_clip's and Hugging Face's, against their own forward pass."""
 
 from __future__ import annotations
 

@@ -215,6 +215,7 @@ def test_lora_that_is_not_plain_is_refused(
         read_tensors(saved(tmp_path / "a.pth", stored))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit's own
 def test_the_documented_command_converts_what_carries_objects(tmp_path: Path) -> None:
     """Where the file is trusted; the reader itself refuses it."""
     file = saved(tmp_path / "best.pth", {"model": X, "args": argparse.Namespace(lr=1)})
@@ -227,3 +228,6 @@ def test_the_documented_command_converts_what_carries_objects(tmp_path: Path) ->
     out = tmp_path / "best.safetensors"
     subprocess.run([sys.executable, "-c", code[1], file, out], check=True)
     assert same(read_tensors(out), X)
+    script(tmp_path / "scripted.pt")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code[1], tmp_path / "scripted.pt", out], check=True)
+    assert read_tensors(out).keys() == {"weight", "bias"}
