@@ -96,6 +96,7 @@ def _reference(bundle: Bundle, checkpoint: Path | None, load: LoadOptions, threa
     from tbps_infer.verification.references import checkpoint_reference, graphs_reference
 
     if checkpoint is None:
+        load.refuse_all(bundle.path, "bundle")
         return graphs_reference(bundle, threads)
     from tbps_infer.families.table import load_source
 
