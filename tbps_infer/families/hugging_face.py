@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's transformers: CLIP, brought into OpenAI's layout, and SigLIP (arXiv 2303.15343)."""
+"""Folders of Hugging Face's transformers: what is read from all of them, and CLIP, brought into OpenAI's layout."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbps_infer.errors import CheckpointError
-from tbps_infer.families.clip import PixelScale, Style, image_sizes, text_sizes
-from tbps_infer.families.family import DualEncoder, Family, Plan, prefixed, settle, sizes_json
+from tbps_infer.families.clip import Style, image_sizes, text_sizes
+from tbps_infer.families.family import Family, Plan, prefixed, settle, sizes_json
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.irra import ClipPair, check_widths
 from tbps_infer.families.openai import STRETCHED
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
-from tbps_infer.reference.attention import l2_normalize
 from tbps_infer.reference.tensor_files import read_json
 
-__all__ = ["CLIP_FOLDER", "SIGLIP"]
+__all__ = ["CLIP_FOLDER", "DROPPABLE", "OPTIONS", "length_of", "read_folder"]
 
-_DROPPABLE = (
+DROPPABLE = (
     *("logit_scale", "logit_bias"),
     *("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids"),
 )
@@ -35,7 +33,7 @@ _OLD_END = 2
 
 
 def _plan_clip(file: CheckpointFile, options: LoadOptions) -> Plan:
-    config, preprocessing = _read_folder(file, "clip")
+    config, preprocessing = read_folder(file, "clip")
     vision, words = config.get("vision_config") or {}, config.get("text_config") or {}
     patch = file.shape("visual.conv1.weight", 4)[2]
     height, width = preprocessing.image_size
@@ -51,11 +49,11 @@ def _plan_clip(file: CheckpointFile, options: LoadOptions) -> Plan:
     return Plan(
         network=network,
         table=prefixed(network, {"image": "visual.", "text": ""}),
-        droppable=_DROPPABLE,
+        droppable=DROPPABLE,
         config=sizes_json(image, text),
         preprocessing=preprocessing,
         caption_rule="none",  # the tokenizer's file has it
-        max_length=_length(file, options, text.positions),
+        max_length=length_of(file, options, text.positions),
         layout=VectorLayout((Segment("global", image.dim),)),
         tokenizer="file",
         vocab=text.vocab,
@@ -118,88 +116,15 @@ def _style(file: CheckpointFile, config: Mapping[str, Any], width: int) -> Style
     return Style(width // heads, activation, config.get("layer_norm_eps", 1e-5))
 
 
-class _Siglip(DualEncoder):
-    """transformers' own two networks. A caption is always filled up to all positions, as in training."""
-
-    fill: Tensor
-
-    def __init__(self, towers: tuple[nn.Module, nn.Module], facts: Preprocessing, fill: Tensor) -> None:
-        super().__init__()
-        self.pixels = PixelScale(facts)
-        self.vision_model, self.text_model = towers
-        self.register_buffer("fill", fill, persistent=False)
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        return l2_normalize(self.vision_model(pixel_values=self.pixels(pixels)).pooler_output)
-
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        fill = self.fill.expand(input_ids.shape[0], -1)
-        ids = torch.where(attention_mask > 0, input_ids, fill[:, :1])
-        full = torch.cat((ids, fill), dim=1)[:, : self.fill.shape[1]]
-        return l2_normalize(self.text_model(input_ids=full).pooler_output)
-
-
-def _plan_siglip(file: CheckpointFile, options: LoadOptions) -> Plan:
-    from transformers import SiglipConfig, SiglipModel
-
-    values, preprocessing = _read_folder(file, "siglip")
-    try:
-        config = SiglipConfig(**values)
-        config._attn_implementation = "eager"
-        with torch.device("meta"):
-            model = SiglipModel(config)
-    except Exception as error:  # whatever a configuration that is not sound leads to
-        raise CheckpointError(f"{file.path.parent / 'config.json'} is not SigLIP's: {error}.") from error
-    positions, vocab = config.text_config.max_position_embeddings, config.text_config.vocab_size
-    pad_id = _pad_id(file.path.parent, config.text_config.pad_token_id)
-    network = _Siglip(
-        (model.vision_model.to_empty(device="cpu"), model.text_model.to_empty(device="cpu")),
-        preprocessing,
-        torch.full((1, positions), pad_id, dtype=torch.int32),
-    )
-    for module in (network.vision_model, network.text_model):
-        embeddings = module.get_submodule("embeddings")
-        count = embeddings.get_parameter("position_embedding.weight").shape[0]
-        embeddings.position_ids = torch.arange(count)[None]
-    dim = network.text_model.get_parameter("head.weight").shape[0]
-    return Plan(
-        network=network,
-        table={name: name for name in network.state_dict()},
-        droppable=_DROPPABLE,
-        config={"vision": config.vision_config.to_diff_dict(), "text": config.text_config.to_diff_dict()},
-        preprocessing=preprocessing,
-        caption_rule="none",
-        max_length=_length(file, options, positions),
-        layout=VectorLayout((Segment("global", dim),)),
-        tokenizer="file",
-        vocab=vocab,
-        pad_id=pad_id,
-    )
-
-
-def _length(file: CheckpointFile, options: LoadOptions, positions: int) -> int:
+def length_of(file: CheckpointFile, options: LoadOptions, positions: int) -> int:
+    """Tokens per caption: as the options say, else all positions. Raises CheckpointError where they say more."""
     length: int = settle({}, "max_length", options.max_length, default=positions)
     if length > positions:
         raise CheckpointError(f"--max-length is {length}, and {file.path.name} has {positions} positions for text.")
     return length
 
 
-def _pad_id(folder: Path, otherwise: int) -> int:
-    """The id that the folder's tokenizer fills with; the configuration's where that does not say."""
-    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    token = read_json(settings).get("pad_token") if settings.is_file() else None
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    if token is None or not file.is_file():
-        return otherwise
-    try:
-        found = tokenizers.Tokenizer.from_file(str(file)).token_to_id(token)
-    except Exception as error:  # tokenizers raises no narrower class
-        raise CheckpointError(f"{file} is not a readable tokenizers file: {error}.") from error
-    return otherwise if found is None else int(found)
-
-
-def _read_folder(file: CheckpointFile, kind: str) -> tuple[dict[str, Any], Preprocessing]:
+def read_folder(file: CheckpointFile, kind: str) -> tuple[dict[str, Any], Preprocessing]:
     """The model's configuration and what is done to its pictures. Raises CheckpointError."""
     folder = file.path.parent
     config = read_json(folder / "config.json")
@@ -236,15 +161,12 @@ def _preprocessing(folder: Path, said: Mapping[str, Any]) -> Preprocessing:
         ) from error
 
 
-_OPTIONS = ("max_length", "tokenizer", "drop")
+OPTIONS = ("max_length", "tokenizer", "drop")
 
 CLIP_FOLDER = Family(
     "clip-hf",
     ("vision_model.embeddings.class_embedding", "visual_projection.weight"),
     _plan_clip,
-    _OPTIONS,
+    OPTIONS,
     rename=_in_openais_layout,
-)
-SIGLIP = Family(
-    "siglip", ("vision_model.head.probe", "text_model.embeddings.token_embedding.weight"), _plan_siglip, _OPTIONS
 )

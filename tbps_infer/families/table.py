@@ -21,7 +21,7 @@ from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.families.family import DualEncoder, Family, Plan
 from tbps_infer.families.files import CheckpointFile, read_checkpoint_file
-from tbps_infer.families.hugging_face import CLIP_FOLDER, SIGLIP
+from tbps_infer.families.hugging_face import CLIP_FOLDER
 from tbps_infer.families.irra import ICL, IRRA
 from tbps_infer.families.loading import Coverage, copy_tensors, cover
 from tbps_infer.families.openai import CLIP
@@ -29,6 +29,7 @@ from tbps_infer.families.options import LoadOptions, option
 from tbps_infer.families.outside import find_outside, outside_families
 from tbps_infer.families.plip import PLIP
 from tbps_infer.families.rde import ITSELF, RDE
+from tbps_infer.families.siglip import SIGLIP
 from tbps_infer.families.tbps_clip import TBPS_CLIP
 from tbps_infer.families.vocabulary import find_tokenizer
 from tbps_infer.formats.json_files import read_json
