@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import tokenizers
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from tbps_infer.families.family import DualEncoder, Family, Plan
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.hugging_face import DROPPABLE, OPTIONS, length_of, read_folder
 from tbps_infer.families.options import LoadOptions
+from tbps_infer.formats.tokenizers_files import read_tokenizer
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.reference.attention import l2_normalize
@@ -91,8 +91,8 @@ def _pad_id(folder: Path, otherwise: int) -> int:
     if token is None or not file.is_file():
         return otherwise
     try:
-        found = tokenizers.Tokenizer.from_file(str(file)).token_to_id(token)
-    except Exception as error:  # tokenizers raises no narrower class
+        found = read_tokenizer(file).token_to_id(token)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not a readable tokenizers file: {error}.") from error
     return otherwise if found is None else int(found)
 

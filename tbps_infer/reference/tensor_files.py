@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
+from tbps_infer.formats import json_files
 from tbps_infer.reference.file_kinds import CONVERT, TENSOR_SUFFIXES, is_safetensors, refuse_other_kinds
 from tbps_infer.reference.lora import ADAPTER_CONFIG, alpha_of, merge_lora
 from tbps_infer.reference.state_dict import bare_tensors
@@ -159,14 +159,11 @@ def check_numbers(path: Path, name: str, tensor: Tensor) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError when the file is not there or holds anything else."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json_files.read_json(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist.", "Copy the checkpoint's whole folder.") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.", "Copy it again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object.", "Copy it again.")
-    return values
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
