@@ -23,6 +23,7 @@ __all__ = [
     "FP16_ROUNDING",
     "GATE",
     "GOLDEN_COSINE",
+    "LEAST_DISTINCT",
     "PARITY",
     "RESIZED_COSINE",
     "ParityLimits",
@@ -129,6 +130,10 @@ GATE: Mapping[Precision, Thresholds] = {
     "int8": Thresholds(max_rank1_drop=0.5, max_map_drop=0.5, min_overlap=0.9, min_cosine=0.99),
 }
 """What the gate asks at export and at build; `tbps verify` asks the defaults of every precision."""
+
+LEAST_DISTINCT = 16
+"""The least number of different pictures, and of different captions where they are judged by labels, that INT8 is
+calibrated on and that the gate looks at: with fewer, one odd picture decides for all."""
 
 DISTINCT_COSINE = 0.999
 """Two items are different to the reference when the cosine of its embeddings of them is below this. One picture
