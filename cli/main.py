@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -11,6 +12,7 @@ import click
 
 from tbps_infer import __version__
 from tbps_infer.cli.shared.streams import discard, guard_streams
+from tbps_infer.errors import BackendError, TbpsError, UsageError
 
 __all__ = ["cli", "export_main", "main", "search_main"]
 
@@ -123,8 +125,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 def _report(error: Exception) -> int:
     """Print an error that the user can act on; raise any other one with its traceback."""
-    from tbps_infer.errors import BackendError, TbpsError, UsageError
-
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
     if extra is not None:
@@ -132,12 +132,26 @@ def _report(error: Exception) -> int:
             f"This command needs the package {missing}, which is not installed.",
             f'Install it: pip install "tbps-infer[{extra}]".',
         )
+    if isinstance(error, OSError) and error.errno is not None:
+        error = _of_system(error)
     if not isinstance(error, TbpsError):
         raise error
     click.echo(f"Error: {error.message}", err=True, color=True)
     if error.hint:
         click.echo(f"Hint: {error.hint}", err=True, color=True)
     return 2 if isinstance(error, UsageError) else 1
+
+
+def _of_system(error: OSError) -> TbpsError:
+    """What the system refused where no command expected it, as a sentence: a place, and what is wrong with it."""
+    hints = {
+        errno.EACCES: "Check its permissions.",
+        errno.EPERM: "Check its permissions.",
+        errno.EROFS: "Choose a place where you may write.",
+        errno.ENOSPC: "Free some disk space.",
+    }
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return TbpsError(f"{place}{error.strerror or error}.", hints.get(error.errno or 0, ""))
 
 
 @click.group(cls=LazyGroup, context_settings=SETTINGS)

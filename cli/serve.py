@@ -30,6 +30,13 @@ __all__ = ["serve"]
 @click.option("--batch", type=click.IntRange(1), default=32, help="Maximum queries per forward pass.")
 @click.option("--queue", type=click.IntRange(1), default=256, help="Maximum waiting queries; more are told to retry.")
 @click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for cached thumbnails, in MiB.")
+@click.option(
+    "--proxy",
+    "proxies",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Address or network of a reverse proxy whose X-Forwarded-For and -Proto are believed; repeatable.",
+)
 @query_options
 @run_options
 @verbosity_options
@@ -42,6 +49,7 @@ def serve(
     batch: int,
     queue: int,
     cache_mb: int,
+    proxies: tuple[str, ...],
     search_device: str,
     search_backend: SearchBackend,
     bundle: Path | None,
@@ -66,7 +74,7 @@ def serve(
 
     limits = Limits(rate=rate, burst=max(1, round(3 * rate)))
     batches = BatchOptions(most=batch, queue=queue)
-    options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches)
+    options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches, proxies=proxies)
     with Gallery.open(gallery) as opened:
         model = bundle or opened.require_bundle()
     encoder = Encoder.open(model, run, batch_size=batch)
@@ -75,10 +83,12 @@ def serve(
     with bind(options) as bound:
         searcher = Searcher(encoder, gallery, batches, metrics, options=search, attention=_attention(model))
         app = create_app(searcher, options, metrics)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request
 
         def started(address: str) -> None:
             say(f"Serving {searcher.gallery.count} records of {gallery} at {address} (Ctrl-C ends)")
+            if not options.loopback:
+                say("It speaks HTTP: put a proxy in front that adds TLS, and name it with --proxy (docs/serve.md).")
 
         run_server(app, bound, started)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tbps_infer.embedding import EmbedOptions, EmbedReport, embed_gallery
     from tbps_infer.encoder import Encoder
     from tbps_infer.errors import TbpsError
-    from tbps_infer.gallery import Filter, Gallery, Hit
+    from tbps_infer.gallery import Filter, Gallery, GalleryWriter, Hit
     from tbps_infer.layout import Segment, VectorLayout
     from tbps_infer.model_facts import ModelFacts
     from tbps_infer.preprocessing import Preprocessing
@@ -42,6 +42,7 @@ __all__ = [
     "Encoder",
     "Filter",
     "Gallery",
+    "GalleryWriter",
     "Hit",
     "ModelFacts",
     "Preprocessing",
@@ -62,6 +63,7 @@ _HOMES = {
     "Encoder": "encoder",
     "Filter": "gallery",
     "Gallery": "gallery",
+    "GalleryWriter": "gallery",
     "Hit": "gallery",
     "ModelFacts": "model_facts",
     "Preprocessing": "preprocessing",

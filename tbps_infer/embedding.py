@@ -121,7 +121,7 @@ class EmbedReport:
 def embed_gallery(
     encoder: CropEncoder,
     items: Sequence[SourceItem],
-    gallery: Path,
+    gallery: Path | str,
     options: EmbedOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbedReport:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -51,24 +52,30 @@ _STRIP_PIXELS = 1 << 20
 # What Pillow keeps of a pixel, by mode; 4 bytes where nothing is said.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 
+# What decoders take besides for a pixel of three channels (measured; libtiff with one strip).
+_WORKING_BYTES = {"AVIF": 6, "HEIF": 6, "JPEG2000": 16, "SGI": 2, "TIFF": 4, "WEBP": 12}
+_PROGRESSIVE_BYTES = 6  # a JPEG's coefficients, which a progressive one keeps
+
 # Pillow hands these to Ghostscript: a picture from a gallery must never start another program.
 _PROGRAM_FORMATS = frozenset({"EPS"})
 
 
-def load_rgb(source: Path | bytes) -> Image.Image:
+def load_rgb(source: Path | bytes, shrink: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:
     """Decode a picture's first frame to upright 8-bit RGB.
 
     Args:
         source: A file, or a file's bytes.
+        shrink: Makes the picture smaller while the memory for decoding it is held: what is kept of many pictures is
+            to be small.
 
     Returns:
-        An image of mode RGB, as `to_rgb` makes it.
+        An image of mode RGB, as `to_rgb` makes it and `shrink` leaves it.
 
     Raises:
-        ImageError: It cannot be read or decoded, is truncated, empty, or has more pixels than Pillow's limit
-            (``PIL.Image.MAX_IMAGE_PIXELS``); the sentence gives the reason.
+        ImageError: It cannot be read or decoded, is truncated, empty, has more pixels than Pillow's limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``) or more bytes than memory allows; the sentence gives the reason.
     """
-    return _load(source, to_rgb)
+    return _load(source, lambda image: shrink(to_rgb(image)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -108,7 +115,7 @@ def load_crop(source: Path | bytes, facts: Preprocessing, memory: DecodeMemory |
     Args:
         source: As of `load_rgb`.
         facts: The size and the filter.
-        memory: Holds what decoding takes, until it is done; None takes whatever is needed.
+        memory: Holds what decoding takes, until it is done; None is the one that all share who name none.
 
     Returns:
         uint8 ``[height, width, 3]``.
@@ -146,14 +153,22 @@ def picture_being_read() -> str | None:
     return name
 
 
+@functools.cache
+def _shared_memory() -> DecodeMemory:
+    return DecodeMemory()
+
+
 def _load(source: Path | bytes, make: Callable[[Image.Image], Made], memory: DecodeMemory | None = None) -> Made:
+    memory = memory or _shared_memory()
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "The picture", make, memory)
     try:
         file = source.open("rb")
     except OSError as error:
         raise ImageError(f"{source} cannot be read: {error.strerror or error}.") from error
-    with file, named_picture(str(source)):
+    # Some decoders read all of a file, or as much as it says that there is.
+    size = os.fstat(file.fileno()).st_size
+    with file, named_picture(str(source)), memory.files.hold(size, f"Reading {source}"):
         return _decode(file, str(source), make, memory)
 
 
@@ -177,7 +192,7 @@ def _silence_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], memory: DecodeMemory | None) -> Made:
+def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], memory: DecodeMemory) -> Made:
     _load_formats()
     try:
         with ExitStack() as held:
@@ -185,8 +200,7 @@ def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], mem
                 if image.format in _PROGRAM_FORMATS:
                     raise ImageError(f"{name} is {image.format}, which only an outside program can draw.")
                 _check_size(image)
-                if memory is not None:
-                    held.enter_context(memory.pixels.hold(_decoding_bytes(image), "Decoding it"))
+                held.enter_context(memory.pixels.hold(_decoding_bytes(image), "Decoding it"))
                 made = make(image)
             del image  # its pixels go before what is held for them does
             return made
@@ -208,7 +222,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _decoding_bytes(image: Image.Image) -> int:
-    """What decoding takes: the pixels as they are stored, turned upright, and as grey or RGB."""
+    """What decoding takes: the decoder's own, and the pixels as stored, turned upright, and as grey or RGB."""
     stored = _PIXEL_BYTES.get(image.mode, 4)
     # Not getexif(), which decodes a PNG.
     tags: Any = getattr(image, "tag_v2", {})
@@ -219,7 +233,10 @@ def _decoding_bytes(image: Image.Image) -> int:
         converted = 1
     else:
         converted = 0 if image.mode in ("L", "RGB") else 4
-    return image.width * image.height * (stored + turned + converted)
+    working = _WORKING_BYTES.get(image.format or "", 0)
+    if image.format == "JPEG" and image.info.get("progressive"):
+        working = _PROGRESSIVE_BYTES
+    return image.width * image.height * (working + stored + turned + converted)
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:

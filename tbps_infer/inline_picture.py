@@ -7,6 +7,8 @@ import io
 from html import escape
 from pathlib import Path
 
+from PIL import Image
+
 from tbps_infer.errors import ImageError
 from tbps_infer.images import load_rgb
 
@@ -23,12 +25,16 @@ def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
         size: Height and width on the page; the thumbnail is twice as large, for sharp screens and print.
         missing: The HTML where the picture cannot be read.
     """
+    height, width = size
+
+    def shrink(image: Image.Image) -> Image.Image:
+        image.thumbnail((2 * width, 2 * height))
+        return image
+
     try:
-        image = load_rgb(path)
+        image = load_rgb(path, shrink)
     except (ImageError, OSError):
         return missing
-    height, width = size
-    image.thumbnail((2 * width, 2 * height))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")

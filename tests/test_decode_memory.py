@@ -14,7 +14,7 @@ from PIL import Image
 
 from tbps_infer.decode_memory import DecodeMemory
 from tbps_infer.errors import ImageError
-from tbps_infer.images import load_crop
+from tbps_infer.images import load_crop, load_rgb
 from tbps_infer.preprocessing import Preprocessing
 
 SMALL = Preprocessing(image_size=(12, 4))
@@ -89,3 +89,25 @@ def test_the_memory_is_waited_for_and_given_back() -> None:
         _ = 1 / 0
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    """It takes no room on the disk, and would take all of the memory."""
+    sparse = tmp_path / "sparse.jpg"
+    with sparse.open("wb") as file:
+        file.truncate(8 << 30)
+    for load in (load_rgb, lambda path: load_crop(path, SMALL)):
+        with pytest.raises(ImageError, match=r"sparse\.jpg takes 8,192 MiB, and 256 MiB of the 1,024 MiB"):
+            load(sparse)
+
+
+def test_what_a_decoder_takes_besides_is_held_too() -> None:
+    memory = DecodeMemory(4 * 5 * 10**6)
+    for form, options in (("JPEG", {"progressive": True}), ("WEBP", {}), ("TIFF", {})):
+        buffer = io.BytesIO()
+        Image.new("RGB", (2000, 1000)).save(buffer, form, **options)
+        if form == "TIFF":
+            load_crop(buffer.getvalue(), SMALL, DecodeMemory(4 * 6 * 10**6))
+            memory = DecodeMemory(4 * 4 * 10**6)
+        with pytest.raises(ImageError, match="Decoding it takes"):
+            load_crop(buffer.getvalue(), SMALL, memory)

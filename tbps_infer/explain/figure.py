@@ -27,7 +27,7 @@ def draw_attention(picture: Path | bytes, attention: Attention) -> Image.Image:
 
     Colours tell the multiple of even attention, from white at 0 to full orange at the figure's largest value.
     """
-    crop = load_rgb(picture).resize(_THUMB, Image.Resampling.LANCZOS)
+    crop = _resized(picture, _THUMB)
     top = float(max(attention.image.max(), attention.coarse.max(), attention.parts.max()))
     columns = max(len(attention.coarse), 3)
     text_lines = sum(len(word) for word in attention.words) // 24 + 3
@@ -44,7 +44,7 @@ def draw_attention(picture: Path | bytes, attention: Attention) -> Image.Image:
         _draw_words(draw, (left, y + _HEAD + 16 + _THUMB[1]), _COLUMN - 20, attention.words, weights / top)
     y = _MARGIN * 2 + upper
     canvas.draw_lines(draw, (_MARGIN, y), ["stripe k, and what text token k reads"], _HEAD - 3, canvas.SOFT)
-    large = load_rgb(picture).resize((stripe * parts // 3, stripe * parts), Image.Resampling.LANCZOS)
+    large = _resized(picture, (stripe * parts // 3, stripe * parts))
     for k, weights in enumerate(attention.parts):
         row = y + 30 + k * stripe
         image.paste(large.crop((0, k * stripe, large.width, (k + 1) * stripe - 3)), (_MARGIN, row))
@@ -89,6 +89,10 @@ def _tint(share: float) -> tuple[int, int, int]:
     strength = 0.85 * min(max(share, 0.0), 1.0) ** 0.5
     red, green, blue = (round(255 * (1 - strength) + float(hot) * strength) for hot in _HOT)
     return red, green, blue
+
+
+def _resized(picture: Path | bytes, size: tuple[int, int]) -> Image.Image:
+    return load_rgb(picture, lambda image: image.resize(size, Image.Resampling.LANCZOS))
 
 
 def _draw_scale(draw: ImageDraw.ImageDraw, at: tuple[int, int], top: float) -> None:

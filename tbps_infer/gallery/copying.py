@@ -13,13 +13,14 @@ from tbps_infer.gallery.creation import require_space
 from tbps_infer.gallery.folder import INDEX_FILES, RECORDS_FILE, index_files
 from tbps_infer.gallery.reader import Gallery
 from tbps_infer.gallery.writer import open_writer
+from tbps_infer.sources import absolute_path
 
 __all__ = ["copy_gallery", "relocate_gallery"]
 
 _COPY_BYTES = 16 << 20
 
 
-def copy_gallery(path: Path, out: Path) -> int:
+def copy_gallery(path: Path | str, out: Path | str) -> int:
     """Copy a gallery as it is now, whatever a writer does meanwhile, and verify the copy; returns its records.
 
     Its sketch and its graph come along. The pictures do not.
@@ -31,6 +32,7 @@ def copy_gallery(path: Path, out: Path) -> int:
     Raises:
         GalleryError: The gallery is damaged, `out` is there, or the disk has no room.
     """
+    path, out = Path(path), Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet, or remove this one.")
     with Gallery.open(path) as gallery, new_folder(out, GalleryError) as folder:
@@ -59,7 +61,7 @@ def _copy_vectors(gallery: Gallery, folder: Path) -> None:
             gallery.release(start, min(start + step, rows))
 
 
-def relocate_gallery(path: Path, old: Path, new: Path) -> int:
+def relocate_gallery(path: Path | str, old: Path | str, new: Path | str) -> int:
     """Record that the pictures below one folder are below another now; returns how many.
 
     Nothing is read or moved: it says where pictures are that were moved, or copied with their gallery.
@@ -68,6 +70,7 @@ def relocate_gallery(path: Path, old: Path, new: Path) -> int:
         GalleryBusyError: Another process is writing.
         GalleryError: Nothing is recorded below `old`, `new` is no folder, or has pictures that are recorded there.
     """
+    old, new = absolute_path(old), absolute_path(new)
     if not new.is_dir():
         raise GalleryError(f"{new} is not a folder.", "Name the folder in which the pictures are now.")
     with open_writer(path) as writer:

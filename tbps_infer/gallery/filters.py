@@ -54,6 +54,7 @@ class Filter:
         before: The latest time, excluded. A record without a time passes neither.
         where: An SQLite expression over the metadata columns, ``record`` and ``path``, such as
             ``shelf = 3 and time > '2024'``. Values keep their types: text is compared as text, numbers as numbers.
+        records: Record numbers, any of which will do.
     """
 
     camera: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Filter:
     where: str | None = None
     id: tuple[str, ...] = ()
     not_id: tuple[str, ...] = ()
+    records: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         given = (("camera", self.camera), ("id", self.id), ("not_id", self.not_id))
@@ -179,7 +181,7 @@ def matching_records(
     if wanted.where is not None:
         passing = _matching_expression(connection, guard, wanted.where, where_seconds)
         found = passing if found is everything else np.intersect1d(found, passing, assume_unique=True)
-    return found
+    return found[np.isin(found, np.array(wanted.records, dtype=np.int64))] if wanted.records else found
 
 
 def _chosen(connection: sqlite3.Connection, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:

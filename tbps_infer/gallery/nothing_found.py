@@ -34,13 +34,15 @@ def why_nothing(gallery: Gallery, where: Filter, min_score: float | None = None)
 
 def _conditions(where: Filter) -> Iterator[tuple[str, Filter]]:
     """The conditions of a filter, each as a filter of its own."""
-    for name in ("camera", "id", "after", "before", "not_id", "where"):
+    for name in ("records", "camera", "id", "after", "before", "not_id", "where"):
         if value := getattr(where, name):
             yield name, Filter(**{name: value})
 
 
 def _unsatisfied(gallery: Gallery, condition: Filter) -> str:
     """A condition that no record satisfies, and what there is instead."""
+    if condition.records:
+        return "None of the records is in the gallery."
     for name, wanted in (("camera", condition.camera), ("id", condition.id)):
         if wanted:
             values = gallery.values(name, _VALUES_SHOWN + 1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
+from tbps_infer.formats.sqlite_files import open_sqlite
 from tbps_infer.gallery.columns import Value, quoted
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
 from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files, missing_vectors
@@ -25,6 +26,7 @@ from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
     FileStamp,
     Reject,
+    check_values,
     committed_rows,
     connect_reader,
     current_generation,
@@ -109,7 +111,7 @@ class Gallery:
             flat = np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * count)
             if flat[1::2].min(initial=0) < 0:
                 raise ValueError("a row below 0")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise damaged_records(path, "a record has no row in the vector file") from error
         self._all = Selection(flat[0::2].copy(), Rows.of(flat[1::2].copy()))
 
@@ -122,6 +124,7 @@ class Gallery:
             with sqlite_errors(path):
                 connection = connect_reader(path)
                 try:
+                    check_values(connection, path)
                     generation = current_generation(connection)
                     mapped = map_vectors(path, facts, generation, committed_rows(connection, path))
                     return cls(path, facts, connection, mapped)
@@ -159,6 +162,20 @@ class Gallery:
         while self._devices:
             self._devices.popitem()[1].close()
         self._connection.close()
+
+    def begin_again(self) -> bool:
+        """End the snapshot's transaction and begin the next, where nothing is committed in between.
+
+        Returns:
+            Whether it is the same snapshot; of another one the gallery knows too little and has to be opened.
+        """
+        version = "PRAGMA data_version"
+        with self._lock, sqlite_errors(self.path):
+            before = self._connection.execute(version).fetchone()
+            for statement in ("COMMIT", "BEGIN"):
+                self._connection.execute(statement)
+            self._connection.execute("SELECT count(*) FROM segment").fetchone()  # only now does it begin
+            return bool(self._connection.execute(version).fetchone() == before)
 
     @property
     def model(self) -> ModelFacts:
@@ -246,6 +263,10 @@ class Gallery:
             numbers = self._all.records[start : start + 4096].tolist()
             yield from map(self._record, self._fetch(sql, (numbers[0], numbers[-1])))
 
+    def embeddings(self, where: Filter | None = None) -> NDArray[np.float32]:
+        """float32 ``[n, dim]``: the stored vectors of all records, or of those that pass, in the order of records."""
+        return self.stored.exact(self.selected(where or Filter())[1].numbers).astype(np.float32)
+
     def search(
         self,
         queries: NDArray[np.floating[Any]],
@@ -327,11 +348,14 @@ class Gallery:
         return np.searchsorted(known, records)
 
     def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
-        """Some records, by number."""
+        """Some records, by number; those that there are."""
         sql = f"{self._select_records} WHERE record = ?"
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
-        return {row[0]: self._record(row) for row in rows}
+        missing = [number for number, row in zip(records.tolist(), rows, strict=True) if row is None]
+        if np.isin(missing, self._all.records).any():
+            raise damaged_records(self.path, "a record is not where its number leads")
+        return {row[0]: self._record(row) for row in rows if row is not None}
 
     def missing(self, *, every_file: bool = False) -> int:
         """How many records' pictures are not there now: all below roots that are away, or every file if wanted."""
@@ -361,7 +385,7 @@ class Gallery:
 
     def copy_records(self, file: Path) -> None:
         """Write the records of this snapshot to a new file, with SQLite's online backup."""
-        with self._lock, sqlite_errors(self.path), closing(sqlite3.connect(file)) as copy:
+        with self._lock, sqlite_errors(self.path), closing(open_sqlite(file)) as copy:
             self._connection.backup(copy)
 
     def raw_slice(self, first: int, last: int) -> memoryview:

@@ -71,7 +71,7 @@ class MergeReport:
     removed_earlier: int = 0
 
 
-def remove_records(path: Path, what: Filter | Removal, *, purge: bool = False) -> int:
+def remove_records(path: Path | str, what: Filter | Removal, *, purge: bool = False) -> int:
     """Remove records, and keep a tombstone of each so that embedding leaves it out; returns how many were removed.
 
     Their rows stay on disk until `compact_gallery`, and remains of their metadata may stay in SQLite's file and log.
@@ -103,7 +103,7 @@ def remove_records(path: Path, what: Filter | Removal, *, purge: bool = False) -
     return gone
 
 
-def compact_gallery(path: Path) -> CompactReport:
+def compact_gallery(path: Path | str) -> CompactReport:
     """Drop the rows that no record names. The checksums are compared first: damage is not copied.
 
     Raises:
@@ -127,7 +127,9 @@ def _compact(writer: GalleryWriter) -> CompactReport:
     return CompactReport(kept, dropped, tuple(file.name for file in indexes.values()))
 
 
-def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | None = None) -> MergeReport:
+def merge_galleries(
+    sources: Sequence[Path | str], out: Path | str, on_progress: Progress | None = None
+) -> MergeReport:
     """Add the records of some galleries to another one, made when it is not there; stopped, it carries on.
 
     The sources' checksums are compared first: damage is not copied. What was removed from `out` stays out. Tombstones
@@ -145,7 +147,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     """
     if not sources:
         raise UsageError("Merging needs at least one gallery to take records from.")
-    first = GalleryFacts.read(sources[0])
+    first = GalleryFacts.read(Path(sources[0]))
     added = known = removed = total = 0
     tombstones: list[Tombstone] = []
     for source in sources:
@@ -181,7 +183,7 @@ def merge_galleries(sources: Sequence[Path], out: Path, on_progress: Progress | 
     return MergeReport(added, known, removed)
 
 
-def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | None = None) -> int:
+def index_gallery(path: Path | str, *, graph: bool = False, on_progress: Progress | None = None) -> int:
     """Build the sketch, or the graph of approximate searches, over all rows; returns how many.
 
     Rows that are added later are searched in full until it is built again. Searches may go on meanwhile.
@@ -191,6 +193,7 @@ def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | No
         GalleryError: The gallery is empty, or the disk has no room.
         BackendError: usearch, which the graph needs, is not installed.
     """
+    path = Path(path)
     with open_writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
         rows, dim = len(gallery.stored), gallery.stored.dim
         if rows == 0:
@@ -205,7 +208,7 @@ def index_gallery(path: Path, *, graph: bool = False, on_progress: Progress | No
         return rows
 
 
-def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
+def export_gallery(path: Path | str, out: Path | str, where: Filter | None = None) -> int:
     """Write ``vectors.npy`` and ``records.parquet``, row i of one being row i of the other; returns how many.
 
     Args:
@@ -226,6 +229,7 @@ def export_gallery(path: Path, out: Path, where: Filter | None = None) -> int:
         raise BackendError(
             "Exporting needs pyarrow, which is not installed.", 'Run pip install "tbps-infer[parquet]".'
         ) from error
+    out = Path(out)
     if out.exists():
         raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet, or remove this one.")
     with Gallery.open(path) as gallery, new_folder(out, GalleryError) as folder:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
+from tbps_infer.errors import UsageError
+from tbps_infer.formats.sqlite_files import open_sqlite
+from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
@@ -31,7 +35,9 @@ from tbps_infer.gallery.mapping import checked_rows
 from tbps_infer.gallery.record_table import RecordTable
 from tbps_infer.gallery.records import (
     Entry,
+    FileStamp,
     Reject,
+    check_values,
     committed_rows,
     connect_writer,
     current_generation,
@@ -68,7 +74,7 @@ class GalleryWriter:
 
     @classmethod
     def open(
-        cls, path: Path, model: ModelFacts, *, dtype: DtypeName | None = None, bundle_path: Path | None = None
+        cls, path: Path | str, model: ModelFacts, *, dtype: DtypeName | None = None, bundle_path: Path | None = None
     ) -> GalleryWriter:
         """Continue the gallery at `path`, or create one where nothing, or an empty folder, is.
 
@@ -83,6 +89,7 @@ class GalleryWriter:
             ModelMismatchError: The gallery was embedded by another model.
             GalleryError: The folder is something else, is damaged, or cannot be written.
         """
+        path = Path(path)
         with ExitStack() as resources, system_errors(path):
             make_folder(path)
             resources.enter_context(writer_lock(path))
@@ -90,6 +97,7 @@ class GalleryWriter:
             with sqlite_errors(path), ExitStack() as undo:
                 connection = connect_writer(path)
                 undo.callback(connection.close)
+                check_values(connection, path)
                 require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
                 convert_records(connection)
                 if facts.schema != SCHEMA_VERSION:
@@ -212,6 +220,51 @@ class GalleryWriter:
             self._connection.execute("COMMIT")
             self._rows += 0 if data is None else len(data)
 
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[np.floating[Any]],
+        metadata: Mapping[str, Sequence[Value]] | None = None,
+        *,
+        paths: Sequence[Path | str] | None = None,
+    ) -> None:
+        """Record vectors that another program made (`ModelFacts.of_vectors`), all of them or none.
+
+        Args:
+            ids: What the column ``id`` holds.
+            vectors: ``[len(ids), dim]`` of norm 1.
+            metadata: More columns, each with a value per vector.
+            paths: The pictures. A path that is recorded already gets the new vector and keeps its number. When not
+                given, there are none, and each id stands for itself.
+
+        Raises:
+            UsageError: The lengths differ, or a path or an id is there twice.
+            GalleryError: As `commit`.
+        """
+        columns: dict[str, list[Value]] = {
+            "id": list(ids),
+            **{name: list(values) for name, values in (metadata or {}).items()},
+        }
+        places = [self._place(each) for each in ids] if paths is None else [Path(each).absolute() for each in paths]
+        rows = np.asarray(vectors, dtype=np.float32)
+        for name, count in (*((name, len(values)) for name, values in columns.items()), ("paths", len(places))):
+            if count != len(rows):
+                raise UsageError(f"There are {len(rows)} vectors and {count} values of {name}.", "Give one for each.")
+        if len(set(places)) < len(places):
+            twice = next(place for place in places if places.count(place) > 1)
+            raise UsageError(f"{twice} is there twice.", "Give every vector a path of its own, or an id of its own.")
+        self.commit(
+            [
+                Entry(place, _stamp(place, row), dict(zip(columns, values, strict=True)))
+                for place, row, values in zip(places, rows, zip(*columns.values(), strict=True), strict=True)
+            ],
+            rows,
+        )
+
+    def _place(self, name: str) -> Path:
+        """What stands for the path of a vector without a picture: a name in the gallery that no file has."""
+        return self.path.absolute() / f"id={name.replace('%', '%25').replace('/', '%2F')}"
+
     def commit_stored(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None) -> None:
         """As `commit`, with embeddings uint8 ``[len(embedded), row_bytes]`` as another gallery stores them."""
         if data is None:
@@ -279,7 +332,7 @@ class GalleryWriter:
             require_space(self.path, (self.path / self.facts.records_file).stat().st_size)
             with new_file(self.path / name) as temporary:
                 self._connection.execute("VACUUM INTO ?", (str(temporary),))
-                with closing(sqlite3.connect(temporary)) as fresh:
+                with closing(open_sqlite(temporary)) as fresh:
                     fresh.execute("PRAGMA journal_mode = WAL")
             facts = replace(self.facts, records_file=name)
             facts.write(self.path)
@@ -318,10 +371,12 @@ class GalleryWriter:
                 self._connection.execute("UPDATE state SET generation = ?", (generation,))
                 self._connection.execute("COMMIT")
         except BaseException:
-            if current_generation(self._connection) != generation:
-                new_file.unlink(missing_ok=True)
+            with suppress(sqlite3.Error, OSError):  # what led here says more
+                if current_generation(self._connection) != generation:
+                    new_file.unlink(missing_ok=True)
             raise
-        self._open_vectors()
+        with system_errors(self.path), sqlite_errors(self.path):
+            self._open_vectors()
         return old - len(live)
 
     def _copy_rows(self, rows: NDArray[np.int64], file: Path) -> list[tuple[int, int, str]]:
@@ -395,7 +450,17 @@ class GalleryWriter:
             os.ftruncate(self._handle, wanted)
 
 
-def open_writer(path: Path) -> GalleryWriter:
+def _stamp(path: Path, vector: NDArray[np.float32]) -> FileStamp:
+    """The stamp of a picture, or, where there is none, of the vector itself."""
+    try:
+        status, content = path.stat(), path.read_bytes()
+    except OSError:
+        return FileStamp(0, 0, hashlib.sha256(vector.tobytes()).hexdigest())
+    return FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
+
+
+def open_writer(path: Path | str) -> GalleryWriter:
     """The writer of an existing gallery."""
+    path = Path(path)
     facts = GalleryFacts.read(path)
     return GalleryWriter.open(path, facts.model)

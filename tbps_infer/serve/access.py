@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+import re
+import secrets
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from tbps_infer.serve.addresses import is_loopback
 from tbps_infer.serve.failures import RefusedError
-from tbps_infer.serve.options import ServeOptions, is_loopback
+from tbps_infer.serve.options import ServeOptions
 
 __all__ = ["COOKIE", "Access"]
 
 COOKIE = "tbps_session"
 _COOKIE_SECONDS = 12 * 3600
+_HOST = re.compile(r"([\w.~-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?", re.ASCII)
 
 
 class Access:
     """The checks of one server.
 
-    The cookie holds an HMAC of the token, never the token itself, so that it opens nothing but this page.
+    The cookie holds a secret of this one server, made when it starts. It tells nothing of the token, and no guess of
+    the token tells anything of it, so that its holders need not wait where tokens are being guessed.
 
     Args:
         options: The address and the token.
@@ -29,6 +33,7 @@ class Access:
 
     def __init__(self, options: ServeOptions) -> None:
         self._token = options.token
+        self._session = secrets.token_hex(32)
         # With a token a stranger's name gets nothing anyway: the cookie belongs to the name that it was given under.
         self._own_names_only = options.loopback and options.token is None
 
@@ -38,11 +43,14 @@ class Access:
         return self._token is not None
 
     def check_host(self, headers: Headers) -> None:
-        """Refuse (421) names that are not this machine's, while only this machine should ask, without a token.
+        """Refuse what is no name (400), and other machines' names (421) if only this one should ask, without a token.
 
         A page on the web can have its own name resolve to 127.0.0.1 (DNS rebinding); its name is then in the header.
         """
-        if self._own_names_only and not is_loopback(_host_name(headers.get("host", ""))):
+        host = headers.get("host", "")
+        if _HOST.fullmatch(host) is None:
+            raise RefusedError(400, "The Host header is not a name or an address.")
+        if self._own_names_only and not is_loopback(_host_name(host)):
             raise RefusedError(
                 421, "This server answers to 127.0.0.1 and localhost only.", "Open it by that address."
             )
@@ -53,7 +61,7 @@ class Access:
         origin = headers.get("origin")
         foreign = site in ("cross-site", "same-site")
         if origin is not None:
-            foreign = foreign or urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+            foreign = foreign or _authority(origin) != headers.get("host", "").lower()
         if foreign:
             raise RefusedError(403, "Another site's page may not ask this server.", "Open this server's own page.")
 
@@ -61,26 +69,20 @@ class Access:
         """Whether a text is the token, compared in constant time."""
         return self._token is None or hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode())
 
-    def allows(self, headers: Headers) -> bool:
-        """Whether a request shows the token, as ``Authorization: Bearer …`` or by its cookie."""
-        if self._token is None:
-            return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.allows_token(given.strip()):
-            return True
-        return hmac.compare_digest(_cookie(headers).encode("utf-8", "replace"), self._session().encode())
+    def allows_without_token(self, headers: Headers) -> bool:
+        """Whether a request need not show the token: the server has none, or the request has the cookie."""
+        cookie = _cookie(headers).encode("utf-8", "replace")
+        return self._token is None or hmac.compare_digest(cookie, self._session.encode())
 
-    def presents_credentials(self, headers: Headers) -> bool:
-        """Whether a request tries to show a token or a cookie: a wrong one is worth counting."""
-        return "authorization" in headers or bool(_cookie(headers))
+    def allows_bearer(self, headers: Headers) -> bool:
+        """Whether a request shows the token, as ``Authorization: Bearer …``."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and self.allows_token(given.strip())
 
     def set_cookie(self, secure: bool) -> str:
         """The Set-Cookie header of whoever gave the right token."""
         flags = f"; Path=/; Max-Age={_COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
-        return f"{COOKIE}={self._session()}{flags}{'; Secure' if secure else ''}"
-
-    def _session(self) -> str:
-        return hmac.new((self._token or "").encode(), b"tbps serve session", hashlib.sha256).hexdigest()
+        return f"{COOKIE}={self._session}{flags}{'; Secure' if secure else ''}"
 
 
 def _cookie(headers: Headers) -> str:
@@ -89,6 +91,14 @@ def _cookie(headers: Headers) -> str:
     except CookieError:
         return ""
     return "" if morsel is None else morsel.value
+
+
+def _authority(origin: str) -> str | None:
+    """The name and port of an Origin header; None of one that has none, or is no address at all."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:

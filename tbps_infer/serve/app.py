@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,8 +14,9 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from tbps_infer import __version__
-from tbps_infer.errors import FilterError, TbpsError, UsageError
+from tbps_infer.errors import FilterError, GalleryError, TbpsError, UsageError
 from tbps_infer.serve.access import Access
+from tbps_infer.serve.connections import Connections
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.guard import RequestGuard, error_response
 from tbps_infer.serve.metrics import Metrics
@@ -28,8 +30,11 @@ from tbps_infer.serve.service import Service
 
 __all__ = ["create_app"]
 
+log = logging.getLogger(__name__)
+
 _WHERE_TRIALS = 2
 _PROBLEMS_TOLD = 3
+_LOG_LOOK_SECONDS = 1.0
 
 
 def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> FastAPI:
@@ -48,7 +53,9 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
         trials = asyncio.Semaphore(_WHERE_TRIALS)
         app.state.service = Service(searcher, pictures, options, access, metrics, trials)
         searcher.warm_up()
+        upkeep = asyncio.create_task(_keep_log_short(searcher))
         yield
+        upkeep.cancel()
         pictures.close()
         await asyncio.get_running_loop().run_in_executor(None, searcher.close)
 
@@ -60,6 +67,7 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.connections = Connections(options.limits, metrics, options.proxies)
     app.include_router(router)
     app.include_router(removal_router)
     app.include_router(page_router)
@@ -72,6 +80,12 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
     return app
 
 
+async def _keep_log_short(searcher: Searcher) -> None:
+    while True:
+        await asyncio.sleep(_LOG_LOOK_SECONDS)
+        await asyncio.get_running_loop().run_in_executor(None, searcher.gallery.keep_log_short)
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
     return error_response(error, request.state.request_id)
@@ -79,6 +93,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _library_error(request: Request, error: Exception) -> Response:
     """What the client can change is told; what only the operator can is logged, not told."""
+    if isinstance(error, GalleryError):
+        log.error("Request %s: %s", request.state.request_id, error)
+        refused = RefusedError(503, "The gallery cannot be read.", "See the server's log.", retry_after_s=10)
+        return error_response(refused, request.state.request_id)
     if isinstance(error, UsageError | FilterError):
         return error_response(RefusedError(422, error.message, error.hint), request.state.request_id)
     raise error
@@ -90,7 +108,7 @@ async def _not_valid(request: Request, error: Exception) -> Response:
     problems = []
     for problem in error.errors()[:_PROBLEMS_TOLD]:
         place = ".".join(str(step) for step in problem["loc"][1:]) or "the request"
-        problems.append(f"{place[:80]}: {problem['msg']}")
+        problems.append(f"{place[:80]}: {problem['msg'][:200]}")
     return error_response(RefusedError(422, "; ".join(problems), "See /openapi.json."), request.state.request_id)
 
 

@@ -17,9 +17,10 @@ from tbps_infer.layout import VectorLayout
 from tbps_infer.render.hits_csv import HitsCsv
 from tbps_infer.serve.failures import RefusedError
 
-__all__ = ["hits_csv", "hits_zip"]
+__all__ = ["ZipContents", "hits_csv", "hits_zip"]
 
 _MEMORY = 32 << 20
+_MISSING = "These records were chosen and have been removed from the gallery since:\n"
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,33 @@ def hits_csv(
     return out.getvalue()
 
 
-def hits_zip(
-    hits: Sequence[Hit],
-    hashes: Mapping[int, str],
-    layout: VectorLayout,
-    columns: Sequence[str],
-    label: str,
-    most: int,
-) -> IO[bytes]:
+@dataclass(frozen=True)
+class ZipContents:
+    """What goes into a zip.
+
+    Attributes:
+        hits: Best first.
+        hashes: sha256 of each hit's file.
+        missing: Numbers of chosen records that are not there any more.
+        label: The query, as the sheet names it.
+    """
+
+    hits: Sequence[Hit]
+    hashes: Mapping[int, str]
+    missing: Sequence[int]
+    label: str
+
+
+def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str], most: int) -> IO[bytes]:
     """A zip of ``hits.csv``, ``sheet.html`` and ``pictures/``; the caller closes it.
 
     A picture is put in as its file is, if that is still the file that was embedded; else the CSV says why not.
+    Records that are not there any more are listed in ``MISSING.txt``.
 
     Args:
-        hits: Best first.
-        hashes: sha256 of each record's file.
+        contents: The hits and what belongs to them.
         layout: The model's.
         columns: The gallery's metadata columns.
-        label: The query, as the sheet names it.
         most: The largest sum of the files, in bytes.
 
     Raises:
@@ -79,18 +89,20 @@ def hits_zip(
     states: dict[int, str] = {}
     total = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for rank, hit in enumerate(hits, start=1):
-            data = _read_unchanged(hit.path, hashes[hit.record], most - total)
+        for rank, hit in enumerate(contents.hits, start=1):
+            data = _read_unchanged(hit.path, contents.hashes[hit.record], most - total)
             if data is None:
                 states[hit.record] = "changed or gone since it was embedded"
                 continue
             total += len(data)
             states[hit.record] = f"pictures/{rank:03d}-{hit.record}-{_plain_name(hit.path)}"
             archive.writestr(states[hit.record], data, zipfile.ZIP_STORED)
-        archive.writestr("hits.csv", hits_csv(hits, layout, columns, states))
+        archive.writestr("hits.csv", hits_csv(contents.hits, layout, columns, states))
+        if contents.missing:
+            archive.writestr("MISSING.txt", _MISSING + "".join(f"{number}\n" for number in contents.missing))
         with tempfile.TemporaryDirectory() as folder:
             sheet = Path(folder) / "sheet.html"
-            write_page(sheet, [(_Label(label), hits)], layout)
+            write_page(sheet, [(_Label(contents.label), contents.hits)], layout)
             archive.write(sheet, "sheet.html")
     out.seek(0)
     return out

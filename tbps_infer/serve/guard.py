@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -15,6 +14,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tbps_infer.serve.access import Access
+from tbps_infer.serve.addresses import owner
+from tbps_infer.serve.bodies import Bodies
 from tbps_infer.serve.failures import RefusedError, failure_body
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import ServeOptions
@@ -37,10 +38,12 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 _OPEN_PATHS = ("/healthz", "/login")
 _OPEN_FOLDER = "/static/"
+_ATTENTION = "/attention"
 _PICTURES = ("/thumbnail", "/picture")
 _COSTLY = ("/api/v1/search", "/api/v1/export")
 _PICTURES_PER_SEARCH = 30
 _WRONG_TOKENS_PER_S, _WRONG_TOKENS = 0.5, 10
+_FORM_BYTES = 4096
 
 
 class RequestGuard:
@@ -57,6 +60,7 @@ class RequestGuard:
         limits = options.limits
         self._app = app
         self._limits = limits
+        self._bodies = Bodies(limits)
         self._access = access
         self._metrics = metrics
         self._searches = RateLimit(limits.rate, limits.burst)
@@ -97,32 +101,46 @@ class RequestGuard:
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
-        client = scope["client"][0] if scope.get("client") else ""
+        client = owner(scope["client"][0]) if scope.get("client") else ""
         self._count_refusal("host", lambda: self._access.check_host(headers))
         if path.startswith("/api/") or scope["method"] not in ("GET", "HEAD"):
             self._count_refusal("origin", lambda: self._access.check_origin(headers))
         is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
-        if not is_open and not self._access.allows(headers):
-            return self._refuse_unauthenticated(scope, headers, client)
-        if path in _COSTLY:
+        if not is_open and not self._access.allows_without_token(headers):
+            refusal = self._check_token(scope, headers, client)
+            if refusal is not None:
+                return refusal
+        if path in _COSTLY or path.endswith(_ATTENTION):
             self._spend(self._searches, client)
         elif path.endswith(_PICTURES):
             self._spend(self._pictures, client)
-        elif path == "/login" and (scope["method"] == "POST" or scope.get("query_string")):
+        elif path == "/login" and (scope["method"] == "POST" or b"token=" in scope.get("query_string", b"")):
             self._spend(self._wrong, client)
-        if scope["method"] == "POST" and path.startswith("/api/"):
+        if scope["method"] != "POST":  # nothing else has a body that anybody would look at
+            await self._app(scope, _replay(b"", receive), send)
+            return None
+        is_api = path.startswith("/api/")
+        if is_api:
             self._count_refusal("content-type", lambda: _check_json(headers))
-        body = await self._body(headers, receive)
-        await self._app(scope, _replay(body, receive), send)
+        async with self._bodies.read(headers, receive, self._limits.body_bytes if is_api else _FORM_BYTES) as body:
+            await self._app(scope, _replay(body, receive), send)
         return None
 
-    def _refuse_unauthenticated(self, scope: Scope, headers: Headers, client: str) -> Response:
-        """Ask people for the token on a page, and answer programs with 401."""
+    def _check_token(self, scope: Scope, headers: Headers, client: str) -> Response | None:
+        """What refuses a request that does not show the token: a page asks people for it, programs get 401.
+
+        After too many wrong tokens of an address the next is not even compared, so that guesses cost time.
+        """
+        given = "authorization" in headers
+        if given:
+            self._spend(self._wrong, client, take=False)
+            if self._access.allows_bearer(headers):
+                return None
         query = scope.get("query_string", b"")
         if scope["path"] == "/" and scope["method"] == "GET":
             return RedirectResponse(f"/login?{query.decode('latin-1')}" if query else "/login", 303)
         self._metrics.refused.labels("token").inc()
-        if self._access.presents_credentials(headers):
+        if given:
             self._spend(self._wrong, client)
         response = error_response(
             RefusedError(401, "This server needs its token.", "Send it: Authorization: Bearer TOKEN."),
@@ -131,8 +149,8 @@ class RequestGuard:
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
-    def _spend(self, limit: RateLimit, client: str) -> None:
-        wait = limit.wait_s(client)
+    def _spend(self, limit: RateLimit, client: str, *, take: bool = True) -> None:
+        wait = limit.wait_s(client, take=take)
         if wait > 0:
             self._metrics.refused.labels("rate").inc()
             raise RefusedError(429, "Too many requests in a short time.", "Wait a moment.", retry_after_s=wait)
@@ -143,20 +161,6 @@ class RequestGuard:
         except RefusedError:
             self._metrics.refused.labels(reason).inc()
             raise
-
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """All of a body within the limits, so that no route ever sees a larger one."""
-        most = self._limits.body_bytes
-        too_large = RefusedError(
-            413, f"The request is larger than the limit of {most} bytes.", "Send smaller pictures."
-        )
-        declared = headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared[:20]) > most:
-            raise too_large
-        try:
-            return await asyncio.wait_for(_read(receive, most, too_large), self._limits.body_seconds)
-        except asyncio.TimeoutError:
-            raise RefusedError(408, f"The request took longer than {self._limits.body_seconds:g} seconds.") from None
 
 
 def error_response(error: RefusedError, request_id: str) -> Response:
@@ -180,20 +184,6 @@ def _check_json(headers: Headers) -> None:
     # A page of another site cannot send this type without asking first, and nobody answers that question.
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RefusedError(415, "The body must be JSON.", "Send Content-Type: application/json.")
-
-
-async def _read(receive: Receive, most: int, too_large: RefusedError) -> bytes:
-    pieces, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise RefusedError(400, "The request ended early.")
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > most:
-            raise too_large
-        if not message.get("more_body", False):
-            return b"".join(pieces)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tbps_infer.errors import TbpsError
 from tbps_infer.gallery import Filter, Gallery, Record
 from tbps_infer.gallery.filters import Guard, matching_records
 from tbps_infer.gallery.folder import current_records_file
-from tbps_infer.gallery.records import connect_reader, sqlite_errors
+from tbps_infer.gallery.records import connect_reader, empty_log, sqlite_errors
 
 __all__ = ["Facets", "LiveGallery", "Snapshot"]
 
@@ -28,6 +29,8 @@ _LOOK_EVERY_S = 1.0
 # Opening reads the numbers of all records: while a gallery grows, this share of the time at most goes into it.
 _OPENING_SHARE = 0.1
 _MOST_CAMERAS = 200
+# A snapshot keeps SQLite from beginning its log anew. SQLite itself writes it back from 4 MiB on.
+_LOG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class LiveGallery:
         self.path = path
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._closed = False
+        self._problem = ""
         self._current = self._open()
         self._look_after = time.monotonic() + _LOOK_EVERY_S
 
@@ -124,9 +129,47 @@ class LiveGallery:
         with self._opening:
             self._replace()
 
+    def problem(self) -> str:
+        """Why the folder cannot be read any more, as a sentence; empty while it can. Searches keep the snapshot."""
+        stamps = self._stamps()
+        if not stamps or stamps[0][2] == 0:
+            return f"The gallery {self.path} is not there any more."
+        return "" if stamps == self._current.seen else self._problem
+
+    def keep_log_short(self) -> None:
+        """Empty SQLite's log when it is long; called now and then, also when nobody asks.
+
+        Where the folder cannot be written to, or another process reads the gallery, it stays long until those end.
+        """
+        stamps = self._stamps()
+        if not stamps or stamps[1][1] <= _LOG_BYTES:
+            return
+        with self._opening:
+            if self._closed:
+                return
+            try:
+                emptied = empty_log(self.path, self._catch_up, self._begin_again)
+            except (TbpsError, sqlite3.Error) as error:
+                log.debug("The log of %s stays as long as it is: %s", self.path, error)
+                return
+            stamps = self._stamps()
+            if emptied and stamps and stamps[1][1] == 0:  # else somebody has written since
+                self._current.seen = stamps
+
     def close(self) -> None:
         """Close the snapshot; those who use it have ended."""
-        self._release(self._current)
+        with self._opening:
+            self._closed = True
+            self._release(self._current)
+
+    def _catch_up(self) -> bool:
+        if self._stamps() != self._current.seen:
+            self._replace()
+        return self._stamps() == self._current.seen
+
+    def _begin_again(self) -> None:
+        if not self._current.gallery.begin_again():
+            self._replace()
 
     def _release(self, snapshot: Snapshot) -> None:
         """One user less; the last one closes the gallery."""
@@ -153,11 +196,13 @@ class LiveGallery:
             fresh = self._open()
             fresh.gallery.require_model(self._current.gallery.model)
         except TbpsError as error:
+            self._problem = f"The gallery {self.path} has changed and cannot be opened again."
             log.warning("The gallery %s has changed and cannot be opened again: %s", self.path, error)
             self._look_after = time.monotonic() + 10 * _LOOK_EVERY_S
             return
         with self._lock:
             old, self._current = self._current, fresh
+            self._problem = ""
         self._release(old)
         self._look_after = time.monotonic() + (time.monotonic() - started) / _OPENING_SHARE
         log.info("The gallery %s has %d records now.", self.path, fresh.gallery.count)

@@ -21,6 +21,8 @@ class Metrics:
         stage_seconds: Time in ``queue`` (per query), ``encode`` and ``search`` (per batch), ``thumbnail``.
         batch_size: Queries per batch.
         refused: Requests refused, by reason.
+        connections_closed: Connections closed by the server, by reason: ``waiting`` (the limit was reached),
+            ``refused`` (likewise, and none waited), ``slow head``, ``slow reader``.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,10 @@ class Metrics:
         )
         self.batch_size = Histogram("tbps_batch_size", "Queries per batch.", buckets=_BATCH, registry=registry)
         self.refused = Counter("tbps_refused", "Requests refused.", ["reason"], registry=registry)
+        self.connections_closed = Counter(
+            "tbps_connections_closed", "Connections closed by the server.", ["reason"], registry=registry
+        )
+        self._connections = Gauge("tbps_connections", "Open connections.", registry=registry)
         self._queue = Gauge("tbps_queue_depth", "Queries that wait for the model.", registry=registry)
         self._records = Gauge("tbps_gallery_records", "Records in the gallery.", registry=registry)
 
@@ -44,6 +50,10 @@ class Metrics:
         """Read these when somebody asks."""
         self._queue.set_function(queue_depth)
         self._records.set_function(records)
+
+    def watch_connections(self, connections: Callable[[], int]) -> None:
+        """Read this when somebody asks."""
+        self._connections.set_function(connections)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

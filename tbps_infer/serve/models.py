@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 
 from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.gallery import Filter
@@ -16,6 +16,7 @@ from tbps_infer.serve.options import Limits
 __all__ = [
     "AttentionRequest",
     "ColumnsReply",
+    "Count",
     "ExportRequest",
     "FilterRequest",
     "HitReply",
@@ -23,25 +24,44 @@ __all__ = [
     "RecordReply",
     "SearchReply",
     "SearchRequest",
+    "Strict",
 ]
 
 LARGEST_RECORD = 2**63 - 1
 
 RecordNumber = Annotated[int, Field(ge=0, le=LARGEST_RECORD, strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Short = Annotated[str, StringConstraints(max_length=200)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+T = TypeVar("T")
+# The limits of a server are below these, and its sentences tell them. These bound what is validated at all: the first
+# wrong entry ends it.
+Several = Annotated[list[T], Field(max_length=64), FailFast()]
+Many = Annotated[list[T], Field(max_length=1000), FailFast()]
+_KEY_CHARACTERS = 40
 
-class _Strict(BaseModel):
+
+class Strict(BaseModel):
+    """An object without other keys than its own, of which the first is told."""
+
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_keys(cls, given: Any) -> Any:
+        other = next((key for key in given if key not in cls.model_fields), None) if isinstance(given, dict) else None
+        if other is not None:
+            raise ValueError(f"there is no {other[:_KEY_CHARACTERS]!r} here")
+        return given
 
-class FilterRequest(_Strict):
+
+class FilterRequest(Strict):
     """Which records are searched; conditions are joined by AND."""
 
-    camera: Annotated[list[Short], Field(max_length=200)] = []
-    id: Annotated[list[Short], Field(max_length=200)] = []
-    not_id: Annotated[list[Short], Field(max_length=200)] = []
+    camera: Annotated[list[Short], Field(max_length=200), FailFast()] = []
+    id: Annotated[list[Short], Field(max_length=200), FailFast()] = []
+    not_id: Annotated[list[Short], Field(max_length=200), FailFast()] = []
     after: Short | None = Field(
         default=None, description="ISO 8601 or Unix time, included; without a zone as times are shown."
     )
@@ -64,16 +84,16 @@ class FilterRequest(_Strict):
         )
 
 
-class SearchRequest(_Strict):
+class SearchRequest(Strict):
     """A person who is looked for: sentences, example pictures (base64 or records), and what is excluded."""
 
-    texts: list[str] = []
-    pictures: list[str] = Field(default=[], description="Pictures' files in base64.")
-    like: list[RecordNumber] = Field(default=[], description="Records: more like these.")
-    exclude: list[str] = []
+    texts: Several[str] = []
+    pictures: Several[str] = Field(default=[], description="Pictures' files in base64.")
+    like: Several[RecordNumber] = Field(default=[], description="Records: more like these.")
+    exclude: Several[str] = []
     image_weight: Annotated[Finite, Field(ge=0, le=1)] = 0.5
     exclude_weight: Annotated[Finite, Field(ge=0, le=4)] = 0.5
-    k: Annotated[int, Field(ge=1)] = 24
+    k: Annotated[int, Field(ge=1, lt=2**31)] = 24
     per_id: bool = False
     min_score: Finite | None = None
     strict: bool = Field(default=False, description="Refuse a sentence that the model cannot read in full.")
@@ -112,17 +132,17 @@ class SearchRequest(_Strict):
             raise RefusedError(422, error.message, error.hint) from error
 
 
-class AttentionRequest(_Strict):
+class AttentionRequest(Strict):
     """The sentence that a record's attention is drawn for."""
 
     text: str
 
 
-class ExportRequest(_Strict):
+class ExportRequest(Strict):
     """The chosen hits of a search, as a table or with their pictures."""
 
     format: Literal["csv", "zip"]
-    records: Annotated[list[RecordNumber], Field(min_length=1)]
+    records: Annotated[Many[RecordNumber], Field(min_length=1)]
     search: SearchRequest
 
 

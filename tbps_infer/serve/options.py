@@ -6,19 +6,25 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from tbps_infer.errors import UsageError
+from tbps_infer.serve.addresses import is_loopback
 
-__all__ = ["BatchOptions", "Limits", "ServeOptions", "is_loopback"]
+__all__ = ["BatchOptions", "Limits", "ServeOptions"]
 
 SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost; what is beyond is refused with 413, 422 or 429.
+    """What clients may cost; what is beyond is refused with 408, 413, 422, 429 or 503, or its connection is closed.
 
     Attributes:
+        connections: Connections at once.
+        connections_per_address: Those of one address among them.
+        head_seconds: How long a client may take to send a request's head.
+        write_seconds: How long it may take nothing of what is written to it.
         body_bytes: The largest body of a request.
         body_seconds: How long a client may take to send it.
+        bodies_bytes: The sum of all bodies in memory, those up to 64 KiB not counted.
         text_characters: The longest sentence.
         texts: Sentences per query, and likewise exclusions.
         pictures: Example pictures per query, and likewise records that it is to be like.
@@ -30,8 +36,13 @@ class Limits:
         burst: How many of them at once; pictures have thirty times both.
     """
 
+    connections: int = 1024
+    connections_per_address: int = 256
+    head_seconds: float = 10.0
+    write_seconds: float = 30.0
     body_bytes: int = 8 << 20
     body_seconds: float = 20.0
+    bodies_bytes: int = 64 << 20
     text_characters: int = 1000
     texts: int = 8
     pictures: int = 4
@@ -70,9 +81,10 @@ class ServeOptions:
         token: What every client must show; needed for any address but a loopback one.
         thumbnail_bytes: Memory for thumbnails that were made.
         threads: Threads that decode pictures.
+        proxies: Addresses or networks of reverse proxies; what these say of whom they ask for is believed.
 
     Raises:
-        UsageError: The address needs a token, or the token is too short to be one.
+        UsageError: The address needs a token, the token is too short to be one, or a proxy is no address.
     """
 
     host: str = "127.0.0.1"
@@ -82,6 +94,7 @@ class ServeOptions:
     threads: int = 4
     limits: Limits = Limits()
     batch: BatchOptions = BatchOptions()
+    proxies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.token is None and not is_loopback(self.host):
@@ -96,18 +109,15 @@ class ServeOptions:
             )
         if not 0 <= self.port <= 65535:
             raise UsageError(f"The port is {self.port}, want 0 to 65535.")
+        for proxy in self.proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError as error:
+                raise UsageError(
+                    f"The proxy {proxy!r} is no address.", "Give an address or a network: 127.0.0.1, 10.0.0.0/8."
+                ) from error
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches the server."""
         return is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own: ``localhost``, 127.0.0.0/8 or ::1."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from tbps_infer.serve.service import service_of
@@ -18,10 +20,11 @@ page_router = APIRouter()
 
 @page_router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(request: Request) -> Response:
-    """200 once the model has answered, 503 before."""
-    ready = service_of(request).searcher.ready
-    text = '{"status": "ready"}' if ready else '{"status": "starting"}'
-    return Response(text, 200 if ready else 503, media_type="application/json")
+    """200 once the model has answered, 503 before, and while the gallery's folder cannot be read."""
+    searcher = service_of(request).searcher
+    problem = await run_in_threadpool(searcher.gallery.problem)
+    status = "gallery unreadable" if problem else "ready" if searcher.ready else "starting"
+    return Response(json.dumps({"status": status}), 200 if status == "ready" else 503, media_type="application/json")
 
 
 @page_router.get("/metrics", include_in_schema=False)
@@ -62,5 +65,5 @@ def _sign_in(request: Request, token: str) -> Response:
     access = service_of(request).access
     if not access.allows_token(token):
         return RedirectResponse("/login?wrong", 303)
-    headers = {"Set-Cookie": access.set_cookie(request.url.scheme == "https")} if access.needs_token else {}
+    headers = {"Set-Cookie": access.set_cookie(request.scope["scheme"] == "https")} if access.needs_token else {}
     return RedirectResponse("/", 303, headers=headers)

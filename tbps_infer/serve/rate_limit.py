@@ -28,8 +28,8 @@ class RateLimit:
         self._lock = threading.Lock()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
 
-    def wait_s(self, client: str) -> float:
-        """Take a token: 0.0 when there was one, else the seconds until there is."""
+    def wait_s(self, client: str, *, take: bool = True) -> float:
+        """Take a token, or only look for one: 0.0 when there was one, else the seconds until there is."""
         if self._rate <= 0:
             return 0.0
         now = self._clock()
@@ -37,7 +37,7 @@ class RateLimit:
             tokens, since = self._buckets.pop(client, (self._burst, now))
             tokens = min(self._burst, tokens + (now - since) * self._rate)
             granted = tokens >= 1
-            self._buckets[client] = (tokens - 1 if granted else tokens, now)
+            self._buckets[client] = (tokens - 1 if granted and take else tokens, now)
             if len(self._buckets) > _MOST_CLIENTS:
                 self._buckets.popitem(last=False)
         return 0.0 if granted else (1 - tokens) / self._rate

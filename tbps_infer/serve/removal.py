@@ -5,29 +5,27 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, FailFast, Field
 from starlette.concurrency import run_in_threadpool
 
 from tbps_infer.errors import GalleryBusyError
 from tbps_infer.gallery import Removal, remove_records
-from tbps_infer.serve.failures import RefusedError
-from tbps_infer.serve.models import RecordNumber
+from tbps_infer.serve.failures import ANSWERS, BODY_ANSWERS, RefusedError, answers
+from tbps_infer.serve.models import Count, RecordNumber, Strict
 from tbps_infer.serve.service import service_of
 
 __all__ = ["removal_router"]
 
 _MOST = 1000
 
-removal_router = APIRouter()
+removal_router = APIRouter(responses=ANSWERS)
 
 
-class RemovalRequest(BaseModel):
+class RemovalRequest(Strict):
     """Records to remove for good; `confirm` repeats how many, so that a slip removes nothing."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    records: Annotated[list[RecordNumber], Field(min_length=1, max_length=_MOST)]
-    confirm: Annotated[int, Field(strict=True, description="How many different records are to go.")]
+    records: Annotated[list[RecordNumber], Field(min_length=1, max_length=_MOST), FailFast()]
+    confirm: Annotated[Count, Field(description="How many different records are to go.")]
 
 
 class RemovalReply(BaseModel):
@@ -36,16 +34,9 @@ class RemovalReply(BaseModel):
     removed: int
 
 
-_REFUSALS: dict[int | str, dict[str, object]] = {
-    403: {"description": "The server has no token, so it cannot tell who may remove records."},
-    409: {"description": "Another process is writing to the gallery."},
-    422: {"description": "`confirm` is not the number of records."},
-}
-
-
-@removal_router.post("/api/v1/remove", responses=_REFUSALS)
+@removal_router.post("/api/v1/remove", responses=BODY_ANSWERS | answers(409))
 async def remove(asked: RemovalRequest, request: Request) -> RemovalReply:
-    """Remove records from the gallery. Embedding the same pictures again leaves them out."""
+    """Remove records from the gallery; 403 without a token. Embedding the same pictures leaves them out."""
     service = service_of(request)
     if not service.access.needs_token:
         raise RefusedError(403, "Records can be removed with a token only.", "Start the server with a token.")

@@ -6,10 +6,10 @@ import asyncio
 import base64
 import binascii
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import IO, Annotated, Literal, ParamSpec, TypeVar
+from typing import IO, Annotated, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Path, Request
@@ -21,8 +21,8 @@ from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Record, why_nothing
 from tbps_infer.gallery.columns import Value
 from tbps_infer.queries import plain_sentence
-from tbps_infer.serve.downloads import hits_csv, hits_zip
-from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.downloads import ZipContents, hits_csv, hits_zip
+from tbps_infer.serve.failures import ANSWERS, BODY_ANSWERS, RefusedError, answers
 from tbps_infer.serve.models import (
     LARGEST_RECORD,
     AttentionRequest,
@@ -41,17 +41,23 @@ from tbps_infer.serve.service import Service, service_of
 __all__ = ["router"]
 
 _CHUNK = 1 << 16
+_MISSING = "X-Missing-Records"
 _PICTURE_CACHE = "private, max-age=300, must-revalidate"
+
+_PICTURE_ANSWERS: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The picture is the one of the ETag."},
+    **answers(404, content="image/jpeg"),
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 RecordPath = Annotated[int, Path(ge=0, le=LARGEST_RECORD)]
 
-router = APIRouter()
+router = APIRouter(responses=ANSWERS)
 
 
-@router.post("/api/v1/search", response_model=SearchReply)
+@router.post("/api/v1/search", response_model=SearchReply, responses=BODY_ANSWERS | answers(404))
 async def search(asked: SearchRequest, request: Request) -> Response:
     """Find the people that a query describes."""
     service = service_of(request)
@@ -93,8 +99,7 @@ async def columns(request: Request) -> ColumnsReply:
     gallery = service.searcher.gallery
     facets = await run_in_threadpool(gallery.facets)
     limits = service.options.limits
-    with gallery.snapshot() as snapshot:
-        names = list(snapshot.gallery.columns)
+    names = await run_in_threadpool(_columns, service)
     facts = service.searcher.facts
     return ColumnsReply(
         columns=names,
@@ -116,26 +121,30 @@ async def columns(request: Request) -> ColumnsReply:
     )
 
 
-@router.get("/api/v1/records/{record}")
+@router.get("/api/v1/records/{record}", responses=answers(404))
 async def record_facts(record: RecordPath, request: Request) -> RecordReply:
     """What is known about one record."""
     found = await _record(service_of(request), record)
     return await run_in_threadpool(_reply, found)
 
 
-@router.get("/api/v1/records/{record}/thumbnail", response_class=Response)
+@router.get("/api/v1/records/{record}/thumbnail", response_class=Response, responses=_PICTURE_ANSWERS)
 async def thumbnail(record: RecordPath, request: Request) -> Response:
     """A record's picture, 192 pixels wide at most, as JPEG."""
     return await _picture(request, record, "thumbnail")
 
 
-@router.get("/api/v1/records/{record}/picture", response_class=Response)
+@router.get("/api/v1/records/{record}/picture", response_class=Response, responses=_PICTURE_ANSWERS)
 async def picture(record: RecordPath, request: Request) -> Response:
     """A record's picture as JPEG, 1600 pixels at most."""
     return await _picture(request, record, "picture")
 
 
-@router.post("/api/v1/records/{record}/attention", response_class=Response)
+@router.post(
+    "/api/v1/records/{record}/attention",
+    response_class=Response,
+    responses=BODY_ANSWERS | answers(404, content="image/png"),
+)
 async def attention(record: RecordPath, asked: AttentionRequest, request: Request) -> Response:
     """What the model looked at in a record's picture and in a sentence, as a PNG."""
     service = service_of(request)
@@ -148,31 +157,37 @@ async def attention(record: RecordPath, asked: AttentionRequest, request: Reques
     return Response(await _in_pool(service, _attention_png, graphs, found, text), media_type="image/png")
 
 
-@router.post("/api/v1/export", response_class=Response)
+@router.post(
+    "/api/v1/export",
+    response_class=Response,
+    responses=BODY_ANSWERS | answers(404, content="text/csv application/zip"),
+)
 async def export(asked: ExportRequest, request: Request) -> Response:
-    """The chosen hits of a search, as CSV or as a zip with their pictures and a sheet to print."""
+    """The chosen hits of a search, as CSV or as a zip with their pictures and a sheet to print.
+
+    Records that are not there any more are left out; the header X-Missing-Records names them.
+    """
     service = service_of(request)
     chosen = list(dict.fromkeys(asked.records))
     if len(chosen) > service.options.limits.hits:
         raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
     job = await _job(service, asked.search)
-    only = Filter(where=f"record IN ({', '.join(map(str, chosen))})")
-    options = service.searcher.search_options
+    hashes = await run_in_threadpool(_hashes, service, chosen)
+    only, options = Filter(records=tuple(chosen)), service.searcher.search_options
     answer = await _search(service, replace(job, k=len(chosen), where=only, options=options, keep_like=True))
-    missing = set(chosen) - {hit.record for hit in answer.hits}
-    if missing:
-        raise RefusedError(404, f"There is no record {min(missing)}.", "It may have been removed; search again.")
-    layout = service.searcher.facts.layout
-    with service.searcher.gallery.snapshot() as snapshot:
-        names = list(snapshot.gallery.columns)
-        if asked.format == "csv":
-            table = hits_csv(answer.hits, layout, names)
-            return Response(table, media_type="text/csv", headers=_download("hits.csv"))
-        details = await run_in_threadpool(snapshot.gallery.details, np.array(chosen, dtype=np.int64))
-    hashes = {number: record.stamp.sha256 for number, record in details.items()}
-    most = service.options.limits.export_bytes
-    archive = await run_in_threadpool(hits_zip, answer.hits, hashes, layout, names, _label(asked.search), most)
-    return StreamingResponse(_pieces(archive), media_type="application/zip", headers=_download("hits.zip"))
+    # A record may go at any moment, also between the two looks: what both saw is given, what is left out is named.
+    hits = [hit for hit in answer.hits if hit.record in hashes]
+    missing = sorted(set(chosen) - {hit.record for hit in hits})
+    if not hits:
+        raise RefusedError(404, f"There is no record {missing[0]}.", "It may have been removed; search again.")
+    layout, names = service.searcher.facts.layout, await run_in_threadpool(_columns, service)
+    headers = {_MISSING: ", ".join(map(str, missing))} if missing else {}
+    if asked.format == "csv":
+        table = await run_in_threadpool(hits_csv, hits, layout, names)
+        return Response(table, media_type="text/csv", headers=headers | _download("hits.csv"))
+    contents = ZipContents(hits, hashes, missing, _label(asked.search))
+    archive = await run_in_threadpool(hits_zip, contents, layout, names, service.options.limits.export_bytes)
+    return StreamingResponse(_pieces(archive), media_type="application/zip", headers=headers | _download("hits.zip"))
 
 
 async def _job(service: Service, asked: SearchRequest) -> SearchJob:
@@ -209,6 +224,18 @@ async def _search(service: Service, job: SearchJob) -> SearchAnswer:
         return await asyncio.wait_for(future, service.options.batch.answer_seconds)
     except asyncio.TimeoutError:
         raise RefusedError(503, "The query waited too long.", "Ask again later.", retry_after_s=5) from None
+
+
+def _columns(service: Service) -> list[str]:
+    with service.searcher.gallery.snapshot() as snapshot:
+        return list(snapshot.gallery.columns)
+
+
+def _hashes(service: Service, numbers: Sequence[int]) -> dict[int, str]:
+    """The sha256 of some records' files; of those that are there."""
+    with service.searcher.gallery.snapshot() as snapshot:
+        details = snapshot.gallery.details(np.array(numbers, dtype=np.int64))
+    return {number: record.stamp.sha256 for number, record in details.items()}
 
 
 def _why_nothing(service: Service, job: SearchJob) -> str:

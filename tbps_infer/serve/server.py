@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from tbps_infer.errors import UsageError
+from tbps_infer.serve.connections import ClientProtocol, Connections
 from tbps_infer.serve.options import ServeOptions
 
 __all__ = ["bind", "run"]
 
 _BACKLOG = 512
-_MOST_CONNECTIONS = 1024
 _GRACE_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 15
 
@@ -45,16 +48,25 @@ def run(app: FastAPI, bound: socket.socket, on_start: Callable[[str], None]) -> 
         bound: What `bind` gives; closed at the end.
         on_start: Given the address before the first request.
     """
+    connections: Connections = app.state.connections
+
+    async def sweep() -> None:
+        connections.sweep()
+
     config = uvicorn.Config(
         app,
+        http=cast(type[asyncio.Protocol], partial(ClientProtocol, connections)),
+        callback_notify=sweep,
+        timeout_notify=0,  # at every tick, once a second
         log_config=None,  # the caller's logging; the access log would hold what people search for
         access_log=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=2 * connections.limits.connections,  # of requests whose clients went away, too
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         ws="none",
-        proxy_headers=False,
+        proxy_headers=bool(connections.proxies),
+        forwarded_allow_ips=list(connections.proxies),
     )
     host, port = bound.getsockname()[:2]
     on_start(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")

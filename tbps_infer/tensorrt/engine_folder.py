@@ -21,7 +21,8 @@ from typing import Any, cast
 from tbps_infer.atomic import leftover_of, write_text
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import BackendError, BundleError
-from tbps_infer.model_facts import PRECISIONS, Branch, Precision
+from tbps_infer.formats.json_files import JsonObject, read_json
+from tbps_infer.model_facts import BRANCHES, PRECISIONS, Branch, Precision
 from tbps_infer.tensorrt.flavours import FLAVOURS, FlavourName
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.precision_proof import PrecisionProof
@@ -80,10 +81,26 @@ class PlanFacts:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlanFacts:
-        """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
-        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        proofs = tuple(PrecisionProof.from_json(proof) for proof in known["proofs"])
-        return cls(**{**known, "lengths": tuple(known["lengths"]), "proofs": proofs})
+        """Read what `to_json` wrote; raises ValueError on anything else."""
+        read = JsonObject(values, "plan")
+        file, branch = read.text("file"), read.text("branch")
+        if Path(file).name != file:
+            raise ValueError(f"{file[:40]!r} is not the plain name of a file in the folder")
+        if branch not in BRANCHES:
+            raise ValueError(f"a plan is of the branch {branch[:40]!r}")
+        return cls(
+            file=file,
+            branch=branch,
+            lengths=read.integers("lengths", 1),
+            bytes=read.integer("bytes"),
+            sha256=read.text("sha256"),
+            build_seconds=read.number("build_seconds"),
+            activation_bytes=read.integer("activation_bytes"),
+            predicted_activation_bytes=(
+                None if read["predicted_activation_bytes"] is None else read.integer("predicted_activation_bytes")
+            ),
+            proofs=tuple(map(PrecisionProof.from_json, read.objects("proofs"))),
+        )
 
 
 @dataclass(frozen=True)
@@ -155,24 +172,25 @@ class EngineFacts:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> EngineFacts:
-        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError on anything else."""
-        if values["schema"] != SCHEMA_VERSION:
-            raise ValueError(f"schema {values['schema']!r} instead of {SCHEMA_VERSION}")
-        if values["flavour"] not in FLAVOURS or values["precision"] not in PRECISIONS:
-            raise ValueError(f"{values['flavour']!r} in {values['precision']!r}")
-        if spec_hash(values["spec"]) != values["spec_sha256"]:
+        """Read what `to_json` wrote; raises ValueError on anything else."""
+        read = JsonObject(values)
+        if read["schema"] != SCHEMA_VERSION:
+            raise ValueError(f"schema {read['schema']!r} instead of {SCHEMA_VERSION}")
+        if read.text("flavour") not in FLAVOURS or read.text("precision") not in PRECISIONS:
+            raise ValueError(f"{read['flavour']!r} in {read['precision']!r}")
+        if spec_hash(read.mapping("spec")) != read["spec_sha256"]:
             raise ValueError("the build spec is not the one that was hashed")
         return cls(
             flavour=cast(FlavourName, values["flavour"]),
-            version=str(values["version"]),
+            version=read.text("version"),
             precision=cast(Precision, values["precision"]),
-            target=values["target"],
-            gpu=None if values["gpu"] is None else GpuFacts.from_json(values["gpu"]),
-            spec=dict(values["spec"]),
-            plans=tuple(PlanFacts.from_json(plan) for plan in values["plans"]),
-            mixed_precision=dict(values["mixed_precision"]),
-            self_check=dict(values["self_check"]),
-            created=str(values["created"]),
+            target=None if read["target"] is None else read.text("target"),
+            gpu=None if read["gpu"] is None else GpuFacts.from_json(read.object("gpu")),
+            spec=read.mapping("spec"),
+            plans=tuple(map(PlanFacts.from_json, read.objects("plans"))),
+            mixed_precision=read.mapping("mixed_precision"),
+            self_check=read.mapping("self_check"),
+            created=read.text("created"),
         )
 
 
@@ -188,12 +206,12 @@ class EngineFolder:
         """Read the facts. Raises BackendError when the folder is not one, or of another schema."""
         file = path / ENGINE_JSON
         try:
-            return cls(path, EngineFacts.from_json(json.loads(file.read_text(encoding="utf-8"))))
+            return cls(path, EngineFacts.from_json(read_json(file)))
         except FileNotFoundError as error:
             raise BackendError(
                 f"{path} holds no engines: it has no {ENGINE_JSON}.", "Make them: tbps build."
             ) from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise BackendError(
                 f"{file} is not valid: {error}.", "Make the engines again: tbps build --rebuild."
             ) from error

@@ -5,13 +5,13 @@ The driver calls every Jetson Orin "Orin", from 4 to 16 multiprocessors, so a bo
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tbps_infer.formats.json_files import JsonObject
 from tbps_infer.host_memory import memory_info
 
 __all__ = ["DeviceAttributes", "GpuFacts", "version_text"]
@@ -66,8 +66,17 @@ class GpuFacts:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GpuFacts:
-        """Read what `dataclasses.asdict` gave; raises KeyError or TypeError on anything else."""
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        """Read what `dataclasses.asdict` gave; raises ValueError on anything else."""
+        read = JsonObject(values, "gpu")
+        return cls(
+            name=read.text("name"),
+            sm=read.text("sm"),
+            memory_bytes=read.integer("memory_bytes"),
+            free_bytes=read.integer("free_bytes"),
+            driver=read.text("driver"),
+            runtime=read.text("runtime"),
+            multiprocessors=read.integer("multiprocessors"),
+        )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from tbps_infer.errors import BackendError
+from tbps_infer.formats.json_files import JsonObject
 from tbps_infer.model_facts import Precision
 from tbps_infer.tensorrt.kernels import Kernel
 
@@ -82,8 +83,13 @@ class PrecisionProof:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PrecisionProof:
-        """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        """Read what `to_json` wrote; raises ValueError on anything else."""
+        read = JsonObject(values, "proof")
+        source = read.text("source")
+        if source not in get_args(Source):
+            raise ValueError(f"proof.source is {source[:40]!r}")
+        counts = {f.name: read.integer(f.name) for f in dataclasses.fields(cls) if f.name != "source"}
+        return cls(source=cast(Source, source), **counts)
 
 
 def prove_precision(kernels: Sequence[Kernel], graph: GraphPrecision, source: Source, engine: str) -> PrecisionProof:

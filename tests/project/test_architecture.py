@@ -18,6 +18,7 @@ FOLDERS = {
 }
 FLOORS = (
     ("errors",),
+    ("formats",),
     ("tensorrt.flavours",),
     ("atomic", "cores", "decode_memory", "devices", "layout", "preprocessing", "tokenizer_files"),
     ("host_memory",),
@@ -137,6 +138,25 @@ def test_the_library_neither_prints_nor_exits_nor_knows_click() -> None:
                 if isinstance(node, ast.Call):
                     called = ast.unparse(node.func)
                     assert called not in ("print", "exit", "quit", "sys.exit", "os._exit"), f"{file}:{node.lineno}"
+
+
+READERS = ("json.load", "json.loads", "np.load", "onnx.load", "sqlite3.connect", "Tokenizer.from_file", "yaml.load")
+"""What reads a format that somebody else may have written; each has its boundary, which bounds and types it."""
+BOUNDARIES = ("tbps_infer/formats", "tbps_infer/families/settings.py")
+OWN_WORDS = {"tbps_infer/preprocessing.py": "json.loads"}  # of what was written a moment before, in memory
+
+
+def test_formats_are_read_at_their_boundaries_alone() -> None:
+    found = [
+        f"{place}:{node.lineno}: {called}"
+        for folder in ("tbps_infer", "export", "cli")
+        for file in _files(folder)
+        if not (place := str(file.relative_to(ROOT))).startswith(BOUNDARIES)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and (called := ast.unparse(node.func)).endswith(READERS)
+        if OWN_WORDS.get(place) != called
+    ]
+    assert found == []
 
 
 def test_every_module_says_what_it_holds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -61,6 +62,22 @@ def test_another_address_without_a_token_is_refused(gallery: Path) -> None:
     assert code == 2 and "no token is set" in said and "TBPS_SERVE_TOKEN" in said
     code, said = _refused(gallery, "--host", "0.0.0.0", "--port", "0", TBPS_SERVE_TOKEN="mytoken")
     assert code == 2 and "at least 16" in said and "mytoken" not in said
+
+
+def test_a_proxy_is_an_address(gallery: Path) -> None:
+    code, said = _refused(gallery, "--port", "0", "--proxy", "10.0.0.0/8", "--proxy", "nginx.example")
+    assert code == 2 and "'nginx.example' is no address" in said and "10.0.0.0/8" in said
+
+
+@pytest.mark.slow
+def test_on_other_addresses_it_says_that_tls_is_the_proxys(gallery: Path) -> None:
+    token = {**os.environ, "TBPS_SERVE_TOKEN": "a-token-of-some-length"}
+    command = [*COMMAND, str(gallery), "--port", "0", "--host", "0.0.0.0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=token) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("Serving 3 records")
+        assert "TLS" in process.stderr.readline()
+        process.terminate()
 
 
 def test_a_port_in_use_is_refused(gallery: Path) -> None:

@@ -389,13 +389,16 @@ async function save(format) {
   const records = state.hits.map((hit) => hit.record).filter((record) => state.chosen.has(record));
   $("busy").hidden = false;
   try {
-    const file = await (await call("/api/v1/export", { format, records, search: state.asked })).blob();
+    const answer = await call("/api/v1/export", { format, records, search: state.asked });
+    const missing = answer.headers.get("X-Missing-Records")?.split(",").length ?? 0;
+    const file = await answer.blob();
     const link = make("a");
     link.href = URL.createObjectURL(file);
     link.download = `hits.${format}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    $("status").textContent = `Saved ${records.length} as hits.${format}.`;
+    const rest = missing ? ` ${missing} of the chosen have been removed since.` : "";
+    $("status").textContent = `Saved ${records.length - missing} as hits.${format}.${rest}`;
   } catch (error) {
     $("status").textContent = `${error.message} ${error.hint ?? ""}`;
   } finally {
