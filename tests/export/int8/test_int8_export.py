@@ -141,9 +141,7 @@ def test_equal_pictures_count_once(tmp_path: Path) -> None:
         Image.new("RGB", (32, 96)).save(tmp_path / f"{number}.{'bmp' if number % 2 else 'png'}")
     lines = [f"{number}.{'bmp' if number % 2 else 'png'},caption {number}" for number in range(60)]
     (tmp_path / "black.csv").write_text("\n".join(["path,caption", *lines]), encoding="utf-8")
-    with pytest.raises(
-        UsageError, match=r"pictures with captions differ in .*: 1, and INT8 wants 16"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"pictures with captions differ in .*: 1, and INT8 wants 16") as caught:
         read_calibration(tmp_path / "black.csv")
     assert "48 different pictures or more" in str(caught.value.hint)
 
