@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _TERMS = ("global", "coarse", "fine")
+_FLUSH_SECONDS = 10
+"""TensorBoard's files are as old as this at most, for whoever watches a run."""
 
 
 @click.command()
@@ -100,13 +103,16 @@ def train(
             initial_tiny_checkpoint(initial, splits[0].captions, options.seed)
             say(f"Wrote a tiny model with random weights to {initial}")
     pairs = len(splits[0].captions) // (options.batch_size * devices)
-    with progress_bar("Training", "steps") as bar:
+    loggers = _loggers(output) if tensorboard else []
+    with progress_bar("Training", "steps") as bar, ExitStack() as logs:
+        for logger in loggers:
+            logs.callback(logger.finalize, "success")
         report = run_training(
             initial,
             splits,
             output,
             options,
-            fabric=_fabric(device, devices, options, _loggers(output) if tensorboard else []),
+            fabric=_fabric(device, devices, options, loggers),
             on_step=lambda epoch, step, _loss: bar(epoch * pairs + step, options.epochs * pairs),
             on_epoch=lambda entry: say(_epoch_line(entry, options)),
         )
@@ -132,7 +138,7 @@ def _loggers(run: Path) -> list[Any]:
     from tbps_infer.errors import BackendError
 
     try:
-        return [TensorBoardLogger(run, name="tensorboard", version="")]
+        return [TensorBoardLogger(run, name="tensorboard", version="", flush_secs=_FLUSH_SECONDS)]
     except ModuleNotFoundError as error:
         raise BackendError(
             "--tensorboard needs the package tensorboardX, which is not installed.",
