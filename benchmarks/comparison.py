@@ -13,11 +13,9 @@ from typing import Any
 
 from tbps_infer.benchmarks.document import Document, TextTable, csv_text
 from tbps_infer.benchmarks.environment import Environment, record_environment
-from tbps_infer.bundle import is_bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BenchmarkError
 from tbps_infer.model_facts import BRANCHES
-from tbps_infer.runners import RunOptions
 from tbps_infer.training.run_folder import BEST, is_run
 from tbps_infer.verification.bootstrap import DRAWS
 from tbps_infer.verification.differences import MetricDifference, metric_differences, text_to_image
@@ -70,10 +68,9 @@ class Comparison:
 def compare_models(
     models: tuple[Path, Path],
     data: EvaluationSet,
-    run: RunOptions,
+    open_encoder: Callable[[Path], Encoder],
     command: str,
     *,
-    batch_size: int = 32,
     on_step: Callable[[str], None] = lambda _step: None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Comparison:
@@ -83,9 +80,8 @@ def compare_models(
         models: Bundles, checkpoints, or training runs, of which the best checkpoint is taken; the first is the
             reference.
         data: With labels.
-        run: Device and precision; bundles run in the backend given, checkpoints in PyTorch.
+        open_encoder: Opens the encoder of a bundle or a checkpoint.
         command: What was typed, for the report.
-        batch_size: Items per run.
         on_step: Called with a sentence when a model begins.
         on_progress: Called with the items embedded by the model at work.
 
@@ -104,8 +100,7 @@ def compare_models(
     for model in models:
         on_step(f"Embedding with {model}")
         path = model / BEST if is_run(model) else model
-        options = run if is_bundle(path) else RunOptions("torch", run.device, run.precision, run.threads)
-        with Encoder.open(path, options, batch_size=batch_size) as encoder:
+        with open_encoder(path) as encoder:
             described = dict.fromkeys(encoder.runner(branch).description for branch in BRANCHES)
             measured.append(text_to_image(embed_set(encoder, data, on_progress), data.labels))
         descriptions.append("; ".join(described))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from tbps_infer.tensorrt.flavours import FLAVOURS
 if TYPE_CHECKING:
     from tbps_infer.bundle import Bundle
     from tbps_infer.data.dataset import Split
+    from tbps_infer.encoder import Encoder
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.runners import RunOptions
     from tbps_infer.verification.references import Reference
@@ -79,7 +81,8 @@ def accuracy(
     if other is not None:
         if data is None or reference is not None:
             raise click.UsageError("Two models are compared with each other: give --data DATASET and no --reference.")
-        report = _comparison((model, other), _people(data, split, kind), selection, batch_size)
+        opener = _opener((model, other), _one_run(selection), batch_size, load)
+        report = _comparison((model, other), _people(data, split, kind), opener)
     else:
         people = None if data is None else _people(data, split, kind)
         report = _engines(Bundle.open(model), people, partial(_reference, reference, load), selection, batch_size)
@@ -92,7 +95,25 @@ def _people(data: Path, split: str, kind: str | None) -> Split:
     return read_dataset(data, split, kind=kind)
 
 
-def _comparison(models: tuple[Path, Path], people: Split, selection: Selection, batch_size: int) -> Report:
+def _opener(
+    models: tuple[Path, Path], run: RunOptions, batch_size: int, load: LoadOptions
+) -> Callable[[Path], Encoder]:
+    """Opens a bundle in the backend chosen, and a checkpoint in PyTorch."""
+    from tbps_infer.bundle import is_bundle
+    from tbps_infer.encoder import Encoder
+
+    if all(map(is_bundle, models)):
+        load.refuse_all(models[0], "bundle")
+
+    def opened(path: Path) -> Encoder:
+        if is_bundle(path):
+            return Encoder.open(path, run, batch_size=batch_size)
+        return Encoder.open(path, replace(run, backend="torch", memory=None), batch_size=batch_size, load=load)
+
+    return opened
+
+
+def _comparison(models: tuple[Path, Path], people: Split, opener: Callable[[Path], Encoder]) -> Report:
     from tbps_infer.benchmarks.comparison import compare_models, comparison_csv, comparison_document
     from tbps_infer.benchmarks.document import page_text
     from tbps_infer.verification.evaluation_set import labelled_set
@@ -101,9 +122,8 @@ def _comparison(models: tuple[Path, Path], people: Split, selection: Selection, 
         found = compare_models(
             models,
             labelled_set(people),
-            _one_run(selection),
+            opener,
             _command(),
-            batch_size=batch_size,
             on_step=lambda step: say(f"{step} ..."),
             on_progress=progress,
         )
@@ -170,6 +190,7 @@ def _reference(
     from tbps_infer.verification.references import checkpoint_reference, golden_reference, graphs_reference
 
     if checkpoint is None:
+        load.refuse_all(bundle.path, "bundle")
         return golden_reference(bundle) if is_golden else graphs_reference(bundle, threads)
     from tbps_infer.families.table import load_source
 

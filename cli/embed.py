@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, encoder_options, output_option, verbosity_options
 from tbps_infer.cli.shared.parameter_types import Size
 from tbps_infer.cli.shared.progress import progress_bar, say
@@ -19,6 +20,7 @@ from tbps_infer.cli.shared.source_options import metadata_table, source_options,
 
 if TYPE_CHECKING:
     from tbps_infer.embedding import EmbedReport
+    from tbps_infer.families.options import LoadOptions
     from tbps_infer.gallery import Reject
     from tbps_infer.pruning import PruneMode, PruneReport
     from tbps_infer.runners.options import RunOptions
@@ -75,6 +77,7 @@ _SHOWN = 10
 @click.option("--watch", is_flag=True, help="Go on: embed what comes or changes in the folders, until stopped.")
 @click.option("--poll", type=click.FloatRange(0.05), metavar="SECONDS", help="With --watch: look so often instead.")
 @encoder_options
+@family_options
 @verbosity_options
 def embed(
     bundle: Path,
@@ -94,6 +97,7 @@ def embed(
     watch: bool,
     poll: float | None,
     run: RunOptions,
+    load: LoadOptions,
 ) -> int:
     """Embed pictures with BUNDLE into a gallery.
 
@@ -140,7 +144,7 @@ def embed(
         source_folders=tuple(dict.fromkeys(map(source_folder, sources))),
         forget_tombstones=forget_tombstones,
     )
-    with Encoder.open(bundle, run, batch_size=batch_size) as encoder:
+    with Encoder.open(bundle, run, batch_size=batch_size, load=load) as encoder:
 
         def embed_some(some: Sequence[SourceItem]) -> EmbedReport:
             started = time.monotonic()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, dataset_options, encoder_options, json_option, verbosity_options
 from tbps_infer.cli.shared.parameter_types import NewFile
 from tbps_infer.cli.shared.progress import progress_bar, say
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tbps_infer.data.dataset import Split
     from tbps_infer.evaluation.cases import Case
     from tbps_infer.evaluation.evaluate import EvaluationReport
+    from tbps_infer.families.options import LoadOptions
     from tbps_infer.layout import VectorLayout
     from tbps_infer.runners.options import RunOptions
 
@@ -34,6 +36,7 @@ _PICTURES = 8
 @click.option("--sheet", type=NewFile(), help="Also draw the best pictures of some captions as PNG or JPEG.")
 @click.option("--cases", type=click.IntRange(1), default=8, help="Captions on the sheet, half of them failures.")
 @encoder_options
+@family_options
 @verbosity_options
 def evaluate(
     model: Path,
@@ -45,6 +48,7 @@ def evaluate(
     cases: int,
     batch_size: int,
     run: RunOptions,
+    load: LoadOptions,
 ) -> None:
     """Measure Rank-k, mAP and mINP of MODEL on DATASET.
 
@@ -65,7 +69,7 @@ def evaluate(
     people = read_dataset(dataset, split, kind=kind)
     if not people.labelled:
         say(f"{people.dataset} has no id for every picture: each picture without one counts as a person of its own.")
-    with Encoder.open(model, run, batch_size=batch_size) as encoder:
+    with Encoder.open(model, run, batch_size=batch_size, load=load) as encoder:
         say(f"Embedding {len(people.captions)} captions and {len(people.pictures)} pictures ...")
         with progress_bar("Embedding", "items") as progress:
             texts, images = embed_split(encoder.encode_texts, encoder.encode_images, people, progress)

@@ -117,6 +117,8 @@ def export(
         f"cosine image {check['image']['cosine_min']:.7f}, text {check['text']['cosine_min']:.7f} at least, "
         f"top-{check['ranking']['top_k']} overlap {check['ranking']['overlap']:.1%}"
     )
+    if dropped := bundle.source.get("dropped"):
+        click.echo("dropped, as only training needs them: " + ", ".join(f"{n} {c}" for n, c in dropped.items()))
     if "int8" in check:
         click.echo(_int8_summary(check["int8"]))
     if engines:

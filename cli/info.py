@@ -52,12 +52,19 @@ def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -
     from tbps_infer.training.run_folder import describe_run, is_run
 
     if is_bundle(path):
+        _refuse(path, "bundle", load)
         return _bundle(path, check)
     if is_gallery(path):
+        _refuse(path, "gallery", load)
         return _gallery(path, check)
     if is_run(path):
         return {"kind": "training run", "path": str(path), **describe_run(path)}
     return _checkpoint(path, load)
+
+
+def _refuse(path: Path, kind: str, load: LoadOptions | None) -> None:
+    if load is not None:
+        load.refuse_all(path, kind)
 
 
 def _bundle(path: Path, check: bool) -> dict[str, Any]:
@@ -149,6 +156,7 @@ def _published(found: Found) -> dict[str, Any]:
         "bytes": found.file.path.stat().st_size,
         "coverage": str(found.coverage),
         "dropped": found.coverage.dropped_groups(),
+        "assumed": dict(found.plan.assumed),
         **_shapes(found.plan),
         "settings": found.file.settings.source or "none",
         "sizes": dict(found.plan.config),

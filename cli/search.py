@@ -225,7 +225,7 @@ def find(
             _report_recall(gallery, vectors[:_RECALL_QUERIES], k, options, result.hits)
         first = False
         for query, hits in zip(read, result.hits, strict=True):
-            yield (query if hits else _with_reason(query, gallery, where, options)), hits
+            yield (query if hits else _with_reason(query, gallery, where, options, report.searched)), hits
 
 
 def _with_warnings(encoder: Encoder, query: Query, strict: bool) -> Query:
@@ -242,10 +242,13 @@ def _with_warnings(encoder: Encoder, query: Query, strict: bool) -> Query:
     return replace(query, warnings=warnings)
 
 
-def _with_reason(query: Query, gallery: Gallery, where: Filter | None, options: SearchOptions | None) -> Query:
+def _with_reason(
+    query: Query, gallery: Gallery, where: Filter | None, options: SearchOptions | None, passing: int
+) -> Query:
     from tbps_infer.gallery import Filter, why_nothing
 
-    reason = why_nothing(gallery, where or Filter(), None if options is None else options.min_score)
+    min_score = None if options is None else options.min_score
+    reason = why_nothing(gallery, where or Filter(), min_score, passing=passing)
     return replace(query, warnings=(*query.warnings, reason))
 
 

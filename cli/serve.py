@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +41,12 @@ __all__ = ["serve"]
     multiple=True,
     help="Address or network of a reverse proxy whose X-Forwarded-For and -Proto are believed; repeatable.",
 )
+@click.option(
+    "--grace",
+    type=click.IntRange(2),
+    default=10,
+    help="Seconds after SIGTERM or Ctrl-C in which the server ends; requests may take half of them.",
+)
 @query_options
 @run_options
 @verbosity_options
@@ -50,6 +60,7 @@ def serve(
     queue: int,
     cache_mb: int,
     proxies: tuple[str, ...],
+    grace: int,
     search_device: str,
     search_backend: SearchBackend,
     bundle: Path | None,
@@ -90,7 +101,25 @@ def serve(
             if not options.loopback:
                 say("It speaks HTTP: put a proxy in front that adds TLS, and name it with --proxy (docs/serve.md).")
 
-        run_server(app, bound, started)
+        def stopping() -> None:
+            _end_within(grace)
+
+        run_server(app, bound, started, grace_seconds=grace // 2, on_stop=stopping)
+
+
+def _end_within(seconds: float) -> None:
+    """End the process with status 1 after some seconds, whatever still runs: no thread can be ended from outside."""
+
+    def give_up() -> None:
+        running = sorted({one.name for one in threading.enumerate() if one not in (ending, threading.main_thread())})
+        say(f"The server did not end within {seconds:g} s of the signal. Still running: {', '.join(running)}.")
+        sys.stderr.flush()
+        os._exit(1)
+
+    ending = threading.Timer(0.9 * seconds, give_up)
+    ending.daemon = True
+    ending.start()
+    faulthandler.dump_traceback_later(seconds, exit=True)  # needs no interpreter, which a thread may not give back
 
 
 def _attention(model: Path) -> AttentionGraphs | None:

@@ -77,7 +77,9 @@ def verify(
     opened = _open(bundle, run)
     source = None
     chosen = _data(opened, sources, data, split, kind)
-    if reference is not None:
+    if reference is None:
+        load.refuse_all(bundle, "bundle")
+    else:
         from tbps_infer.families.table import load_source
 
         source = load_source(None, reference, load)

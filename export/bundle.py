@@ -99,7 +99,12 @@ def export_bundle(
             files=file_facts(folder),
             opset=options.opset,
             versions=_versions(),
-            source={"name": source.name, "sha256": source.sha256},
+            source={
+                "name": source.name,
+                "sha256": source.sha256,
+                **({"dropped": dict(source.dropped)} if source.dropped else {}),
+                **({"assumed": dict(source.assumed)} if source.assumed else {}),
+            },
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             verification=verification,
         ).write_facts()

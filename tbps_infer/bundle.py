@@ -88,7 +88,8 @@ class Bundle:
         files: Every other file of the folder, by its name relative to it.
         opset: The ONNX opset of the graphs.
         versions: The packages that made it, by name.
-        source: ``name`` and ``sha256`` of the checkpoint.
+        source: ``name`` and ``sha256`` of the checkpoint; what of it was ``dropped`` (tensors by module) and
+            ``assumed`` (values by option), where anything was.
         created: When, ISO 8601 UTC.
         verification: The parity with PyTorch at export, as `tbps_infer.verification.parity` writes it.
         gate: Verdicts of the gate, the latest last, as `tbps_infer.verification.gate` writes them.
@@ -99,7 +100,7 @@ class Bundle:
     files: Mapping[str, FileFact]
     opset: int
     versions: Mapping[str, str]
-    source: Mapping[str, str]
+    source: Mapping[str, Any]
     created: str
     verification: Mapping[str, Any]
     gate: tuple[Mapping[str, Any], ...] = ()

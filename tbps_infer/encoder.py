@@ -27,6 +27,7 @@ from tbps_infer.runners.protocol import branch_specs
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_infer.families.options import LoadOptions
     from tbps_infer.families.table import SourceModel
     from tbps_infer.text import Tokenizer
 
@@ -83,16 +84,23 @@ class Encoder:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path | str, options: RunOptions = _DEFAULT, *, batch_size: int = 32) -> Encoder:
-        """Open a bundle, or, with the backend ``torch``, a checkpoint.
+    def open(
+        cls,
+        path: Path | str,
+        options: RunOptions = _DEFAULT,
+        *,
+        batch_size: int = 32,
+        load: LoadOptions | None = None,
+    ) -> Encoder:
+        """Open a bundle, or, with the backend ``torch``, a checkpoint, about which ``load`` may say more.
 
         Raises:
-            UsageError: The path is neither, or the backend does not run it.
+            UsageError: The path is neither, the backend does not run it, or ``load`` means nothing to it.
             BundleError: The bundle is damaged.
             CheckpointError: The checkpoint cannot be read.
             BackendError: The backend is not installed. What the device lacks shows at a branch's first use.
         """
-        return cls.of_model(open_model(Path(path), options), options, batch_size=batch_size)
+        return cls.of_model(open_model(Path(path), options, load), options, batch_size=batch_size)
 
     @classmethod
     def of_model(

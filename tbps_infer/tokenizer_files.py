@@ -26,7 +26,8 @@ CLIP_SPECIAL_TOKENS = ("<|mask|>", "<|startoftext|>", "<|endoftext|>")
 _LONGEST_WORD = 100
 _CONTINUES = "##"
 _ENDS_WORD = "</w>"
-_CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+# CLIP ignores case, and ſ is a small s.
+_CLIP_WORD = r"'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def wordpiece_tokenizer(
@@ -69,23 +70,26 @@ def wordpiece_tokenizer(
     return tokenizer
 
 
-def clip_tokenizer(merges: Path, vocab_size: int) -> tokenizers.Tokenizer:
+def clip_tokenizer(
+    merges: Path, vocab_size: int, special_tokens: Sequence[str] = CLIP_SPECIAL_TOKENS
+) -> tokenizers.Tokenizer:
     """Build the byte-pair tokenizer of the field's CLIP models from CLIP's merges.
 
     Against CLIP's own it lacks the last merge, whose id (49405 of 49408) is ``<|mask|>``'s.
 
     Args:
         merges: A header line, then a pair of pieces a line, the most frequent first; also gzipped.
-        vocab_size: Rows of the model's token embedding: two alphabets of 256 bytes, the merges used, three special
+        vocab_size: Rows of the model's token embedding: two alphabets of 256 bytes, the merges used, the special
             tokens.
+        special_tokens: The last of the vocabulary, the start's and the end's at the end; CLIP's own has these alone.
 
     Raises:
         UsageError: The file cannot be read, or has too few merges.
     """
-    wanted = vocab_size - 2 * 256 - len(CLIP_SPECIAL_TOKENS)
-    pairs = _read_merges(merges, wanted)
+    wanted = vocab_size - 2 * 256 - len(special_tokens)
     letters = _byte_letters()
-    pieces = [*letters, *(f"{letter}{_ENDS_WORD}" for letter in letters), *map("".join, pairs), *CLIP_SPECIAL_TOKENS]
+    pairs = _read_merges(merges, wanted, letters)
+    pieces = [*letters, *(f"{letter}{_ENDS_WORD}" for letter in letters), *map("".join, pairs), *special_tokens]
     ids = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs, end_of_word_suffix=_ENDS_WORD))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -94,12 +98,12 @@ def clip_tokenizer(merges: Path, vocab_size: int) -> tokenizers.Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    _, start, end = CLIP_SPECIAL_TOKENS
+    start, end = special_tokens[-2:]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(token, ids[token]) for token in (start, end)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(CLIP_SPECIAL_TOKENS))
+    tokenizer.add_special_tokens(list(special_tokens))
     return tokenizer
 
 
@@ -110,7 +114,7 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(others)]
 
 
-def _read_merges(path: Path, count: int) -> list[tuple[str, str]]:
+def _read_merges(path: Path, count: int, letters: Sequence[str]) -> list[tuple[str, str]]:
     hint = "Give CLIP's own merges file: bpe_simple_vocab_16e6.txt.gz, or a merges.txt made from it."
     try:
         data = path.read_bytes()
@@ -120,11 +124,20 @@ def _read_merges(path: Path, count: int) -> list[tuple[str, str]]:
     pairs = [tuple(line.split()) for line in lines[1 : count + 1]]
     if count < 0 or len(pairs) < count:
         raise UsageError(f"{path} has {len(pairs)} merges, and the model's vocabulary needs {max(count, 0)}.", hint)
+    known = set(letters) | {f"{letter}{_ENDS_WORD}" for letter in letters}
     merges = []
     for number, pair in enumerate(pairs, 2):
         if len(pair) != 2:
             raise UsageError(f"{path}, line {number}: want two pieces with a space between.", hint)
+        unknown = [piece for piece in pair if piece not in known]
+        if unknown:
+            raise UsageError(
+                f"{path}, line {number}: the piece {unknown[0]!r} is no letter and is not made before.", hint
+            )
+        known.add("".join(pair))
         merges.append((pair[0], pair[1]))
+    if merges and not any(second.endswith(_ENDS_WORD) for _, second in merges):
+        raise UsageError(f"{path} marks no ends of words ({_ENDS_WORD}): another model's, such as GPT-2's.", hint)
     return merges
 
 

@@ -154,9 +154,9 @@ def test_a_checkpoint_gives_what_its_model_does(tmp_path: Path, monkeypatch: pyt
     loaded = []
     load = module.load_checkpoint
 
-    def counted(path: Path) -> module.Checkpoint:
+    def counted(path: Path, key: str | None) -> module.Checkpoint:
         loaded.append(path)
-        return load(path)
+        return load(path, key)
 
     monkeypatch.setattr(table, "load_checkpoint", counted)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 32, 3), dtype=np.uint8)

@@ -263,11 +263,11 @@ def _filter(
     before: str | None,
     identity: tuple[str, ...],
     not_id: tuple[str, ...],
-    where_sql: str | None,
+    expression: str | None,
 ) -> Any:
     from tbps_infer.gallery import Filter
 
-    return Filter(camera, after, before, where_sql, identity, not_id)
+    return Filter(camera, after, before, expression, identity, not_id)
 
 
 filter_options = combined(
@@ -283,7 +283,12 @@ filter_options = combined(
     click.option("--id", "identity", multiple=True, help="Only records of this identity. Repeatable."),
     click.option("--not-id", multiple=True, help="No records of this identity. Repeatable."),
     click.option(
-        "--where", "where_sql", metavar="SQL", help='SQL condition, such as "shelf = 3 and id is not null".'
+        "--where",
+        "expression",
+        metavar="CONDITION",
+        help="Only records whose metadata satisfy a condition, such as \"shelf = 3 and time like '2024%'\": and, or, "
+        "not, comparisons, in, between, like, is null, + - * / %, and functions of text and dates (docs/search.md). "
+        "Identities and cameras are text.",
     ),
 )
 """``--camera``, ``--after``, ``--before``, ``--id``, ``--not-id``, ``--where``; passes ``where``, a `Filter`."""

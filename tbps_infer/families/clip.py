@@ -7,6 +7,7 @@ number of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ __all__ = [
     "ClipText",
     "ImageSizes",
     "PixelScale",
+    "Style",
     "TextSizes",
     "end_positions",
     "image_sizes",
@@ -30,7 +32,20 @@ __all__ = [
     "text_sizes",
 ]
 
-_HEAD = 64  # CLIP's heads are that wide at every size
+
+@dataclass(frozen=True)
+class Style:
+    """What no tensor of a transformer tells; OpenAI's are like this at every size.
+
+    Attributes:
+        head: Width of an attention head.
+        activation: Of the MLP.
+        eps: Of every LayerNorm.
+    """
+
+    head: int = 64
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    eps: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,17 @@ class ImageSizes:
     grid: tuple[int, int]
     hidden: int
     dim: int
+    style: Style = Style()
 
 
 @dataclass(frozen=True)
 class TextSizes:
-    """The numbers that define a text transformer; ``positions`` is its greatest number of tokens."""
+    """The numbers that define a text transformer.
+
+    Attributes:
+        positions: Its greatest number of tokens.
+        end: The id of the token that ends a caption; the last of the vocabulary when not given.
+    """
 
     vocab: int
     positions: int
@@ -63,6 +84,8 @@ class TextSizes:
     layers: int
     hidden: int
     dim: int
+    style: Style = Style()
+    end: int | None = None
 
 
 def image_sizes(file: CheckpointFile, prefix: str, stride: int | None, grid: tuple[int, int]) -> ImageSizes:
@@ -113,17 +136,18 @@ class PixelScale(nn.Module):
 class _Attention(nn.Module):
     """Multi-head attention with query, key and value stacked in one weight, as torch's own has them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, head: int) -> None:
         super().__init__()
         self.width = width
-        self.heads = width // _HEAD
+        self.head = head
+        self.heads = width // head
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
 
     def query(self, tokens: Tensor) -> Tensor:
         projected = F.linear(tokens, self.in_proj_weight[: self.width], self.in_proj_bias[: self.width])
-        scale: float = _HEAD**-0.5
+        scale: float = self.head**-0.5
         return split_heads(projected, self.heads) * scale
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,14 +161,15 @@ class _Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP with QuickGELU, each on normalised input and added back."""
+    """Self-attention and an MLP, each on normalised input and added back."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, style: Style) -> None:
         super().__init__()
-        self.attn = _Attention(width)
-        self.ln_1 = nn.LayerNorm(width)
+        self.activation = style.activation
+        self.attn = _Attention(width, style.head)
+        self.ln_1 = nn.LayerNorm(width, style.eps)
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, hidden), "c_proj": nn.Linear(hidden, width)})
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width, style.eps)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """Refine tokens, or some of them.
@@ -176,14 +201,16 @@ class Block(nn.Module):
 
     def _refine(self, tokens: Tensor) -> Tensor:
         inner = self.mlp["c_fc"](self.ln_2(tokens))
-        refined: Tensor = tokens + self.mlp["c_proj"](inner * torch.sigmoid(1.702 * inner))
+        active = inner * torch.sigmoid(1.702 * inner) if self.activation == "quick_gelu" else F.gelu(inner)
+        refined: Tensor = tokens + self.mlp["c_proj"](active)
         return refined
 
 
 class _Transformer(nn.Module):
-    def __init__(self, width: int, hidden: int, layers: int) -> None:
+    def __init__(self, sizes: ImageSizes | TextSizes) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, hidden) for _ in range(layers))
+        blocks = (Block(sizes.width, sizes.hidden, sizes.style) for _ in range(sizes.layers))
+        self.resblocks = nn.ModuleList(blocks)
 
     def all_but_last(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks[:-1]:
@@ -206,9 +233,9 @@ class ClipImage(nn.Module):
         self.conv1 = nn.Conv2d(3, sizes.width, sizes.patch, sizes.stride, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(sizes.width))
         self.positional_embedding = nn.Parameter(torch.empty(positions, sizes.width))
-        self.ln_pre = nn.LayerNorm(sizes.width)
-        self.transformer = _Transformer(sizes.width, sizes.hidden, sizes.layers)
-        self.ln_post = nn.LayerNorm(sizes.width)
+        self.ln_pre = nn.LayerNorm(sizes.width, sizes.style.eps)
+        self.transformer = _Transformer(sizes)
+        self.ln_post = nn.LayerNorm(sizes.width, sizes.style.eps)
         self.proj = nn.Parameter(torch.empty(sizes.width, sizes.dim))
 
     def tokens(self, images: Tensor) -> Tensor:
@@ -234,11 +261,11 @@ class ClipText(nn.Module):
 
     def __init__(self, sizes: TextSizes) -> None:
         super().__init__()
-        self.end_id = sizes.vocab - 1
+        self.end_id = sizes.vocab - 1 if sizes.end is None else sizes.end
         self.token_embedding = nn.Embedding(sizes.vocab, sizes.width)
         self.positional_embedding = nn.Parameter(torch.empty(sizes.positions, sizes.width))
-        self.transformer = _Transformer(sizes.width, sizes.hidden, sizes.layers)
-        self.ln_final = nn.LayerNorm(sizes.width)
+        self.transformer = _Transformer(sizes)
+        self.ln_final = nn.LayerNorm(sizes.width, sizes.style.eps)
         self.text_projection = nn.Parameter(torch.empty(sizes.width, sizes.dim))
         later = torch.ones(sizes.positions, sizes.positions).triu(1)
         self.register_buffer("causal", later * MASK_FLOOR, persistent=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from torch import Tensor, nn
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.vocabulary import TokenizerKind
 from tbps_infer.layout import VectorLayout
 from tbps_infer.preprocessing import Preprocessing, json_values
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_setting",
     "image_grid",
     "prefixed",
+    "settle",
     "sizes_json",
     "text_length",
 ]
@@ -52,7 +54,9 @@ class Plan:
         table: The name of each of the network's tensors, by its name in the checkpoint.
         droppable: Tensors that served the training alone, as `tbps_infer.families.loading.cover` takes them.
         config: The sizes, as JSON values.
-        tokenizer: Which kind; its vocabulary has ``vocab`` entries.
+        tokenizer: Which kind (`tbps_infer.families.vocabulary`); the model knows ``vocab`` tokens.
+        assumed: What nobody said and the checkpoint leaves open, by the name of the option that says it.
+        pad_id: The id that fills a batch's shorter captions.
     """
 
     network: DualEncoder
@@ -63,8 +67,10 @@ class Plan:
     caption_rule: str
     max_length: int
     layout: VectorLayout
-    tokenizer: Literal["clip", "bert"]
+    tokenizer: TokenizerKind
     vocab: int
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    pad_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,40 @@ class Family:
         name: What users call it.
         markers: Tensors that every checkpoint of it has; the first row of the table with all of them is taken.
         plan: Understands a checkpoint of it.
+        options: Which attributes of `LoadOptions` mean something to it.
+        rows: The length that some of the markers have.
+        rename: Brings a checkpoint's tensors to the names that ``plan`` knows, where that takes more than a table.
     """
 
     name: str
     markers: tuple[str, ...]
     plan: Callable[[CheckpointFile, LoadOptions], Plan]
+    options: tuple[str, ...] = ("config", "image_size", "max_length", "tokenizer", "drop")
+    rows: Mapping[str, int] = field(default_factory=dict)
+    rename: Callable[[CheckpointFile], CheckpointFile] = lambda file: file
+
+    def recognises(self, file: CheckpointFile) -> bool:
+        """Whether a checkpoint has this family's markers."""
+        tensors = file.tensors
+        return all(marker in tensors for marker in self.markers) and all(
+            tensors[marker].shape[:1] == (rows,) for marker, rows in self.rows.items()
+        )
+
+
+def settle(assumed: dict[str, Any], name: str, *said: Any, default: Any) -> Any:
+    """The first value that somebody said; the default where nobody did, noted among what is assumed.
+
+    Args:
+        assumed: What is assumed of a checkpoint so far; changed.
+        name: The option that says the value.
+        said: What the option, the settings and the like say; None is nothing.
+        default: What is assumed otherwise.
+    """
+    for value in said:
+        if value is not None:
+            return value
+    assumed[name] = default
+    return default
 
 
 def prefixed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
@@ -98,8 +133,13 @@ def prefixed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
 
 
 def sizes_json(image: Any, text: Any) -> dict[str, Any]:
-    """The sizes of two networks, a dataclass each, as JSON values: a plan's ``config``."""
-    return json_values({"image": asdict(image), "text": asdict(text)})
+    """The sizes of two networks, a dataclass each, as JSON values without what is at its default."""
+    return json_values({"image": _given(image), "text": _given(text)})
+
+
+def _given(sizes: Any) -> dict[str, Any]:
+    defaults = {each.name: each.default for each in fields(sizes)}
+    return {name: value for name, value in asdict(sizes).items() if getattr(sizes, name) != defaults[name]}
 
 
 def image_grid(
@@ -108,6 +148,7 @@ def image_grid(
     size: tuple[int, int] | None,
     patch: tuple[int, int],
     aspects: tuple[int, ...],
+    said_by: str = "--image-size HEIGHTxWIDTH",
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The image size in pixels and the grid of patches behind a count of positions.
 
@@ -117,19 +158,21 @@ def image_grid(
         size: (height, width) where somebody said it.
         patch: Pixels along a patch's side, and from one patch to the next.
         aspects: Height over width to try where nobody did; no two of them can fit the same count.
+        said_by: The options that say the size.
 
     Raises:
         CheckpointError: The size and the count contradict each other, or no aspect fits.
     """
     side, stride = patch
     cells = positions - 1
+    hint = f"Give what it was trained with: {said_by}, or its configs.yaml by --config."
     if size is not None:
         grid = (size[0] - side) // stride + 1, (size[1] - side) // stride + 1
         if min(grid) < 1 or grid[0] * grid[1] != cells:
             raise CheckpointError(
                 f"{file.path} has {positions} positions, and pictures of {size[0]}x{size[1]} (height x width) with "
                 f"patches of {side} every {stride} pixels make {max(grid[0] * grid[1], 0) + 1}.",
-                "Give the size that it was trained with: --image-size HEIGHTxWIDTH, or its configs.yaml by --config.",
+                hint,
             )
         return size, grid
     for aspect in aspects:
@@ -139,7 +182,7 @@ def image_grid(
             return ((grid[0] - 1) * stride + side, (grid[1] - 1) * stride + side), grid
     raise CheckpointError(
         f"{file.path} has {positions} positions, which can be grids of several shapes.",
-        "Give the size that it was trained with: --image-size HEIGHTxWIDTH, or its configs.yaml by --config.",
+        hint,
     )
 
 
@@ -153,14 +196,26 @@ def check_setting(file: CheckpointFile, name: str, tensor: str, size: int) -> No
         )
 
 
-def text_length(file: CheckpointFile, name: str, positions: int) -> int:
-    """Tokens per caption as its settings say, at most its positions. Raises CheckpointError when they say more."""
-    length = file.settings.number(name)
-    if length is None:
-        return positions
+def text_length(
+    file: CheckpointFile, name: str, positions: int, options: LoadOptions, assumed: dict[str, Any]
+) -> int:
+    """Tokens per caption as the options or settings say, else as many as there are positions.
+
+    Args:
+        file: The checkpoint.
+        name: Of the number in its settings.
+        positions: As many as its tensors have.
+        options: What the user says.
+        assumed: What is assumed of the checkpoint so far; changed.
+
+    Raises:
+        CheckpointError: More are said than there are positions.
+    """
+    length = settle(assumed, "max_length", options.max_length, file.settings.number(name), default=positions)
     if not 3 <= length <= positions:
+        said = "--max-length" if options.max_length is not None else f"{file.settings.source}: {name}"
         raise CheckpointError(
-            f"{file.settings.source}: {name} is {length}, and {file.path.name} has {positions} positions for text.",
+            f"{said} is {length}, and {file.path.name} has {positions} positions for text.",
             "Use the settings that the checkpoint was trained with.",
         )
     return int(length)

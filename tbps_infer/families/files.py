@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from tbps_infer.errors import CheckpointError
+from tbps_infer.families.options import LoadOptions
 from tbps_infer.families.settings import Settings, read_settings, read_settings_file
-from tbps_infer.reference.checkpoint import IGNORED_SUFFIX, find_tensors, read_pickled, read_tensors
+from tbps_infer.families.unsupported import refuse_unsupported
+from tbps_infer.reference.lora import merge_lora
+from tbps_infer.reference.state_dict import bare_tensors
+from tbps_infer.reference.tensor_files import alpha_beside, find_tensors, read_values
 
 __all__ = ["CheckpointFile", "read_checkpoint_file"]
-
-# State dicts of two networks side by side: their tensors are named with the state dict's name in front.
-_SIDE_BY_SIDE = ("ImgEncoder_state_dict", "TxtEncoder_state_dict")
-_NESTED = ("model", "state_dict")
-_PARALLEL = "module."
-
-
-class _PlainSettings:
-    """Stands in for ``EasyDict``, a dict whose keys are attributes too: what is made is a plain dict."""
-
-    def __new__(cls) -> Any:
-        return OrderedDict()
-
-
-class _Nothing:
-    """Stands in for what a training notes about itself and no model needs, such as its best score."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        """Take what comes and keep none of it."""
-
-
-_STAND_INS: Mapping[str, type] = {
-    "easydict.EasyDict": _PlainSettings,
-    "numpy.core.multiarray.scalar": _Nothing,
-    "numpy._core.multiarray.scalar": _Nothing,
-    "numpy.dtype": _Nothing,
-}
 
 
 @dataclass(frozen=True)
@@ -54,8 +25,7 @@ class CheckpointFile:
 
     Attributes:
         path: The file.
-        tensors: By name; what wraps a network for training in parallel is taken off the names, and counters of
-            BatchNorm updates, which no forward pass uses, are left out.
+        tensors: By their bare names, as `tbps_infer.reference.state_dict` says, adapters merged.
         settings: What it was trained with, as the file itself or a configuration file beside it says.
     """
 
@@ -86,58 +56,30 @@ class CheckpointFile:
         return layers
 
 
-def read_checkpoint_file(path: Path, config: Path | None = None) -> CheckpointFile:
+def read_checkpoint_file(path: Path, options: LoadOptions) -> CheckpointFile:
     """Read a checkpoint of any family.
 
     Args:
-        path: The file (``.safetensors``, ``.pth``, ``.pt``, ``.pth.tar``), or a folder with one such file.
-        config: The training's configuration file, instead of what the checkpoint holds or lies beside.
+        path: A file of tensors, or a folder with one (`tbps_infer.reference.tensor_files`).
+        options: Which set of weights, and the training's configuration file in place of what the checkpoint holds or
+            lies beside.
 
     Raises:
         CheckpointError: There is none, it is damaged, or carries code or objects that are not known to be harmless;
-            or the configuration file beside it cannot be read.
+            or the configuration file cannot be read; or it is of a model that is known and not supported.
+        UsageError: There is no such key.
     """
     file = find_tensors(path)
-    said = None if config is None else read_settings_file(config)
-    if file.suffix == ".safetensors":
-        return CheckpointFile(file, _named(file, read_tensors(file).items()), said or read_settings(file.parent))
-    values = read_pickled(file, _STAND_INS)
-    entries = dict(_entries(file, values))
+    said = None if options.config is None else read_settings_file(options.config)
+    values = read_values(file)
     own = values.get("config") if isinstance(values, Mapping) else None
     if said is None and isinstance(own, Mapping):
         said = Settings(f"{file} (config)", own)
-    return CheckpointFile(file, entries, said or read_settings(file.parent))
-
-
-def _entries(file: Path, values: Any) -> Mapping[str, Tensor]:
-    if isinstance(values, Mapping) and any(isinstance(values.get(part), Mapping) for part in _SIDE_BY_SIDE):
-        parts = {part: _named(file, values[part].items()) for part in _SIDE_BY_SIDE if part in values}
-        return {f"{part}.{name}": tensor for part, entries in parts.items() for name, tensor in entries.items()}
-    for name in _NESTED:
-        if isinstance(values, Mapping) and isinstance(values.get(name), Mapping):
-            values = values[name]
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{file} does not hold tensors by name.", "Save model.state_dict() and try again.")
-    return _named(file, values.items())
-
-
-def _named(file: Path, entries: Iterable[tuple[Any, Any]]) -> dict[str, Tensor]:
-    """Checked tensors under their own names."""
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in _checked(file, entries):
-        bare = name.removeprefix(_PARALLEL)
-        if bare in tensors:
-            raise CheckpointError(f"{file} has {bare} twice, once as {_PARALLEL}{bare}.", "Save one of them alone.")
-        if not bare.endswith(IGNORED_SUFFIX):
-            tensors[bare] = tensor
-    return tensors
-
-
-def _checked(file: Path, entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in entries:
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            raise CheckpointError(
-                f"{file}: {name!r} is not a plain tensor, and a state dict holds only tensors.",
-                "Save model.state_dict() and try again.",
-            )
-        yield name, tensor
+    settings = said or read_settings(file.parent)
+    tensors = bare_tensors(file, values, options.key)
+    if options.family is None:
+        refuse_unsupported(file, (*tensors, *(f"={key}" for key in values)))
+    alpha = settings.number("lora_alpha")
+    if alpha is None:
+        alpha = alpha_beside(file.parent)
+    return CheckpointFile(file, merge_lora(file, tensors, alpha), settings)

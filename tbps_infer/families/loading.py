@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.reference.checkpoint import own_tensors
+from tbps_infer.reference.tensor_files import check_numbers
 
 __all__ = ["Coverage", "copy_tensors", "cover"]
 
@@ -36,17 +37,25 @@ class Coverage:
         return dict(Counter(name.split(".")[0] for name in self.dropped))
 
 
-def cover(file: CheckpointFile, network: nn.Module, table: Mapping[str, str], droppable: Sequence[str]) -> Coverage:
+def cover(
+    file: CheckpointFile,
+    network: nn.Module,
+    table: Mapping[str, str],
+    droppable: Sequence[str],
+    drop: Sequence[str] = (),
+) -> Coverage:
     """Compare the names and shapes of a checkpoint with those of a network.
 
     Args:
         file: The checkpoint.
         network: With any values, or none (on the device ``meta``).
         table: The name of each of the network's tensors, by its name in the checkpoint.
-        droppable: Names of tensors that retrieval does not need; one that ends with a dot names all that begin so.
+        droppable: Names of tensors that the family's trainings add; one that ends with a dot names all that begin so.
+        drop: Names of others that the user knows to have served the training alone, outside the network's modules.
 
     Raises:
-        CheckpointError: Names the first tensor that is missing, misshapen, or neither wanted nor droppable.
+        CheckpointError: Names the first tensor that is missing or misshapen, or all groups of tensors that are
+            neither wanted nor droppable.
     """
     targets = own_tensors(network)
     assert set(table.values()) == targets.keys(), set(table.values()) ^ targets.keys()
@@ -65,15 +74,48 @@ def cover(file: CheckpointFile, network: nn.Module, table: Mapping[str, str], dr
                 "Use the checkpoint as its training wrote it.",
             )
     dropped = tuple(name for name in file.tensors if name not in table)
-    modules = tuple(entry for entry in droppable if entry.endswith("."))
-    unknown = [name for name in dropped if name not in droppable and not name.startswith(modules)]
-    if unknown:
-        more = f" ({len(unknown)} such tensors)" if len(unknown) > 1 else ""
-        raise CheckpointError(
-            f"{file.path} has a tensor that no model of this family is known to have: {unknown[0]}{more}.",
-            f"If it served the training alone, say so: --drop {unknown[0].split('.')[0]}{'.' * ('.' in unknown[0])}",
-        )
+    _refuse_unknown(file, [name for name in dropped if not _is_named(name, droppable)], table, drop)
     return Coverage(len(table), dropped)
+
+
+def _refuse_unknown(
+    file: CheckpointFile, unknown: Sequence[str], table: Mapping[str, str], drop: Sequence[str]
+) -> None:
+    """A tensor inside a module that the network uses takes part in what it computes; none is dropped on a guess."""
+    used = {name.partition(".")[0] for name in table if "." in name}
+    inside = [name for name in unknown if "." in name and name.partition(".")[0] in used]
+    left = [*inside, *(name for name in unknown if name not in inside and not _is_named(name, drop))]
+    if not left:
+        return
+    groups = Counter(_group(name, used) for name in left)
+    listed = ", ".join(
+        f"{group} ({count})" if count > 1 else next(name for name in left if _group(name, used) == group)
+        for group, count in groups.items()
+    )
+    problem = f"{file.path} has tensors that no model of this family is known to have: {listed}."
+    if inside:
+        raise CheckpointError(
+            problem,
+            f"{_group(inside[0], used)} lies inside the network, so this is another architecture and nothing is "
+            "dropped; docs/families.md says how to add a family.",
+        )
+    hint = f"If they served the training alone, say so: --drop {' --drop '.join(groups)}"
+    copy = next((group for group in groups if any(name.removeprefix(group) in table for name in left)), None)
+    if copy is not None:
+        hint = f"{copy} holds the same weights once more: choose it with --key {copy}, or leave it with --drop {copy}"
+    raise CheckpointError(problem, hint)
+
+
+def _is_named(name: str, entries: Sequence[str]) -> bool:
+    return name in entries or name.startswith(tuple(entry for entry in entries if entry.endswith(".")))
+
+
+def _group(name: str, used: Collection[str]) -> str:
+    """What is said in place of many names: a module outside the network, or a place inside with layers as a star."""
+    first, dot, _ = name.partition(".")
+    if first in used and dot:
+        return re.sub(r"\.\d+(?=\.)", ".*", name).rpartition(".")[0] + "."
+    return first + dot
 
 
 def copy_tensors(file: CheckpointFile, network: nn.Module, table: Mapping[str, str]) -> None:
@@ -84,9 +126,5 @@ def copy_tensors(file: CheckpointFile, network: nn.Module, table: Mapping[str, s
     """
     targets = own_tensors(network)
     for name, target in table.items():
-        tensor = file.tensors[name]
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{file.path}: {name} is of type {tensor.dtype}, want floating-point numbers.")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{file.path}: {name} has NaN or infinite values.", "Use another checkpoint.")
-        targets[target].copy_(tensor)
+        check_numbers(file.path, name, file.tensors[name])
+        targets[target].copy_(file.tensors[name])

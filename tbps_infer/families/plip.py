@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,16 @@ from torch.nn import functional as F
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.families.clip import PixelScale
-from tbps_infer.families.family import DualEncoder, Family, Plan, image_grid, prefixed, sizes_json, text_length
+from tbps_infer.families.family import (
+    DualEncoder,
+    Family,
+    Plan,
+    image_grid,
+    prefixed,
+    settle,
+    sizes_json,
+    text_length,
+)
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.layout import Segment, VectorLayout
@@ -224,14 +234,16 @@ def _sizes(file: CheckpointFile, grid: tuple[int, int]) -> tuple[_ImageSizes, _T
 
 def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
     positions = file.shape(f"{_IMAGE}attnpool.positional_embedding", 2)[0]
+    assumed: dict[str, Any] = {}
     said = options.image_size or file.settings.size("img_size")
     size, grid = image_grid(file, positions, said, (_STRIDE, _STRIDE), aspects=(2, 1))
+    settle(assumed, "image_size", said, default=f"{size[0]}x{size[1]}")
     image, text = _sizes(file, grid)
     facts = Preprocessing(size, "bicubic", mean=_MEAN, std=_STD)
     network = _Plip(image, text, facts)
-    length = min(_MAX_LENGTH, text.positions)
-    if file.settings.number("text_length") is not None:
-        length = text_length(file, "text_length", text.positions)
+    length = text_length(file, "text_length", text.positions, options, assumed)
+    if "max_length" in assumed:
+        length = assumed["max_length"] = min(_MAX_LENGTH, text.positions)
     return Plan(
         network=network,
         table=prefixed(network, {"image": _IMAGE, "text": _TEXT}),
@@ -243,7 +255,13 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
         layout=VectorLayout((Segment("global", image.dim),)),
         tokenizer="bert",
         vocab=text.vocab,
+        assumed=assumed,
     )
 
 
-PLIP = Family("plip", (f"{_IMAGE}attnpool.c_proj.weight", f"{_TEXT}pooler.dense.weight"), _plan)
+PLIP = Family(
+    "plip",
+    (f"{_IMAGE}attnpool.c_proj.weight", f"{_TEXT}pooler.dense.weight"),
+    _plan,
+    ("config", "image_size", "max_length", "vocab", "tokenizer", "drop"),
+)

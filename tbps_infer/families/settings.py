@@ -13,8 +13,8 @@ from tbps_infer.errors import CheckpointError
 
 __all__ = ["SETTINGS_FILES", "Settings", "read_settings", "read_settings_file"]
 
-SETTINGS_FILES = ("configs.yaml", "config.yaml")
-"""Names of the file beside a checkpoint, the first that is there taken."""
+SETTINGS_FILES = ("configs.yaml", "config.yaml", "open_clip_config.json")
+"""Names of the file beside a checkpoint, the first that is there taken; JSON is YAML too."""
 
 _PYTHON = "tag:yaml.org,2002:python/"
 
@@ -51,6 +51,13 @@ class Settings:
         if isinstance(pair, list | tuple) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair):
             return int(pair[0]), int(pair[1])
         raise self._wrong(name, value, "a height and a width in pixels")
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """Names with values by a dotted name; empty when it is not there. Raises CheckpointError when it is else."""
+        value = self._find(name)
+        if value is None or isinstance(value, Mapping):
+            return value or {}
+        raise self._wrong(name, value, "names with values")
 
     def _find(self, name: str) -> Any:
         value: Any = self.values

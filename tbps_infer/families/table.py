@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import logging
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +21,33 @@ from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError, UsageError
 from tbps_infer.families.family import DualEncoder, Family, Plan
 from tbps_infer.families.files import CheckpointFile, read_checkpoint_file
-from tbps_infer.families.irra import IRRA
+from tbps_infer.families.hugging_face import CLIP_FOLDER
+from tbps_infer.families.irra import ICL, IRRA
 from tbps_infer.families.loading import Coverage, copy_tensors, cover
-from tbps_infer.families.options import LoadOptions
+from tbps_infer.families.openai import CLIP
+from tbps_infer.families.options import LoadOptions, option
+from tbps_infer.families.outside import find_outside, outside_families
 from tbps_infer.families.plip import PLIP
-from tbps_infer.families.rde import RDE
+from tbps_infer.families.rde import ITSELF, RDE
+from tbps_infer.families.siglip import SIGLIP
 from tbps_infer.families.tbps_clip import TBPS_CLIP
 from tbps_infer.families.vocabulary import find_tokenizer
 from tbps_infer.formats.json_files import read_json
 from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.reference.checkpoint import CONFIG_JSON, FAMILY, load_checkpoint, tensors_sha256
 from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.tensor_files import tensors_file_sha256
 
 __all__ = ["FAMILIES", "PUBLISHED", "Found", "SourceModel", "inspect_checkpoint", "load_source"]
 
-PUBLISHED: tuple[Family, ...] = (RDE, IRRA, TBPS_CLIP, PLIP)
-"""Families of published checkpoints; RDE stands before IRRA, whose tensors it has and more."""
+PUBLISHED: tuple[Family, ...] = (ITSELF, RDE, IRRA, ICL, TBPS_CLIP, PLIP, CLIP, CLIP_FOLDER, SIGLIP)
+"""Families of published checkpoints. The first that recognises one has it: RDE stands before IRRA, whose tensors it
+has and more, and TBPS-CLIP before CLIP."""
 
 FAMILIES: tuple[str, ...] = (FAMILY, *(family.name for family in PUBLISHED))
 """Every name that ``--family`` takes: this project's own part model first."""
 
-_PAD_ID = 0
+_logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 
 
@@ -53,6 +62,8 @@ class SourceModel:
         path: The file that carried its tensors.
         tokenizer_path: Its `tokenizers` file; one made for a published checkpoint is deleted with this object.
         sha256: Of the checkpoint's tensors' file.
+        dropped: How many of its tensors served the training alone, by the module that they belong to.
+        assumed: What nobody said about it, by the name of the option that says it.
     """
 
     facts: ModelFacts
@@ -61,6 +72,8 @@ class SourceModel:
     path: Path
     tokenizer_path: Path
     sha256: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     _copies: dict[torch.device, tuple[nn.Module, nn.Module]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -97,6 +110,13 @@ class Found:
     file: CheckpointFile
     plan: Plan
     coverage: Coverage
+
+
+def assumptions(assumed: Mapping[str, Any]) -> str:
+    """What is assumed of a checkpoint, as a sentence without its end."""
+    known = {each.name for each in dataclasses.fields(LoadOptions)}
+    values = ", ".join(f"{option(name) if name in known else name} {value}" for name, value in assumed.items())
+    return f"neither the checkpoint nor its settings say it, so this is assumed: {values}"
 
 
 def _copied_to(device: torch.device, image: nn.Module, text: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -144,7 +164,7 @@ def load_source(family: str | None, path: Path, options: LoadOptions | None = No
     if family is not None:
         options = dataclasses.replace(options, family=family)
     found = inspect_checkpoint(path, options)
-    return _load_part(path) if found is None else _load_published(found, options)
+    return _load_part(path, options.key) if found is None else _load_published(found, options)
 
 
 def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found | None:
@@ -158,15 +178,17 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
         CheckpointError: It cannot be read, is of no known family, or its tensors do not fit.
     """
     options = options or LoadOptions()
-    if options.family is not None and options.family not in FAMILIES:
-        raise UsageError(f"The model family {options.family!r} is not known.", f"Give one of {', '.join(FAMILIES)}.")
+    named = None if options.family in (None, FAMILY) else _named(options.family)
     folder = path if path.is_dir() else path.parent
     if options.family == FAMILY or (options.family is None and _is_parts(folder / CONFIG_JSON)):
+        options.refuse_unknown(f"the family {FAMILY}", ())
         return None
-    file = read_checkpoint_file(path, options.config)
-    family = _recognise(file, options.family)
+    file = read_checkpoint_file(path, options)
+    family = named or _recognise(file)
+    options.refuse_unknown(f"the family {family.name}", family.options)
+    file = family.rename(file)
     plan = family.plan(file, options)
-    return Found(family, file, plan, cover(file, plan.network, plan.table, (*plan.droppable, *options.drop)))
+    return Found(family, file, plan, cover(file, plan.network, plan.table, plan.droppable, options.drop))
 
 
 def _is_parts(config: Path) -> bool:
@@ -180,20 +202,30 @@ def _is_parts(config: Path) -> bool:
     return "model_type" not in values
 
 
-def _recognise(file: CheckpointFile, name: str | None) -> Family:
-    for family in PUBLISHED:
-        if family.name == name or (name is None and all(marker in file.tensors for marker in family.markers)):
+def _named(name: str | None) -> Family:
+    assert name is not None
+    family = next((family for family in PUBLISHED if family.name == name), None) or find_outside(name)
+    if family is None:
+        raise UsageError(
+            f"The model family {name!r} is not known.", f"Give one of {', '.join(FAMILIES)}, or MODULE:NAME."
+        )
+    return family
+
+
+def _recognise(file: CheckpointFile) -> Family:
+    for family in itertools.chain(PUBLISHED, outside_families()):
+        if family.recognises(file):
             return family
-    first = next(iter(file.tensors), "none")
+    groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in file.tensors))
     raise CheckpointError(
-        f"{file.path} holds the tensors of no known family ({len(file.tensors)} of them, the first {first}), and has "
-        f"no {CONFIG_JSON} beside it.",
-        f"If it is of one of these, name it: --family {'|'.join(FAMILIES)}.",
+        f"{file.path} holds the tensors of no known family: {len(file.tensors)} in {groups or 'no module'}.",
+        f"If it is of one of these, name it: --family {'|'.join(FAMILIES)}. The family {FAMILY} needs its "
+        f"{CONFIG_JSON} beside it.",
     )
 
 
-def _load_part(path: Path) -> SourceModel:
-    checkpoint = load_checkpoint(path)
+def _load_part(path: Path, key: str | None) -> SourceModel:
+    checkpoint = load_checkpoint(path, key)
     return SourceModel(
         facts=checkpoint.facts,
         image=_ImageBranch(checkpoint.model).eval(),
@@ -206,20 +238,26 @@ def _load_part(path: Path) -> SourceModel:
 
 def _load_published(found: Found, options: LoadOptions) -> SourceModel:
     plan, file = found.plan, found.file
-    tokenizer = find_tokenizer(plan.tokenizer, options.tokenizer, file.path.parent, plan.vocab)
+    tokenizer = find_tokenizer(
+        plan.tokenizer, options.merges or options.vocab or options.tokenizer, file.path.parent, plan.vocab
+    )
     copy_tensors(file, plan.network, plan.table)
     network = plan.network.eval().requires_grad_(False)
     folder = Path(tempfile.mkdtemp(prefix="tbps-tokenizer."))
     tokenizer_path = folder / "tokenizer.json"
     tokenizer.save(str(tokenizer_path))
     facts = _facts(found, file_sha256(tokenizer_path))
+    if plan.assumed:
+        _logger.warning("%s: %s", file.path, assumptions(plan.assumed))
     source = SourceModel(
         facts=facts,
         image=_ImageBranch(network).eval(),
         text=_TextBranch(network).eval(),
         path=file.path,
         tokenizer_path=tokenizer_path,
-        sha256=file_sha256(file.path),
+        sha256=tensors_file_sha256(file.path),
+        dropped=found.coverage.dropped_groups(),
+        assumed=plan.assumed,
     )
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
     return source
@@ -233,7 +271,7 @@ def _facts(found: Found, tokenizer_sha256: str) -> ModelFacts:
         preprocessing=plan.preprocessing,
         caption_rule=plan.caption_rule,
         max_length=plan.max_length,
-        pad_id=_PAD_ID,
+        pad_id=plan.pad_id,
         layout=plan.layout,
     )
     weights = {own: found.file.tensors[name] for name, own in plan.table.items()}

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tbps_infer.families.clip import image_sizes, text_sizes
-from tbps_infer.families.family import Family, Plan, check_setting, image_grid, prefixed, sizes_json, text_length
+from tbps_infer.families.family import (
+    Family,
+    Plan,
+    check_setting,
+    image_grid,
+    prefixed,
+    settle,
+    sizes_json,
+    text_length,
+)
 from tbps_infer.families.files import CheckpointFile
 from tbps_infer.families.irra import ClipPair, check_widths
 from tbps_infer.families.options import LoadOptions
@@ -21,8 +32,10 @@ _DROPPABLE = (
 def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
     patch = file.shape("visual.conv1.weight", 4)[2]
     positions = file.shape("visual.positional_embedding", 2)[0]
+    assumed: dict[str, Any] = {}
     said = options.image_size or file.settings.size("experiment.input_resolution")
     size, grid = image_grid(file, positions, said, (patch, patch), aspects=(1, 3))
+    settle(assumed, "image_size", said, default=f"{size[0]}x{size[1]}")
     image = image_sizes(file, "visual.", None, grid)
     text = text_sizes(file, "encode_text.")
     check_widths(file, image, text)
@@ -37,11 +50,17 @@ def _plan(file: CheckpointFile, options: LoadOptions) -> Plan:
         config=sizes_json(image, text),
         preprocessing=preprocessing,
         caption_rule="pre_caption_clip",
-        max_length=text_length(file, "experiment.text_length", text.positions),
+        max_length=text_length(file, "experiment.text_length", text.positions, options, assumed),
         layout=VectorLayout((Segment("global", image.dim),)),
         tokenizer="clip",
         vocab=text.vocab,
+        assumed=assumed,
     )
 
 
-TBPS_CLIP = Family("tbps-clip", ("visual.class_embedding", "encode_text.text_projection"), _plan)
+TBPS_CLIP = Family(
+    "tbps-clip",
+    ("visual.class_embedding", "encode_text.text_projection"),
+    _plan,
+    ("config", "image_size", "max_length", "merges", "tokenizer", "drop"),
+)

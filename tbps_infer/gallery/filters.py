@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import FilterError
-from tbps_infer.gallery.columns import Value, find_column
+from tbps_infer.gallery.columns import Value
+from tbps_infer.gallery.expressions.nodes import ExpressionError
 from tbps_infer.gallery.records import is_current_schema, metadata_columns
 from tbps_infer.gallery.times import TIME_WANTED, read_moment
 
-__all__ = ["WHERE_FUNCTIONS", "Filter", "Guard", "matching_records"]
+__all__ = ["Filter", "matching_records"]
 
 WHERE_SECONDS = 30.0
-_WHERE_CHARACTERS = 10_000
-_WHERE_BYTES = 1 << 30  # by which this process may grow: joins and DISTINCT keep what they have seen
-_CHECK_EVERY = 20_000  # SQLite instructions between two looks at the clock: about a millisecond
+_SHOWN_CHARACTERS = 200
+_CHECK_EVERY = 500  # SQLite instructions between two looks at the clock: some ten records
 
-_CLOCK = re.compile(r"\b(date|time|datetime|julianday|unixepoch|strftime)[`\]]?\s*\(", re.IGNORECASE)
-
-WHERE_FUNCTIONS = frozenset(
-    {
-        *("abs", "avg", "coalesce", "count", "date", "datetime", "glob", "ifnull", "iif", "instr", "julianday"),
-        *("length", "like", "lower", "ltrim", "max", "min", "nullif", "round", "rtrim", "strftime", "substr"),
-        *("substring", "sum", "time", "total", "trim", "typeof", "unixepoch", "upper"),
-    }
-)
-"""The SQL functions that an expression may call: none has a side effect or makes a large value of a small one."""
+_CLOCK = re.compile(r"\b(date|time|datetime|julianday|unixepoch|strftime)\s*\(", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -52,9 +41,11 @@ class Filter:
         after: The earliest time, included: see `tbps_infer.gallery.times.TIME_WANTED`. A time with a zone is compared
             as an instant; one without is compared with what is shown, whatever the zone of that.
         before: The latest time, excluded. A record without a time passes neither.
-        where: An SQLite expression over the metadata columns, ``record`` and ``path``, such as
-            ``shelf = 3 and time > '2024'``. Values keep their types: text is compared as text, numbers as numbers.
-        records: Record numbers, any of which will do.
+        where: An expression over the metadata columns, ``record`` and ``path``, such as
+            ``shelf = 3 and time > '2024'``, in the grammar of `tbps_infer.gallery.expressions.grammar`. Values keep
+            their types: ``id``, ``camera`` and ``time`` are compared as text, also with a number, and a column of
+            numbers as numbers, also with a text that is one. Where a value is missing, a comparison is neither true
+            nor false, and the record does not pass.
     """
 
     camera: tuple[str, ...] = ()
@@ -63,7 +54,6 @@ class Filter:
     where: str | None = None
     id: tuple[str, ...] = ()
     not_id: tuple[str, ...] = ()
-    records: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         given = (("camera", self.camera), ("id", self.id), ("not_id", self.not_id))
@@ -87,73 +77,8 @@ def _require_texts(name: str, values: object) -> None:
             raise FilterError(f"{name} holds {value!r}, want texts, without a NUL.")
 
 
-class Guard:
-    """SQLite's authorizer of one connection: while `confine` holds, it allows only reading the view ``records``.
-
-    Attributes:
-        stopped: Why the last confined statement was interrupted, as the end of a sentence; empty when it was not.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._columns: frozenset[str] | None = None
-        self.stopped = ""
-        connection.set_authorizer(self._authorize)
-
-    @contextmanager
-    def confine(self, columns: Iterable[str], seconds: float) -> Iterator[None]:
-        """Confine what is prepared inside to the view's columns, and interrupt it when it takes too much.
-
-        That is more than some seconds, or, where the system tells, more memory than is reasonable.
-        """
-        end, most = time.monotonic() + seconds, _own_bytes() + _WHERE_BYTES
-        self.stopped = ""
-
-        def check() -> int:
-            if time.monotonic() > end:
-                self.stopped = f"it was stopped after {seconds:g} seconds"
-            elif _own_bytes() > most:
-                self.stopped = f"it was stopped when it had taken {_WHERE_BYTES >> 20} MiB of memory"
-            return int(bool(self.stopped))
-
-        self._columns = frozenset(columns)
-        self._connection.set_progress_handler(check, _CHECK_EVERY)
-        try:
-            yield
-        finally:
-            self._connection.set_progress_handler(None, 0)
-            self._columns = None
-
-    def _authorize(
-        self, action: int, first: str | None, second: str | None, _database: str | None, source: str | None
-    ) -> int:
-        if self._columns is None or action == sqlite3.SQLITE_SELECT:
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_READ:
-            # `source` names the view through which a table is read, but also a WITH clause that took the view's name:
-            # hence the look at the column. An empty column is a look at how many rows there are.
-            through_view = source == "records" and second in {*self._columns, "tbps_root"}
-            # The view makes paths absolute by the table of roots, whose folders are part of every path anyway.
-            own = first == "record" and (through_view or second == "")
-            allowed = first == "records" or own or (first == "root" and source == "records")
-            return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
-        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in WHERE_FUNCTIONS:
-            return sqlite3.SQLITE_OK
-        return sqlite3.SQLITE_DENY
-
-
-def _own_bytes() -> int:
-    """Memory of this process that is not a file's; 0 where the system does not tell."""
-    try:
-        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_bytes().split())
-    except (OSError, ValueError):
-        return 0
-    return (resident - shared) * mmap.PAGESIZE
-
-
 def matching_records(
     connection: sqlite3.Connection,
-    guard: Guard,
     wanted: Filter,
     everything: NDArray[np.int64],
     *,
@@ -163,7 +88,6 @@ def matching_records(
 
     Args:
         connection: To the gallery's records.
-        guard: Confines the expression to reading records.
         wanted: The filter.
         everything: int64 ``[n]``, the numbers of all records, ascending.
         where_seconds: How long the expression may take.
@@ -179,9 +103,9 @@ def matching_records(
         excluded = _chosen(connection, _listed("id"), [json.dumps(wanted.not_id)])
         found = found[~np.isin(found, excluded, assume_unique=True)]
     if wanted.where is not None:
-        passing = _matching_expression(connection, guard, wanted.where, where_seconds)
+        passing = _matching_expression(connection, wanted.where, where_seconds)
         found = passing if found is everything else np.intersect1d(found, passing, assume_unique=True)
-    return found[np.isin(found, np.array(wanted.records, dtype=np.int64))] if wanted.records else found
+    return found
 
 
 def _chosen(connection: sqlite3.Connection, condition: str, values: Sequence[str | float]) -> NDArray[np.int64]:
@@ -234,55 +158,32 @@ def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
     return f"tbps_{which}(time)"
 
 
-def _matching_expression(
-    connection: sqlite3.Connection, guard: Guard, expression: str, seconds: float
-) -> NDArray[np.int64]:
+def _matching_expression(connection: sqlite3.Connection, text: str, seconds: float) -> NDArray[np.int64]:
+    from tbps_infer.gallery.expressions.parse import ALLOWED, parse
+    from tbps_infer.gallery.expressions.sql import to_sql
+
     columns = ("record", "path", *metadata_columns(connection))
-    hint = f"An SQLite expression over these columns was wanted: {', '.join(columns)}."
-    _check_expression(expression, columns, hint)
     try:
-        with guard.confine(columns, seconds):
-            # The line break ends nothing but makes the closing bracket safe from whatever the expression ends with.
-            rows = connection.execute(f"SELECT record FROM records WHERE (\n{expression}\n) ORDER BY record")
+        condition, values = to_sql(parse(text), columns)
+        with _deadline(connection, seconds):
+            rows = connection.execute(f"SELECT record FROM records WHERE {condition} ORDER BY record", values)
             return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
-    except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
-        message = str(error)
-        if message == "interrupted":
-            message = guard.stopped
-        raise FilterError(f"The filter {expression!r} cannot be used: {message}.", hint) from error
+    except (ExpressionError, sqlite3.Error, UnicodeError) as error:
+        why = f"it was stopped after {seconds:g} seconds" if str(error) == "interrupted" else error
+        hint = f"{ALLOWED} The columns are {', '.join(columns)}."
+        raise FilterError(f"The filter {_shortened(text)} cannot be used: {why}.", hint) from error
 
 
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*'            # text
-      | "(?P<name>(?:[^"]|"")*)"  # a quoted name
-      | `(?:[^`]|``)*` | \[[^\]]*\]
-      | (?P<stray>['"`\[;\0]|--|/\*)
-      | (?P<bracket>[()])
-    """,
-    re.VERBOSE,
-)
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…")
 
 
-def _check_expression(expression: str, columns: tuple[str, ...], hint: str) -> None:
-    """Refuse what would not stay inside the brackets put around it, and quoted names that are no column.
-
-    SQLite takes a double-quoted name that is no column for a text, so a mistyped one would silently match nothing.
-    """
-    if not expression.strip() or len(expression) > _WHERE_CHARACTERS:
-        raise FilterError(
-            f"The filter is empty or longer than {_WHERE_CHARACTERS} characters: {expression[:40]!r}.", hint
-        )
-    depth = 0
-    for token in _TOKEN.finditer(expression):
-        if token["stray"]:
-            raise FilterError(f"The filter {expression!r} cannot be used: unexpected {token['stray']!r}.", hint)
-        if token["name"] is not None and find_column(token["name"].replace('""', '"'), columns) is None:
-            raise FilterError(
-                f"The filter {expression!r} cannot be used: there is no column {token['name']!r}.",
-                f"Write text in single quotes. {hint}",
-            )
-        depth += {"(": 1, ")": -1}.get(token["bracket"] or "", 0)
-        if depth < 0:
-            break
-    if depth != 0:
-        raise FilterError(f"The filter {expression!r} cannot be used: its brackets do not match.", hint)
+@contextmanager
+def _deadline(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Interrupt what runs inside after some seconds, between two records: the work for one is bounded."""
+    end = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: int(time.monotonic() > end), _CHECK_EVERY)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)

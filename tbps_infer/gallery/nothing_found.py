@@ -12,21 +12,24 @@ __all__ = ["why_nothing"]
 _VALUES_SHOWN = 12
 
 
-def why_nothing(gallery: Gallery, where: Filter, min_score: float | None = None) -> str:
+def why_nothing(
+    gallery: Gallery, where: Filter, min_score: float | None = None, *, passing: int | None = None
+) -> str:
     """Why no record of a gallery was found, as a sentence.
 
     Args:
         gallery: What was searched.
         where: The filter of the search.
         min_score: The smallest score that was asked for.
+        passing: How many records the whole filter lets pass, where a search has told: it is not evaluated again.
     """
     if not gallery.count:
         return "The gallery is empty."
-    if len(gallery.selected(where).records):
+    if passing or (passing is None and len(gallery.selected(where).records)):
         return "No picture is left." if min_score is None else f"No picture reaches a score of {min_score:g}."
     alone = dict(_conditions(where))
     for name, part in alone.items():
-        # The expression may take long, and the search has just evaluated it: it is not tried again beside others.
+        # The expression may take long: it is not evaluated once more alone.
         if len(alone) == 1 or (name != "where" and not len(gallery.selected(part).records)):
             return _unsatisfied(gallery, part)
     return f"No picture satisfies {', '.join(alone)} together."
@@ -34,15 +37,13 @@ def why_nothing(gallery: Gallery, where: Filter, min_score: float | None = None)
 
 def _conditions(where: Filter) -> Iterator[tuple[str, Filter]]:
     """The conditions of a filter, each as a filter of its own."""
-    for name in ("records", "camera", "id", "after", "before", "not_id", "where"):
+    for name in ("camera", "id", "after", "before", "not_id", "where"):
         if value := getattr(where, name):
             yield name, Filter(**{name: value})
 
 
 def _unsatisfied(gallery: Gallery, condition: Filter) -> str:
     """A condition that no record satisfies, and what there is instead."""
-    if condition.records:
-        return "None of the records is in the gallery."
     for name, wanted in (("camera", condition.camera), ("id", condition.id)):
         if wanted:
             values = gallery.values(name, _VALUES_SHOWN + 1)

@@ -20,7 +20,7 @@ from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.formats.sqlite_files import open_sqlite
 from tbps_infer.gallery.columns import Value, quoted
-from tbps_infer.gallery.filters import Filter, Guard, matching_records
+from tbps_infer.gallery.filters import Filter, matching_records
 from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files, missing_vectors
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
@@ -95,7 +95,6 @@ class Gallery:
         self.path = path
         self.facts = facts
         self._connection = connection
-        self._guard = Guard(connection)
         self._lock = threading.Lock()
         self.columns = metadata_columns(connection)
         self.generation = current_generation(connection)
@@ -281,7 +280,7 @@ class Gallery:
         self,
         queries: NDArray[np.floating[Any]],
         k: int = 10,
-        where: Filter | str | None = None,
+        where: Filter | str | Selection | None = None,
         options: SearchOptions | None = None,
     ) -> SearchResult:
         """Find the records whose embeddings have the largest inner products with each query.
@@ -294,7 +293,8 @@ class Gallery:
             queries: float32 ``[n, dim]``, embeddings by the gallery's model (`require_model`), or what
                 `tbps_infer.queries` composes of them. Other floating types are converted; ``[dim]`` is one query.
             k: Hits per query, at least 1; fewer come back when fewer records pass the filter.
-            where: What a record must satisfy, a `Filter` or its expression; None lets all pass.
+            where: What a record must satisfy, a `Filter` or its expression, or which records are searched; None lets
+                all pass.
             options: How to search; None is `SearchOptions()`.
 
         Raises:
@@ -314,7 +314,8 @@ class Gallery:
                 "An approximate search cannot be filtered: its graph proposes rows without regard to the filter.",
                 "Leave the approximate method out; the exact search is fast where few records pass.",
             )
-        return search_gallery(self, self.selected(where or Filter()), queries, k, options)
+        selection = where if isinstance(where, Selection) else self.selected(where or Filter())
+        return search_gallery(self, selection, queries, k, options)
 
     def selected(self, where: Filter) -> Selection:
         """The records that pass a filter."""
@@ -322,10 +323,17 @@ class Gallery:
             return self._all
         with self._lock, sqlite_errors(self.path):
             if self._selection is None or self._selection[0] != where or not where.timeless:
-                passing = matching_records(self._connection, self._guard, where, self._all.records)
-                rows = Rows.of(self._all.rows.numbers[self._positions(passing)])
-                self._selection = where, Selection(passing, rows)  # kept: whoever asks again, asks the same
+                passing = matching_records(self._connection, where, self._all.records)
+                self._selection = where, self._selection_of(passing)  # kept: whoever asks again, asks the same
             return self._selection[1]
+
+    def selection(self, records: NDArray[np.int64]) -> Selection:
+        """Some records by number, int64 ``[n]``, ascending; those that this snapshot does not have are left out."""
+        known = np.isin(records, self._all.records, assume_unique=True)
+        return self._selection_of(records if known.all() else records[known])
+
+    def _selection_of(self, records: NDArray[np.int64]) -> Selection:
+        return Selection(records, Rows.of(self._all.rows.numbers[self._positions(records)]))
 
     def values(self, column: str, most: int) -> list[str]:
         """The first different values of a metadata column, as text and in its order."""

@@ -7,23 +7,18 @@
       config.json         {"format": "tbps-infer", "family": "part", "model": ModelConfig, "training": {...}}
       tokenizer.json      a `tokenizers` file
 
-The folder, or the ``.safetensors`` file inside it, names the checkpoint. A ``.pt``/``.pth`` file holding a state dict
-(or ``{"model": state_dict}``) is read too, with the same two files beside it.
+The folder, or the ``.safetensors`` file inside it, names the checkpoint. Any other file of tensors that
+`tbps_infer.reference.tensor_files` reads is read too, with the same two files beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import re
 import shutil
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -38,17 +33,15 @@ from tbps_infer.formats.tokenizers_files import read_tokenizer
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.state_dict import IGNORED_SUFFIX
+from tbps_infer.reference.tensor_files import check_numbers, find_tensors, read_tensors, tensors_file_sha256
 
 __all__ = [
     "CONFIG_JSON",
     "FAMILY",
-    "IGNORED_SUFFIX",
     "Checkpoint",
-    "find_tensors",
     "load_checkpoint",
     "own_tensors",
-    "read_pickled",
-    "read_tensors",
     "save_checkpoint",
     "tensors_sha256",
     "weights_sha256",
@@ -60,10 +53,6 @@ PAD_ID = 0
 CONFIG_JSON = "config.json"
 TOKENIZER_JSON = "tokenizer.json"
 TENSORS = "model.safetensors"
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
-
-# Counters of BatchNorm updates: not used by any forward pass, and absent from some published files.
-IGNORED_SUFFIX = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -89,11 +78,12 @@ class Checkpoint:
     training: Mapping[str, Any]
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     """Load a checkpoint of the reference model, strictly.
 
     Args:
         path: A checkpoint's folder, or the file with its tensors.
+        key: Which set of weights, where the file holds several.
 
     Raises:
         CheckpointError: A file is missing, unsafe to read, or a tensor is missing, unknown or misshapen; the
@@ -109,7 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     _check_tokenizer(tokenizer_path, config.text.vocab_size)
     model = PartModel(config)
-    load_strictly(model, read_tensors(tensors_path), tensors_path)
+    load_strictly(model, read_tensors(tensors_path, key), tensors_path)
     model.eval().requires_grad_(False)
     return Checkpoint(
         path=tensors_path,
@@ -117,7 +107,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         config=config,
         facts=model_facts(model, file_sha256(tokenizer_path)),
         tokenizer_path=tokenizer_path,
-        sha256=file_sha256(tensors_path),
+        sha256=tensors_file_sha256(tensors_path),
         training=values.get("training", {}),
     )
 
@@ -180,84 +170,6 @@ def _copy_others(folder: Path, new: Path) -> None:
         shutil.copytree(folder, new, symlinks=True, ignore=written_anew, dirs_exist_ok=True)
 
 
-def find_tensors(path: Path) -> Path:
-    """The file with a checkpoint's tensors, given that file or its folder. Raises CheckpointError."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist.", "Give a checkpoint's folder or its .safetensors file.")
-    preferred = path / TENSORS
-    found = [preferred] if preferred.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
-    if len(found) != 1:
-        names = ", ".join(f.name for f in found) or "none"
-        raise CheckpointError(
-            f"{path} should hold one file of tensors (.safetensors, .pt, .pth or .pth.tar), and holds {names}.",
-            "Name the file itself.",
-        )
-    return found[0]
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors without executing anything in it.
-
-    Args:
-        path: ``.safetensors``, or a ``.pt``/``.pth`` state dict, also under the key ``model`` or ``state_dict``.
-
-    Raises:
-        CheckpointError: The file is damaged, or is a pickle that carries code.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}.") from error
-    values = read_pickled(path)
-    for key in ("model", "state_dict"):
-        if isinstance(values, dict) and isinstance(values.get(key), dict):
-            values = values[key]
-    if not isinstance(values, dict) or not all(_is_entry(name, tensor) for name, tensor in values.items()):
-        raise CheckpointError(
-            f"{path} does not hold a state dict (tensors by name).", "Save model.state_dict() and try again."
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in values.items()}
-
-
-def read_pickled(path: Path, stand_ins: Mapping[str, type] = MappingProxyType({})) -> Any:
-    """Read what torch.save wrote, without executing anything in it; tensors are mapped into memory where possible.
-
-    Args:
-        path: The file.
-        stand_ins: Which class of ours to make instead of a class of the file, by the latter's full name.
-
-    Raises:
-        CheckpointError: The file is damaged, or carries code, or objects that nothing stands in for.
-    """
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(c, n) for n, c in stand_ins.items()]):
-            warnings.simplefilter("ignore")  # of pickle protocols that it goes on to read
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # on a damaged file anything from a KeyError to a RuntimeError
-        # PyTorch's own text, which explains how to run the code all the same, is not passed on.
-        code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if code is None:
-            raise CheckpointError(
-                f"{path} is damaged, or is not a file of tensors that torch.save wrote.", "Copy it again."
-            ) from error
-        raise CheckpointError(
-            f"{path} carries code or objects besides tensors ({code[1]}), and none of it was executed.",
-            "Save its state dict alone: torch.save(model.state_dict(), file).",
-        ) from error
-
-
-def _is_entry(name: object, tensor: object) -> bool:
-    return isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
-
-
 def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into a model, all of them and no others, as FP32.
 
@@ -265,24 +177,22 @@ def load_strictly(model: PartModel, tensors: Mapping[str, Tensor], path: Path) -
         CheckpointError: Names the first tensor that is missing, unknown, misshapen or not finite.
     """
     wanted = own_tensors(model)
-    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(IGNORED_SUFFIX)}
     for problem, names in (
-        ("has no tensor", sorted(wanted.keys() - given.keys())),
-        ("has a tensor that the model does not know:", sorted(given.keys() - wanted.keys())),
+        ("has no tensor", sorted(wanted.keys() - tensors.keys())),
+        ("has a tensor that the model does not know:", sorted(tensors.keys() - wanted.keys())),
     ):
         if names:
             more = f" ({len(names)} such tensors)" if len(names) > 1 else ""
             raise CheckpointError(
                 f"{path} {problem} {names[0]}{more}.", f"Check that {CONFIG_JSON} beside it is this checkpoint's own."
             )
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise CheckpointError(
                 f"{path}: {name} is {list(tensor.shape)}, and the configuration wants {list(wanted[name].shape)}.",
                 f"Check that {CONFIG_JSON} beside it is this checkpoint's own.",
             )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} has NaN or infinite values.", "Use another checkpoint.")
+        check_numbers(path, name, tensor)
         wanted[name].copy_(tensor)
 
 

@@ -118,6 +118,11 @@ class ModelConfig:
                 f"The feature map has {height // self.image.stride} rows, which {self.parts} stripes do not divide.",
                 "Choose an image height or a number of parts so that every stripe has the same number of rows.",
             )
+        if self.text.max_length > self.text.max_positions:
+            raise CheckpointError(
+                f"text.max_length is {self.text.max_length}, and there are {self.text.max_positions} positions.",
+                "Choose a max_length of at most max_positions.",
+            )
         if self.dim % self.heads:
             raise CheckpointError(f"dim {self.dim} is not a multiple of heads {self.heads}.")
 

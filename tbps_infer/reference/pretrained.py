@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
 from tbps_infer.reference.backbones import ResNetBackbone, TextBackbone, ViTBackbone
-from tbps_infer.reference.checkpoint import IGNORED_SUFFIX, own_tensors, read_tensors, save_checkpoint
+from tbps_infer.reference.checkpoint import own_tensors, save_checkpoint
 from tbps_infer.reference.config import ModelConfig, tiny_config
 from tbps_infer.reference.model import PartModel
 from tbps_infer.reference.published import Format, Source, bert_formats, modern_name, resnet_formats, vit_formats
+from tbps_infer.reference.tensor_files import check_numbers, find_tensors, read_tensors, tensors_file_sha256
 from tbps_infer.tokenizer_files import train_wordpiece
 
 __all__ = [
@@ -38,9 +38,6 @@ __all__ = [
 
 VOCAB_SIZE = 1200
 """Entries of a vocabulary that is learnt from captions."""
-
-_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -152,9 +149,8 @@ def load_text_weights(backbone: TextBackbone, path: Path) -> Coverage:
 def _load(
     backbone: nn.Module, path: Path, formats: Iterable[Format], grid: tuple[int, int] | None = None
 ) -> Coverage:
-    file = _find(path)
+    file = find_tensors(path)
     tensors = {modern_name(name): tensor for name, tensor in read_tensors(file).items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(IGNORED_SUFFIX)}
     chosen, tensors = _recognise(file, tensors, list(formats))
     wanted = own_tensors(backbone)
     sources = {source.name for source in chosen.table.values()}
@@ -168,6 +164,7 @@ def _load(
     values = {}
     for name, target in wanted.items():
         source = chosen.table[name]
+        check_numbers(file, source.name, tensors[source.name])
         value = tensors[source.name].float()
         if source.third is not None:
             value = _third(file, source, value)
@@ -191,24 +188,6 @@ def _recognise(file: Path, tensors: Mapping[str, Tensor], formats: list[Format])
         f"{file} is of no known format: it has no {markers}.",
         "Give weights as torchvision or Hugging Face publish them, of the configured kind of backbone.",
     )
-
-
-def _find(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist.", "Give a file of weights, or a folder with one.")
-    for name in _FOLDER_FILES:
-        if (path / name).is_file():
-            return path / name
-    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise CheckpointError(
-            f"{path} should hold one file of weights ({', '.join(_SUFFIXES)}), and holds {names}.",
-            "Name the file itself.",
-        )
-    return found[0]
 
 
 def _third(file: Path, source: Source, value: Tensor) -> Tensor:
@@ -236,10 +215,8 @@ def _checked(file: Path, name: str, value: Tensor, target: Tensor) -> Tensor:
             f"{file}: {name} gives {list(value.shape)}, and the configuration wants {list(target.shape)}.",
             "Check that the configuration, its vocabulary size included, is that of the weights.",
         )
-    if not torch.isfinite(value).all():
-        raise CheckpointError(f"{file}: {name} has NaN or infinite values.", "Use another file.")
     return value
 
 
 def _provenance(coverage: Coverage) -> dict[str, str]:
-    return {"sha256": file_sha256(coverage.path), "coverage": str(coverage)}
+    return {"sha256": tensors_file_sha256(coverage.path), "coverage": str(coverage)}

@@ -13,11 +13,13 @@ from tbps_infer.bundle import Bundle, is_bundle
 from tbps_infer.devices import BACKENDS, BackendName, Device
 from tbps_infer.errors import BackendError, UsageError
 from tbps_infer.model_facts import Branch
+from tbps_infer.reference.file_kinds import TENSOR_SUFFIXES
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.runners.protocol import Feeds, Runner, TensorSpec, check_feeds
 from tbps_infer.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
+    from tbps_infer.families.options import LoadOptions
     from tbps_infer.families.table import SourceModel
 
 __all__ = [
@@ -33,7 +35,6 @@ __all__ = [
 ]
 
 _TORCH_PACKAGES = frozenset({"torch", "transformers", "safetensors", "yaml"})
-_TENSOR_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
 
 
 def open_runner(model: Bundle | SourceModel | Path, branch: Branch, options: RunOptions) -> Runner:
@@ -67,17 +68,25 @@ def open_runner(model: Bundle | SourceModel | Path, branch: Branch, options: Run
     return TorchRunner(model, branch, options)
 
 
-def open_model(path: Path, options: RunOptions) -> Bundle | SourceModel:
+def open_model(path: Path, options: RunOptions, load: LoadOptions | None = None) -> Bundle | SourceModel:
     """Open what a path holds, if the chosen backend runs it: facts of a bundle, or a whole checkpoint.
 
+    Args:
+        path: A bundle's folder, or a checkpoint's folder or file.
+        options: The backend.
+        load: What there is to say about a checkpoint.
+
     Raises:
-        UsageError: It is neither a bundle nor a checkpoint, or the backend does not run this kind of model.
+        UsageError: It is neither a bundle nor a checkpoint, the backend does not run this kind of model, or what is
+            said means nothing to it.
         BundleError: The bundle is damaged.
         CheckpointError: The checkpoint cannot be read.
         BackendError: PyTorch or a package beside it is not installed.
     """
     if is_bundle(path):
         _refuse_other_kind(path, "bundle", options)
+        if load is not None:
+            load.refuse_all(path, "bundle")
         return Bundle.open(path)
     if not _holds_tensors(path):
         problem = "is neither a bundle nor a checkpoint" if path.exists() else "does not exist"
@@ -86,10 +95,10 @@ def open_model(path: Path, options: RunOptions) -> Bundle | SourceModel:
             "Give a folder that tbps export made, or a checkpoint (a folder with a .safetensors file, or the file).",
         )
     _refuse_other_kind(path, "checkpoint", options)
-    return _load_checkpoint(path)
+    return _load_checkpoint(path, load)
 
 
-def _load_checkpoint(path: Path) -> SourceModel:
+def _load_checkpoint(path: Path, load: LoadOptions | None) -> SourceModel:
     try:
         from tbps_infer.families.table import load_source
     except ModuleNotFoundError as error:
@@ -99,7 +108,7 @@ def _load_checkpoint(path: Path) -> SourceModel:
             f"The backend torch needs the package {error.name}, which is not installed.",
             'Install it: pip install "tbps-infer[export]".',
         ) from error
-    return load_source(None, path)
+    return load_source(None, path, load)
 
 
 def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], options: RunOptions) -> None:
@@ -117,8 +126,8 @@ def _refuse_other_kind(path: Path, kind: Literal["bundle", "checkpoint"], option
 
 def _holds_tensors(path: Path) -> bool:
     if path.is_dir():
-        return any(file.name.endswith(_TENSOR_SUFFIXES) for file in path.iterdir())
-    return path.is_file() and path.name.endswith(_TENSOR_SUFFIXES)
+        return any(file.name.endswith(TENSOR_SUFFIXES) for file in path.iterdir())
+    return path.is_file() and path.name.endswith(TENSOR_SUFFIXES)
 
 
 def _graph(bundle: Bundle, branch: Branch, options: RunOptions) -> Path:

@@ -32,7 +32,7 @@ __all__ = ["create_app"]
 
 log = logging.getLogger(__name__)
 
-_WHERE_TRIALS = 2
+_EXPRESSIONS_AT_ONCE = 2
 _PROBLEMS_TOLD = 3
 _LOG_LOOK_SECONDS = 1.0
 
@@ -50,8 +50,8 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        trials = asyncio.Semaphore(_WHERE_TRIALS)
-        app.state.service = Service(searcher, pictures, options, access, metrics, trials)
+        expressions = asyncio.Semaphore(_EXPRESSIONS_AT_ONCE)
+        app.state.service = Service(searcher, pictures, options, access, metrics, expressions)
         searcher.warm_up()
         upkeep = asyncio.create_task(_keep_log_short(searcher))
         yield

@@ -55,6 +55,7 @@ class Batcher(Generic[Job, Answer]):
         self._waiting = 0
         self._lock = threading.Lock()
         self._closed = False
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="tbps-model", daemon=True)
         self._thread.start()
 
@@ -62,6 +63,12 @@ class Batcher(Generic[Job, Answer]):
     def depth(self) -> int:
         """How many jobs wait."""
         return self._waiting
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long the batch that is being answered has been; 0 between batches."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, job: Job) -> Future[Answer]:
         """Queue a job; raises RefusedError (503) when too many wait or the server ends."""
@@ -90,7 +97,9 @@ class Batcher(Generic[Job, Answer]):
             while not ended:
                 batch, ended = self._next_batch()
                 if batch:
+                    self._busy_since = time.monotonic()
                     self._answer(batch)
+                    self._busy_since = None
         finally:
             self._finish()
 
@@ -126,6 +135,7 @@ class Batcher(Generic[Job, Answer]):
             else:
                 for waiting in batch:
                     self._answer([waiting])
-        except Exception as error:  # The thread must outlive any one batch; whoever asked is told, and it is logged.
+        except BaseException as error:  # The thread must outlive any one batch, also a panic of a library in Rust.
+            told = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             for waiting in batch:
-                waiting.answer.set_exception(error)
+                waiting.answer.set_exception(told)

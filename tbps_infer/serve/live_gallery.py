@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import TbpsError
 from tbps_infer.gallery import Filter, Gallery, Record
-from tbps_infer.gallery.filters import Guard, matching_records
+from tbps_infer.gallery.filters import matching_records
 from tbps_infer.gallery.folder import current_records_file
 from tbps_infer.gallery.records import connect_reader, empty_log, sqlite_errors
 
@@ -107,15 +107,18 @@ class LiveGallery:
         """Records in the newest snapshot."""
         return self._current.gallery.count
 
-    def try_filter(self, wanted: Filter, seconds: float) -> None:
-        """Evaluate a filter on a connection of its own, so that a slow one holds nobody up.
+    def matching(self, wanted: Filter, seconds: float) -> NDArray[np.int64]:
+        """Numbers int64 ``[n]`` of the records that satisfy a filter, ascending, as committed now.
+
+        It is evaluated on a connection of its own, so that a slow one holds nobody up. The snapshot that the numbers
+        are used with may be another: `Gallery.selection` leaves out the records that it does not have.
 
         Raises:
             FilterError: It is not valid, not allowed, or took longer than the seconds.
         """
+        everything = self._current.gallery.selected(Filter()).records
         with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
-            nothing = np.empty(0, dtype=np.int64)
-            matching_records(connection, Guard(connection), wanted, nothing, where_seconds=seconds)
+            return matching_records(connection, wanted, everything, where_seconds=seconds)
 
     def facets(self) -> Facets:
         """What the newest snapshot can be filtered by; read once per snapshot."""

@@ -69,7 +69,7 @@ class FilterRequest(Strict):
         default=None, description="ISO 8601 or Unix time, excluded; without a zone as times are shown."
     )
     where: Annotated[str, StringConstraints(max_length=2000)] | None = Field(
-        default=None, description="An SQLite expression over the metadata columns."
+        default=None, description="An expression over the metadata columns, in the grammar of docs/search.md."
     )
 
     def filter(self) -> Filter:

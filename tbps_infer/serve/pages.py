@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from tbps_infer.serve.service import service_of
 
@@ -20,11 +19,14 @@ page_router = APIRouter()
 
 @page_router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(request: Request) -> Response:
-    """200 once the model has answered, 503 before, and while the gallery's folder cannot be read."""
+    """200 once the model has answered; 503 before, while it is stuck, and while the gallery cannot be read."""
     searcher = service_of(request).searcher
-    problem = await run_in_threadpool(searcher.gallery.problem)
-    status = "gallery unreadable" if problem else "ready" if searcher.ready else "starting"
-    return Response(json.dumps({"status": status}), 200 if status == "ready" else 503, media_type="application/json")
+    status = {"status": "ready" if searcher.ready else "starting"}
+    if (stuck_s := searcher.stuck_seconds) is not None:
+        status = {"status": "stuck", "reason": f"The model has computed one batch for {stuck_s:.0f} s."}
+    elif await run_in_threadpool(searcher.gallery.problem):  # whose sentence names the folder, and anybody asks here
+        status = {"status": "gallery unreadable"}
+    return JSONResponse(status, 200 if status["status"] == "ready" else 503)
 
 
 @page_router.get("/metrics", include_in_schema=False)

@@ -13,13 +13,15 @@ from typing import IO, Annotated, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Path, Request
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from tbps_infer.errors import FilterError, ImageError
+from tbps_infer.errors import ImageError
 from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Record, why_nothing
 from tbps_infer.gallery.columns import Value
+from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.queries import plain_sentence
 from tbps_infer.serve.downloads import ZipContents, hits_csv, hits_zip
 from tbps_infer.serve.failures import ANSWERS, BODY_ANSWERS, RefusedError, answers
@@ -61,13 +63,14 @@ router = APIRouter(responses=ANSWERS)
 async def search(asked: SearchRequest, request: Request) -> Response:
     """Find the people that a query describes."""
     service = service_of(request)
-    job = await _job(service, asked)
+    where = asked.filter.filter()
+    job = replace(await _job(service, asked), records=await _matching(service, where))
     warnings = await run_in_threadpool(service.searcher.text_warnings, (*job.texts, *job.exclude))
     if warnings and asked.strict:
         raise RefusedError(422, " ".join(warnings), "Describe the person in other words, or without strict.")
     answer = await _search(service, job)
     if not answer.hits:
-        warnings = (*warnings, await run_in_threadpool(_why_nothing, service, job))
+        warnings = (*warnings, await run_in_threadpool(_why_nothing, service, where, job, answer.searched))
     hits = [
         HitReply.model_construct(
             record=hit.record,
@@ -173,8 +176,8 @@ async def export(asked: ExportRequest, request: Request) -> Response:
         raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
     job = await _job(service, asked.search)
     hashes = await run_in_threadpool(_hashes, service, chosen)
-    only, options = Filter(records=tuple(chosen)), service.searcher.search_options
-    answer = await _search(service, replace(job, k=len(chosen), where=only, options=options, keep_like=True))
+    only, options = np.sort(np.array(chosen, dtype=np.int64)), service.searcher.search_options
+    answer = await _search(service, replace(job, k=len(chosen), records=only, options=options, keep_like=True))
     # A record may go at any moment, also between the two looks: what both saw is given, what is left out is named.
     hits = [hit for hit in answer.hits if hit.record in hashes]
     missing = sorted(set(chosen) - {hit.record for hit in hits})
@@ -191,19 +194,10 @@ async def export(asked: ExportRequest, request: Request) -> Response:
 
 
 async def _job(service: Service, asked: SearchRequest) -> SearchJob:
-    """Check a query, decode its pictures, and try its filter, all outside the model's thread."""
+    """Check a query and decode its pictures, outside the model's thread."""
     asked.check(service.options.limits)
-    where = asked.filter.filter()
-    if where:
-        try:
-            async with service.trials:
-                await run_in_threadpool(
-                    service.searcher.gallery.try_filter, where, service.options.limits.where_seconds
-                )
-        except FilterError as error:
-            raise RefusedError(422, error.message, error.hint) from error
     facts, pixels = service.searcher.facts.preprocessing, service.options.limits.picture_pixels
-    crops = [await _in_pool(service, decode_example, _from_base64(text), facts, pixels) for text in asked.pictures]
+    crops = [await _in_pool(service, _example, text, facts, pixels) for text in asked.pictures]
     return SearchJob(
         texts=tuple(map(plain_sentence, asked.texts)),
         crops=np.concatenate(crops) if crops else None,
@@ -212,9 +206,30 @@ async def _job(service: Service, asked: SearchRequest) -> SearchJob:
         image_weight=asked.image_weight,
         exclude_weight=asked.exclude_weight,
         k=asked.k,
-        where=where,
         options=replace(service.searcher.search_options, per_id=asked.per_id, min_score=asked.min_score),
     )
+
+
+async def _matching(service: Service, where: Filter) -> NDArray[np.int64] | None:
+    """The records that a filter lets pass, found once, outside the model's thread; None for all.
+
+    Only an expression can be slow: the other conditions do not wait for one.
+    """
+    if not where:
+        return None
+    limits, slot = service.options.limits, service.expressions
+    find = partial(service.searcher.gallery.matching, where, limits.where_seconds)
+    if where.where is None:
+        return await run_in_threadpool(find)
+    try:
+        await asyncio.wait_for(slot.acquire(), service.options.batch.answer_seconds)
+    except asyncio.TimeoutError:
+        message = "Other filters take long; the query waited too long."
+        raise RefusedError(503, message, "Ask again later.", retry_after_s=5) from None
+    try:
+        return await run_in_threadpool(find)
+    finally:
+        slot.release()
 
 
 async def _search(service: Service, job: SearchJob) -> SearchAnswer:
@@ -238,9 +253,9 @@ def _hashes(service: Service, numbers: Sequence[int]) -> dict[int, str]:
     return {number: record.stamp.sha256 for number, record in details.items()}
 
 
-def _why_nothing(service: Service, job: SearchJob) -> str:
+def _why_nothing(service: Service, where: Filter, job: SearchJob, passing: int) -> str:
     with service.searcher.gallery.snapshot() as snapshot:
-        return why_nothing(snapshot.gallery, job.where, job.options.min_score)
+        return why_nothing(snapshot.gallery, where, job.options.min_score, passing=passing)
 
 
 async def _picture(request: Request, number: int, kind: Literal["thumbnail", "picture"]) -> Response:
@@ -318,11 +333,13 @@ def _label(asked: SearchRequest) -> str:
     return " · ".join(parts)
 
 
-def _from_base64(text: str) -> bytes:
+def _example(text: str, facts: Preprocessing, most_pixels: int) -> NDArray[np.uint8]:
+    """An example picture, which came in base64, as a crop uint8 ``[1, height, width, 3]``."""
     try:
-        return base64.b64decode(text, validate=True)
+        content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RefusedError(422, "A picture is not valid base64.", "Send the file's bytes in base64.") from error
+    return decode_example(content, facts, most_pixels)
 
 
 def _download(name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Filter, Hit, SearchOptions
+from tbps_infer.gallery import Hit, SearchOptions
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.queries import compose
 from tbps_infer.serve.batching import Batcher
@@ -29,7 +29,6 @@ _logger = logging.getLogger(__name__)
 
 _FIRST_SENTENCE = "a person"
 
-_EVERYTHING = Filter()
 _AS_USUAL = SearchOptions()
 
 
@@ -45,7 +44,7 @@ class SearchJob:
         image_weight: The pictures' share beside sentences.
         exclude_weight: How much is subtracted.
         k: Hits.
-        where: The filter.
+        records: int64 ``[n]``, numbers of the records to search, ascending; None is all.
         options: How to search.
         keep_like: Whether the records of `like` may be among the hits.
     """
@@ -57,7 +56,7 @@ class SearchJob:
     image_weight: float = 0.5
     exclude_weight: float = 0.5
     k: int = 10
-    where: Filter = _EVERYTHING
+    records: NDArray[np.int64] | None = None
     options: SearchOptions = _AS_USUAL
     keep_like: bool = False
 
@@ -106,6 +105,7 @@ class Searcher:
         self.attention = attention
         self._encoder = encoder
         self._metrics = metrics
+        self._answer_seconds = batch.answer_seconds
         self._batcher: Batcher[SearchJob, SearchAnswer] = Batcher(self._run, batch, metrics, encoder.close)
         self._warm: Future[SearchAnswer] | None = None
         self._is_warm = False
@@ -118,7 +118,17 @@ class Searcher:
 
     @property
     def ready(self) -> bool:
-        """Whether the model has answered."""
+        """Whether the model has answered, and still does."""
+        return self._has_answered and self.stuck_seconds is None
+
+    @property
+    def stuck_seconds(self) -> float | None:
+        """For how long the model has computed one batch, where that is longer than anybody waits for an answer."""
+        busy = self._batcher.busy_seconds
+        return busy if self._has_answered and busy > self._answer_seconds else None
+
+    @property
+    def _has_answered(self) -> bool:
         return self._warm is not None and self._warm.done() and self._warm.exception() is None
 
     def text_warnings(self, sentences: Sequence[str]) -> tuple[str, ...]:
@@ -192,14 +202,17 @@ class Searcher:
     def _search(
         self, snapshot: Snapshot, jobs: Sequence[SearchJob], queries: NDArray[np.float32]
     ) -> list[SearchAnswer]:
-        """Search once for all jobs with the same filter and options."""
-        alike: dict[tuple[Filter, SearchOptions], list[int]] = {}
+        """Search once for all jobs with the same records and options."""
+        alike: dict[tuple[bytes | None, SearchOptions], list[int]] = {}
         for number, job in enumerate(jobs):
-            alike.setdefault((job.where, job.options), []).append(number)
+            records = None if job.records is None else job.records.tobytes()
+            alike.setdefault((records, job.options), []).append(number)
         answers: dict[int, SearchAnswer] = {}
-        for (where, options), numbers in alike.items():
+        for (_, options), numbers in alike.items():
             k = max(jobs[number].k + len(jobs[number].like) for number in numbers)
-            result = snapshot.gallery.search_with_report(queries[numbers], k, where, options)
+            only = jobs[numbers[0]].records
+            selection = None if only is None else snapshot.gallery.selection(only)
+            result = snapshot.gallery.search_with_report(queries[numbers], k, selection, options)
             for number, hits in zip(numbers, result.hits, strict=True):
                 job = jobs[number]
                 left_out = () if job.keep_like else job.like

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import cast
 
 import uvicorn
@@ -18,7 +19,6 @@ from tbps_infer.serve.options import ServeOptions
 __all__ = ["bind", "run"]
 
 _BACKLOG = 512
-_GRACE_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 15
 
 
@@ -40,13 +40,37 @@ def bind(options: ServeOptions) -> socket.socket:
     return bound
 
 
-def run(app: FastAPI, bound: socket.socket, on_start: Callable[[str], None]) -> None:
+class _Server(uvicorn.Server):
+    """A server that tells of the first signal to end."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._on_stop()
+        super().handle_exit(sig, frame)
+
+
+def run(
+    app: FastAPI,
+    bound: socket.socket,
+    on_start: Callable[[str], None],
+    *,
+    grace_seconds: int = 5,
+    on_stop: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGINT or SIGTERM; requests that are being answered are finished.
+
+    No thread can be ended from outside: to end in time whatever still runs is left to the process, in `on_stop`.
 
     Args:
         app: What `tbps_infer.serve.app.create_app` gives.
         bound: What `bind` gives; closed at the end.
         on_start: Given the address before the first request.
+        grace_seconds: How long requests may take to end after the signal; then what they wait for is cancelled.
+        on_stop: Called at the signal, in its handler.
     """
     connections: Connections = app.state.connections
 
@@ -63,7 +87,7 @@ def run(app: FastAPI, bound: socket.socket, on_start: Callable[[str], None]) -> 
         server_header=False,
         limit_concurrency=2 * connections.limits.connections,  # of requests whose clients went away, too
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=grace_seconds,
         ws="none",
         proxy_headers=bool(connections.proxies),
         forwarded_allow_ips=list(connections.proxies),
@@ -71,4 +95,4 @@ def run(app: FastAPI, bound: socket.socket, on_start: Callable[[str], None]) -> 
     host, port = bound.getsockname()[:2]
     on_start(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     with bound:
-        uvicorn.Server(config).run(sockets=[bound])
+        _Server(config, on_stop).run(sockets=[bound])

@@ -18,14 +18,14 @@ __all__ = ["Service", "service_of"]
 
 @dataclass
 class Service:
-    """What the routes use; `trials` bounds how many metadata expressions are tried at once."""
+    """What the routes use; `expressions` bounds how many metadata expressions are evaluated at once."""
 
     searcher: Searcher
     pictures: Pictures
     options: ServeOptions
     access: Access
     metrics: Metrics
-    trials: asyncio.Semaphore
+    expressions: asyncio.Semaphore
 
 
 def service_of(request: Request) -> Service:

@@ -24,7 +24,7 @@ FLOORS = (
     ("host_memory",),
     ("decoding", "images", "lists", "model_facts", "pictures"),
     ("data", "folders", "gallery.columns", "gallery.times", "inline_picture"),
-    ("evaluation", "metadata", "name_pattern"),
+    ("evaluation", "gallery.expressions", "metadata", "name_pattern"),
     ("sources", "queries"),
     ("bundle", "runners.options", "runners.protocol"),
     ("reference", "runners.buckets", "text"),

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
-from tbps_infer.reference.checkpoint import load_checkpoint, read_tensors, save_checkpoint, weights_sha256
+from tbps_infer.reference.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from tbps_infer.reference.config import ModelConfig, ViTConfig, base_config, tiny_config
 from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.tensor_files import read_tensors
 from tbps_infer.tokenizer_files import train_wordpiece
 
 Tensors = dict[str, Tensor]
@@ -202,6 +203,7 @@ def test_missing_and_damaged_files_are_named(copy: Path, tmp_path: Path) -> None
         (lambda values: values["model"]["preprocessing"].update(interpolation="nearest"), "nearest"),
         (lambda values: values["model"]["preprocessing"].update(image_size=[100, 32]), "not a multiple"),
         (lambda values: values["model"].update(parts=5), "5 stripes do not divide"),
+        (lambda values: values["model"]["text"].update(max_length=129), "there are 128 positions"),
         (lambda values: values["model"].update(heads=7), "not a multiple of heads"),
         (lambda values: values["model"].update(dim=128), r"is \[.*wants \["),
     ],

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.reference.backbones import ResNetBackbone, TextBackbone, ViTBackbone
-from tbps_infer.reference.checkpoint import load_checkpoint, read_tensors
+from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.reference.config import ResNetConfig, TextConfig, ViTConfig, tiny_config
 from tbps_infer.reference.pretrained import initial_checkpoint, load_image_weights, load_text_weights
+from tbps_infer.reference.tensor_files import read_tensors
 from tbps_infer.tokenizer_files import train_wordpiece
 
 RESNET = ResNetConfig(embedding_size=64, hidden_sizes=(32, 64, 64, 96), depths=(1, 2, 1, 1))

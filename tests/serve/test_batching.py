@@ -6,16 +6,18 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serve_world import World
 
+from tbps_infer.encoder import Encoder
 from tbps_infer.errors import UsageError
 from tbps_infer.gallery import Filter
 from tbps_infer.serve.batching import Batcher
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.metrics import Metrics
-from tbps_infer.serve.options import BatchOptions
+from tbps_infer.serve.options import BatchOptions, ServeOptions
 from tbps_infer.serve.searcher import Searcher, SearchJob
 
 
@@ -107,14 +109,13 @@ def test_many_clients_get_what_each_would_get_alone(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(range(10))
     words = ["a hat", "a red coat", "a woman", "a man with a backpack"]
-    jobs = [
-        SearchJob(
-            (words[number % 4],), k=1 + number % 5, where=Filter(camera=("cam_a",)) if number % 3 == 0 else Filter()
-        )
-        for number in range(40)
-    ]
     metrics = Metrics()
     searcher = Searcher(world.encoder(), world.gallery, BatchOptions(wait_ms=20), metrics)
+    only = [searcher.gallery.matching(Filter(camera=("cam_a",)), 10) for _ in range(14)]
+    jobs = [
+        SearchJob((words[number % 4],), k=1 + number % 5, records=None if number % 3 else only[number // 3])
+        for number in range(40)
+    ]
     alone = [searcher.search(job).result(10) for job in jobs]
     with ThreadPoolExecutor(20) as clients:
         together = list(clients.map(lambda job: searcher.search(job).result(10), jobs))
@@ -124,3 +125,41 @@ def test_many_clients_get_what_each_would_get_alone(tmp_path: Path) -> None:
         assert [hit.score for hit in one.hits] == pytest.approx([hit.score for hit in other.hits], abs=1e-6)
     batches = metrics.registry.get_sample_value("tbps_batch_size_count")
     assert batches is not None and 40 < batches < 60  # forty alone, and forty together in far fewer
+
+
+def test_a_panic_of_a_library_is_told_and_the_thread_goes_on() -> None:
+    class PanicError(BaseException):
+        """As pyo3 raises it: no Exception."""
+
+    def run(jobs: Sequence[int]) -> list[int]:
+        if 13 in jobs:
+            raise PanicError("unwrap on None")
+        return list(jobs)
+
+    batcher: Batcher[int, int] = Batcher(run, BatchOptions(wait_ms=0), Metrics())
+    with pytest.raises(RuntimeError, match="PanicError: unwrap on None"):
+        batcher.submit(13).result(10)
+    assert batcher.submit(5).result(10) == 5 and batcher.busy_seconds == 0
+    batcher.close()
+
+
+def test_health_tells_of_a_model_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    world.add(range(2))
+    go = threading.Event()
+    with world.client(ServeOptions(batch=BatchOptions(answer_seconds=0.2))) as client:
+        encode = Encoder.encode_texts
+
+        def hang(encoder: Encoder, texts: Sequence[str]) -> Any:
+            assert go.wait(30)
+            return encode(encoder, texts)
+
+        monkeypatch.setattr(Encoder, "encode_texts", hang)
+        assert client.get("/healthz").json() == {"status": "ready"}
+        assert client.post("/api/v1/search", json={"texts": ["a hat"]}).status_code == 503
+        answer = client.get("/healthz")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "stuck" and "computed one batch for" in answer.json()["reason"]
+        go.set()
+        assert client.post("/api/v1/search", json={"texts": ["a hat"]}).status_code == 200
+        assert client.get("/healthz").json() == {"status": "ready"}

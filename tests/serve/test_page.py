@@ -200,7 +200,7 @@ def test_a_filter_that_makes_no_sense_is_explained(page: Page) -> None:
     page.fill("#where", "colour = 3")
     page.press("#where", "Enter")
     page.wait_for_selector("#failure:not([hidden])")
-    assert "no such column: colour" in page.inner_text("#failure h2")
+    assert "there is no column 'colour'" in page.inner_text("#failure h2")
     assert "camera" in page.inner_text("#failure p")
     page.click("#filters-clear")
     page.wait_for_selector(".hit")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -96,3 +97,43 @@ def test_a_missing_package_names_its_extra(gallery: Path) -> None:
     command = [sys.executable, "-c", code, "serve", str(gallery)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and 'pip install "tbps-infer[serve]"' in done.stderr
+
+
+HANGS = {
+    "a thread": "threading.Thread(target=time.sleep, args=(60,), name='tbps-model').start()",
+    "the interpreter": "re.match('(a+)+$', 'a' * 60 + 'b')",  # it is not given back meanwhile
+}
+
+
+@pytest.mark.parametrize("hangs", HANGS)
+def test_the_process_ends_in_time_whatever_runs(hangs: str) -> None:
+    code = f"import re, threading, time; from tbps_infer.cli.serve import _end_within; _end_within(2); {HANGS[hangs]}"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.wait(30) == 1
+    assert process.stderr is not None
+    with process.stderr as stream:
+        said = stream.read()
+    expected = (
+        "did not end within 2 s of the signal. Still running: tbps-model." if hangs == "a thread" else "Timeout"
+    )
+    assert expected in said
+
+
+@pytest.mark.slow
+def test_it_ends_within_its_grace_while_the_model_hangs(gallery: Path) -> None:
+    code = (
+        "import time; from tbps_infer.encoder import Encoder; from tbps_infer.cli.main import main\n"
+        "Encoder.encode_texts = lambda *_: time.sleep(600)\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "serve", str(gallery), "--port", "0", "--grace", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    with process.stderr as said:
+        assert "Serving 3 records" in said.readline()
+        time.sleep(2)
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 1
+        assert time.monotonic() - started < 4.5
+        assert "did not end within 4 s" in (told := said.read()) and "tbps-model" in told

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tbps_infer.data.synth import SynthOptions, write_dataset
-from tbps_infer.reference.checkpoint import read_tensors
+from tbps_infer.reference.tensor_files import read_tensors
 
 TBPS = str(Path(sys.executable).parent / "tbps")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -16,10 +16,11 @@ from tbps_infer.data.readers import read_dataset
 from tbps_infer.data.synth import SynthOptions, write_dataset
 from tbps_infer.errors import DatasetError, UsageError
 from tbps_infer.reference.backbones import TextBackbone
-from tbps_infer.reference.checkpoint import load_checkpoint, read_tensors, save_checkpoint
+from tbps_infer.reference.checkpoint import load_checkpoint, save_checkpoint
 from tbps_infer.reference.config import TextConfig
 from tbps_infer.reference.model import PartModel
 from tbps_infer.reference.pretrained import initial_tiny_checkpoint
+from tbps_infer.reference.tensor_files import read_tensors
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import PairBatches, Shard, names_a_side
 from tbps_infer.training.features import cache_text_features

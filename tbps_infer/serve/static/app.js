@@ -572,7 +572,7 @@ async function loadAbout() {
   state.about = await (await call("/api/v1/columns")).json();
   showTotal(state.about.total);
   showCameras();
-  $("where-help").textContent = `An SQLite expression over: ${["record", "path", ...state.about.columns].join(", ")}`;
+  $("where-help").textContent = `Comparisons joined by and, or, not; over: ${["record", "path", ...state.about.columns].join(", ")}`;
 }
 
 // --- keyboard --------------------------------------------------------------
