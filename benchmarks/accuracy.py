@@ -33,8 +33,8 @@ class EngineAccuracy:
     Attributes:
         run: Backend, device and precision.
         description: What its branches say of themselves.
-        metrics: The field's metrics, captions as queries, ties lost, in percent.
-        differences: From the reference, one per metric; empty for the reference itself.
+        metrics: The field's metrics, captions as queries, ties lost, in percent; empty without labels.
+        differences: From the reference, one per metric; empty for the reference itself and without labels.
         agreement: With the reference; None for the reference itself.
     """
 
@@ -63,7 +63,7 @@ class AccuracyResults:
     """All engines on one set.
 
     Attributes:
-        data: What was embedded, with labels.
+        data: What was embedded.
         reference: What the engines were compared with, in words.
         engines: The reference first.
         not_run: What could not be had, or is broken, each by its label with the reason.
@@ -126,30 +126,28 @@ def measure_accuracy(
     on_step: Callable[[str], None] = lambda _step: None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> AccuracyResults:
-    """Embed a labelled set with the reference once and with every engine, and compare.
+    """Embed a set with the reference once and with every engine, and compare: metrics where there are labels.
 
     Args:
         bundle: Whose engines.
         reference: What is taken as right.
         runs: The engines; one that is the reference itself is not run again.
-        data: With labels.
+        data: The golden set where the reference is the golden vectors.
         command: What was typed, for the report.
         batch_size: Items per run.
         on_step: Called with a sentence when an engine begins.
         on_progress: Called with the items embedded by the engine at work.
 
     Raises:
-        BenchmarkError: The set has no labels, or none of the engines runs here.
+        BenchmarkError: None of the engines runs here.
         VerificationError: The reference is broken, or no caption has a picture of its person.
         ImageError, UsageError: A picture or a caption cannot be embedded.
     """
-    if data.labels is None:
-        raise BenchmarkError("Accuracy needs labels, and the set has none.", "Give a data set: --data DATASET.")
     on_step(f"Embedding with {reference.description}")
     wanted = reference.embed(data, on_progress)
-    of_reference = text_to_image(wanted, data.labels)
-    own = RunOptions("torch") if reference.kind == "checkpoint" else RunOptions()
-    engines = [EngineAccuracy(own, reference.description, _means(of_reference))]
+    of_reference = None if data.labels is None else text_to_image(wanted, data.labels)
+    own = RunOptions() if reference.kind == "fp32 graphs" else RunOptions("torch")
+    engines = [EngineAccuracy(own, reference.description, {} if of_reference is None else _means(of_reference))]
     not_run: list[tuple[str, str]] = []
     for run in runs:
         if run.label == own.label:
@@ -161,6 +159,9 @@ def measure_accuracy(
         except (BackendError, VerificationError, FeedError) as error:
             not_run.append((run.label, error.message))
             continue
+        if data.labels is None or of_reference is None:
+            engines.append(EngineAccuracy(run, description, {}, (), compared))
+            continue
         measured = text_to_image(found, data.labels)
         differences = metric_differences(of_reference, measured)
         engines.append(EngineAccuracy(run, description, _means(measured), differences, compared))
@@ -169,7 +170,9 @@ def measure_accuracy(
         reasons = " ".join(f"{label}: {reason}" for label, reason in not_run)
         raise BenchmarkError(
             f"No engine of {bundle.path} was compared: {reasons or 'none was asked for but the reference itself.'}",
-            "Choose others with --backend, --device and --precision.",
+            "Compare the FP32 graphs with the checkpoint (--reference CHECKPOINT) or the golden vectors (without "
+            "--data), add an engine (tbps export with --precision fp16 or int8, tbps build), or choose others with "
+            "--backend, --device and --precision.",
         )
     return AccuracyResults(data, reference.description, tuple(engines), tuple(not_run), record_environment(), command)
 

@@ -55,7 +55,8 @@ def accuracy_document(results: AccuracyResults) -> Document:
         f"Command: `{results.command}`",
     )
     missing = lines_by_reason(results.not_run)
-    return Document("Accuracy beside the reference", facts, tuple(_tables(results)), "Not run", missing, _NOTE)
+    tables = tuple(table for table in _tables(results) if table.rows)
+    return Document("Accuracy beside the reference", facts, tables, "Not run", missing, _NOTE)
 
 
 def _tables(results: AccuracyResults) -> Iterator[TextTable]:
@@ -63,7 +64,7 @@ def _tables(results: AccuracyResults) -> Iterator[TextTable]:
     yield TextTable(
         "Text to image, %",
         (*_HEAD, *names),
-        tuple((*_cells(e), *(f"{e.metrics[name]:.2f}" for name in names)) for e in results.engines),
+        tuple((*_cells(e), *(f"{e.metrics[name]:.2f}" for name in names)) for e in results.engines if names),
         left=3,
     )
     yield TextTable(
@@ -100,7 +101,7 @@ def accuracy_csv(results: AccuracyResults) -> str:
     rows = []
     for engine in results.engines:
         run, agreement = engine.run, engine.agreement
-        row = [run.backend, run.device, run.precision, "no" if engine.differences else "yes"]
+        row = [run.backend, run.device, run.precision, "yes" if agreement is None else "no"]
         row += [f"{engine.metrics[name]:.6g}" for name in names]
         if agreement is not None:
             numbers = [value for d in engine.differences for value in (d.difference, d.low, d.high)]
@@ -111,36 +112,44 @@ def accuracy_csv(results: AccuracyResults) -> str:
     return csv_text([head, *rows])
 
 
-def accuracy_page(results: AccuracyResults, caption_pictures: NDArray[np.int64]) -> str:
+def accuracy_page(results: AccuracyResults, caption_pictures: NDArray[np.int64] | None) -> str:
     """The report as one HTML page that loads nothing from anywhere.
 
     Args:
         results: With the pictures' files still in their places.
-        caption_pictures: int64 ``[captions]``: the index of each caption's own picture.
+        caption_pictures: int64 ``[captions]``: the index of each caption's own picture; None where it is not known.
     """
     worst = (part for engine in results.compared for part in _worst(engine, results, caption_pictures))
     return page_text(accuracy_document(results), "tbps bench accuracy", appendix=worst, style=_STYLE)
 
 
-def _worst(engine: EngineAccuracy, results: AccuracyResults, caption_pictures: NDArray[np.int64]) -> Iterator[str]:
+def _worst(
+    engine: EngineAccuracy, results: AccuracyResults, caption_pictures: NDArray[np.int64] | None
+) -> Iterator[str]:
     assert engine.agreement is not None
     data = results.data
     yield f"<h2>Least like the reference: {escape(engine.run.label)}</h2>"
     pictures = (_picture_item(item, data.pictures[item.index]) for item in engine.agreement.image.worst)
     yield f'<h3>Pictures</h3><ol class="pictures">{"".join(pictures)}</ol>'
     captions = (
-        _caption_item(item, data.captions[item.index], data.pictures[caption_pictures[item.index]])
+        _caption_item(
+            item,
+            data.captions[item.index],
+            None if caption_pictures is None else data.pictures[caption_pictures[item.index]],
+        )
         for item in engine.agreement.text.worst
     )
-    yield f'<h3>Captions, beside their own pictures</h3><ol class="captions">{"".join(captions)}</ol>'
+    beside = "" if caption_pictures is None else ", beside their own pictures"
+    yield f'<h3>Captions{beside}</h3><ol class="captions">{"".join(captions)}</ol>'
 
 
 def _picture_item(item: WorstItem, path: Path) -> str:
     return f"<li>{image_html(path, THUMBNAIL, _GONE)}<b>{item.cosine:.6f}</b><small>{escape(path.name)}</small></li>"
 
 
-def _caption_item(item: WorstItem, caption: str, path: Path) -> str:
-    return f"<li>{image_html(path, THUMBNAIL, _GONE)}<div><b>{item.cosine:.6f}</b>{escape(caption)}</div></li>"
+def _caption_item(item: WorstItem, caption: str, path: Path | None) -> str:
+    picture = "" if path is None else image_html(path, THUMBNAIL, _GONE)
+    return f"<li>{picture}<div><b>{item.cosine:.6f}</b>{escape(caption)}</div></li>"
 
 
 def _cells(engine: EngineAccuracy) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""A benchmark's report, whatever was measured: facts, tables, and what is missing and why, as Markdown or HTML."""
+"""A benchmark's report, whatever was measured: facts, tables, and what is missing and why; Markdown, LaTeX, HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Document", "TextTable", "csv_text", "lines_by_reason", "markdown_text", "page_text"]
+__all__ = ["Document", "TextTable", "csv_text", "latex_text", "lines_by_reason", "markdown_text", "page_text"]
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -101,6 +101,50 @@ def _markdown_table(table: TextTable) -> list[str]:
     """Numbers to the right."""
     rule = ["---" if place < table.left else "---:" for place in range(len(table.head))]
     return ["| " + " | ".join(cells) + " |" for cells in (table.head, rule, *table.rows)]
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "−": r"$-$",
+}
+_SIGNED = re.compile(r"(?<![\w.])([+-])(?=\d)")
+
+
+def latex_text(document: Document) -> str:
+    """The tables in LaTeX, for the package booktabs; what is not in them stands in comments."""
+    return "\n".join(_latex_lines(document))
+
+
+def _latex_lines(document: Document) -> Iterator[str]:
+    yield r"% needs \usepackage{booktabs}"
+    lines = (document.title, *document.facts, document.note, *document.missing)
+    yield from (f"% {' '.join(line.split())}" for line in lines if line)
+    for table in document.tables:
+        if not table.rows:
+            continue
+        columns = "l" * table.left + "r" * (len(table.head) - table.left)
+        yield from ("", r"\begin{table}", r"\centering", rf"\caption{{{_latex_cell(table.title)}}}")
+        yield from (rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.head), r"\midrule")
+        yield from map(_latex_row, table.rows)
+        yield from (r"\bottomrule", r"\end{tabular}", r"\end{table}")
+    yield ""
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_cell, cells)) + r" \\"
+
+
+def _latex_cell(text: str) -> str:
+    """A cell's text as LaTeX prints it, signs of numbers in mathematics: a hyphen is no minus."""
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    return _SIGNED.sub(r"$\1$", escaped)
 
 
 def page_text(

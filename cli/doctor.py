@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-_MARKS = {"ok": ("ok", "green"), "absent": ("-", "yellow"), "problem": ("PROBLEM", "red")}
+_MARKS = {
+    "ok": ("ok", "green"),
+    "absent": ("-", "yellow"),
+    "warning": ("warning", "yellow"),
+    "problem": ("PROBLEM", "red"),
+}
 
 
 @click.command()
@@ -32,7 +37,8 @@ def doctor(bundle: Path | None, device: str, memory_kind: Any, as_json: bool) ->
     """Check what this machine can run, and test BUNDLE on it.
 
     The golden vectors of a bundle are run through its tokenizer, preprocessing, graphs and engines. Exits with status
-    1 if there is a problem. A line marked - names something that is not installed, which is not a problem.
+    1 if there is a problem. A line marked - names something that is not installed, and a warning names a difference
+    too small to matter; neither is a problem.
 
     \b
     tbps doctor bundle

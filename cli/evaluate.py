@@ -67,6 +67,8 @@ def evaluate(
     if sheet is not None:
         picture_format(sheet)  # refused before the work
     people = read_dataset(dataset, split, kind=kind)
+    if not people.labelled:
+        say(f"{people.dataset} has no id for every picture: each picture without one counts as a person of its own.")
     with Encoder.open(model, run, batch_size=batch_size, load=load) as encoder:
         say(f"Embedding {len(people.captions)} captions and {len(people.pictures)} pictures ...")
         with progress_bar("Embedding", "items") as progress:

@@ -1,4 +1,4 @@
-"""`tbps info`: what a checkpoint, a bundle or a gallery is."""
+"""`tbps info`: what a checkpoint, a bundle, a gallery or a training run is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["describe", "info"]
 @family_options
 @verbosity_options
 def info(path: Path, as_json: bool, check: bool, load: LoadOptions) -> None:
-    """Describe PATH: a checkpoint, a bundle or a gallery.
+    """Describe PATH: a checkpoint, a bundle, a gallery or a training run.
 
     \b
     tbps info bundle --check
@@ -42,13 +42,14 @@ def info(path: Path, as_json: bool, check: bool, load: LoadOptions) -> None:
 
 
 def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -> dict[str, Any]:
-    """The facts of a checkpoint, bundle or gallery, as JSON values.
+    """The facts of a checkpoint, bundle, gallery or training run, as JSON values.
 
     Raises:
-        TbpsError: The path is none of the three, or damaged.
+        TbpsError: The path is none of the four, or damaged.
     """
     from tbps_infer.bundle import is_bundle
     from tbps_infer.gallery import is_gallery
+    from tbps_infer.training.run_folder import describe_run, is_run
 
     if is_bundle(path):
         _refuse(path, "bundle", load)
@@ -56,6 +57,8 @@ def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -
     if is_gallery(path):
         _refuse(path, "gallery", load)
         return _gallery(path, check)
+    if is_run(path):
+        return {"kind": "training run", "path": str(path), **describe_run(path)}
     return _checkpoint(path, load)
 
 

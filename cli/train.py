@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _TERMS = ("global", "coarse", "fine")
+_FLUSH_SECONDS = 10
+"""TensorBoard's files are as old as this at most, for whoever watches a run."""
 
 
 @click.command()
@@ -60,6 +63,7 @@ _TERMS = ("global", "coarse", "fine")
     default=100,
     help="Identities held out for validation if the data set has no val split.",
 )
+@click.option("--tensorboard", is_flag=True, help="Also log to RUN/tensorboard.")
 @verbosity_options
 def train(
     dataset: Path,
@@ -69,12 +73,14 @@ def train(
     devices: int,
     milestones: str,
     terms: str,
+    tensorboard: bool,
     **recipe: Any,
 ) -> None:
     """Train the reference model on DATASET.
 
     The epoch that is best on the validation identities is kept. The test split is not used. Run the command again
-    with the same options to continue an interrupted run.
+    with the same options to continue an interrupted run, or with more --epochs to extend a run. tbps info shows how
+    far it is.
 
     \b
     tbps train people -o run --epochs 20 --milestones 13,18 --warmup-epochs 1
@@ -97,13 +103,16 @@ def train(
             initial_tiny_checkpoint(initial, splits[0].captions, options.seed)
             say(f"Wrote a tiny model with random weights to {initial}")
     pairs = len(splits[0].captions) // (options.batch_size * devices)
-    with progress_bar("Training", "steps") as bar:
+    loggers = _loggers(output) if tensorboard else []
+    with progress_bar("Training", "steps") as bar, ExitStack() as logs:
+        for logger in loggers:
+            logs.callback(logger.finalize, "success")
         report = run_training(
             initial,
             splits,
             output,
             options,
-            fabric=_fabric(device, devices, options),
+            fabric=_fabric(device, devices, options, loggers),
             on_step=lambda epoch, step, _loss: bar(epoch * pairs + step, options.epochs * pairs),
             on_epoch=lambda entry: say(_epoch_line(entry, options)),
         )
@@ -123,7 +132,21 @@ def _splits(dataset: Path, options: TrainOptions) -> tuple[Split, Split]:
     return hold_out_identities(training, options.validation_identities, options.seed)
 
 
-def _fabric(device: str, devices: int, options: TrainOptions) -> Any:
+def _loggers(run: Path) -> list[Any]:
+    from lightning_fabric.loggers import TensorBoardLogger
+
+    from tbps_infer.errors import BackendError
+
+    try:
+        return [TensorBoardLogger(run, name="tensorboard", version="", flush_secs=_FLUSH_SECONDS)]
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            "--tensorboard needs the package tensorboardX, which is not installed.",
+            'Install it: pip install "tbps-infer[train]".',
+        ) from error
+
+
+def _fabric(device: str, devices: int, options: TrainOptions, loggers: list[Any]) -> Any:
     import torch
     from lightning_fabric import Fabric
 
@@ -134,7 +157,7 @@ def _fabric(device: str, devices: int, options: TrainOptions) -> Any:
             f"{devices} CUDA devices were asked for, but PyTorch finds {torch.cuda.device_count()}.",
             "Choose --device cpu, or fewer --devices.",
         )
-    return Fabric(accelerator=device, devices=devices, precision=options.precision)
+    return Fabric(accelerator=device, devices=devices, precision=options.precision, loggers=loggers)
 
 
 def _epoch_line(entry: EpochLog, options: TrainOptions) -> str:

@@ -42,7 +42,10 @@ from tbps_infer.verification.tolerances import Thresholds, refuse_failures
 
 __all__ = ["export_bundle", "torch_reference"]
 
-_PACKAGES = ("tbps-infer", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+_PACKAGES = (
+    *("tbps-infer", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+    *("numpy", "pillow", "tokenizers"),
+)
 
 
 def export_bundle(

@@ -31,15 +31,13 @@ from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.golden import changed_captions, changed_crops, golden_cosine
-from tbps_infer.verification.tolerances import GOLDEN_COSINE
+from tbps_infer.verification.tolerances import GOLDEN_COSINE, RESIZED_COSINE
 
 __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 
-Status = Literal["ok", "absent", "problem"]
+Status = Literal["ok", "absent", "warning", "problem"]
 
 _GIB = 1 << 30
-_RESIZED_ALIKE = 1
-"""Of 255: other versions of Pillow round some pixels differently."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ class Finding:
 
     Attributes:
         subject: What.
-        status: ``ok``; ``absent`` where it is not here and need not be; ``problem`` where something is wrong.
+        status: ``ok``; ``absent`` where it is not here and need not be; ``warning`` where it differs and may be used;
+            ``problem`` where something is wrong.
         detail: What was found.
         action: What to do about it; empty when there is nothing to do.
     """
@@ -98,6 +97,7 @@ def examine_bundle(path: Path, device: int = 0, memory: MemoryKind | None = None
     yield _tried("resizing", lambda: _resizing(bundle))
     gpu = find_gpu(device, memory)
     yield from _graphs(bundle, RunOptions())
+    yield from _graphs(bundle, RunOptions(precision="int8"))
     if gpu is not None:
         yield from _graphs(bundle, RunOptions("onnxruntime", f"cuda:{device}"))
         yield from _graphs(bundle, RunOptions("onnxruntime", f"cuda:{device}", "fp16"))
@@ -120,7 +120,7 @@ def _tokenizer(bundle: Bundle) -> Finding:
             "tokenizer",
             "problem",
             f"{changed} of {len(golden.captions)} golden captions become other tokens here",
-            "Install the version of tokenizers that the bundle was made with, as tbps info tells.",
+            f"Install the tokenizers that the bundle was made with: {_version(bundle, 'tokenizers')}.",
         )
     return Finding("tokenizer", "ok", f"{len(golden.captions)} golden captions become the same tokens")
 
@@ -129,10 +129,31 @@ def _resizing(bundle: Bundle) -> Finding:
     golden = bundle.golden()
     crops = np.stack([load_crop(crop, bundle.model.preprocessing) for crop in golden.crops])
     changed, most = changed_crops(golden, crops)
+    if not changed:
+        return Finding("resizing", "ok", f"{len(crops)} golden crops have the same pixels")
     detail = f"{changed} of {len(crops)} golden crops have other pixels here, by {most} of 255 at most"
-    if most > _RESIZED_ALIKE:
-        return Finding("resizing", "problem", detail, "Install the newest Pillow: pip install -U pillow.")
-    return Finding("resizing", "ok", detail if changed else f"{len(crops)} golden crops have the same pixels")
+    made, here = _version(bundle, "pillow"), installed_versions(("pillow",))["pillow"]
+    detail += f"; the bundle was made with {made}, and here is pillow {here}"
+    try:
+        runner = open_runner(bundle, "image", RunOptions())
+    except BackendError as error:
+        measure = f"How far that moves embeddings was not measured. {error.hint}".strip()
+        return Finding("resizing", "warning", f"{detail}: {error.message}", measure)
+    try:
+        cosine = golden_cosine(dataclasses.replace(golden, pixels=crops), "image", runner)
+    finally:
+        runner.close()
+    detail += f"; golden cosine {cosine:.7f} at least"
+    if not cosine >= RESIZED_COSINE:
+        mend = f"Install {made}, or export the bundle again with the one that is here."
+        return Finding("resizing", "problem", f"{detail}; want {RESIZED_COSINE}", mend)
+    return Finding("resizing", "ok" if cosine >= GOLDEN_COSINE["fp32"] else "warning", detail)
+
+
+def _version(bundle: Bundle, package: str) -> str:
+    """The package that made a bundle, as pip spells it."""
+    version = bundle.versions.get(package)
+    return f"{package}=={version}" if version else f"a {package} that it does not name"
 
 
 def _graphs(bundle: Bundle, options: RunOptions) -> Iterator[Finding]:

@@ -73,9 +73,10 @@ report_options = combined(
     click.option("--json", type=FILE, help="Write the results as JSON; - for standard output."),
     click.option("--csv", type=NewFile(), help="Write the results as CSV."),
     click.option("--markdown", type=NewFile(), help="Write the tables as Markdown."),
+    click.option("--latex", type=NewFile(), help="Write the tables as LaTeX, for the package booktabs."),
     click.option("--html", type=NewFile(), help="Write the results as one self-contained page."),
 )
-"""``--json``, ``--csv``, ``--markdown`` and ``--html``; passes ``files``, `ReportFiles`."""
+"""``--json``, ``--csv``, ``--markdown``, ``--latex`` and ``--html``; passes ``files``, `ReportFiles`."""
 
 
 def _present_devices(memory_kind: Any) -> tuple[str, ...]:

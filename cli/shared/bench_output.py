@@ -31,6 +31,7 @@ class ReportFiles:
     json: Path | None
     csv: Path | None
     markdown: Path | None
+    latex: Path | None
     html: Path | None
 
 
@@ -39,7 +40,7 @@ class Report:
     """Results in all forms.
 
     Attributes:
-        document: What is printed, and written as Markdown.
+        document: What is printed, and written as Markdown and LaTeX.
         json: The results as JSON values.
         csv: Makes the CSV text.
         html: Makes the page.
@@ -53,7 +54,7 @@ class Report:
 
 def write_report(report: Report, files: ReportFiles) -> None:
     """Print the tables, or JSON where that goes to standard output, and write the files asked for."""
-    from tbps_infer.benchmarks.document import markdown_text
+    from tbps_infer.benchmarks.document import latex_text, markdown_text
 
     text = json.dumps(report.json, indent=2, ensure_ascii=False)
     if files.json == _STDOUT:
@@ -61,7 +62,8 @@ def write_report(report: Report, files: ReportFiles) -> None:
     else:
         _print(report.document)
     markdown = partial(markdown_text, report.document)
-    forms = ((files.csv, report.csv), (files.markdown, markdown), (files.html, report.html))
+    latex = partial(latex_text, report.document)
+    forms = ((files.csv, report.csv), (files.markdown, markdown), (files.latex, latex), (files.html, report.html))
     if files.json is not None and files.json != _STDOUT:
         _write_file(files.json, text + "\n")
     for path, make in forms:

@@ -38,9 +38,11 @@ def _evaluation_set(verify_data: Path | None) -> Any:
     if verify_data is None:
         return None
     from tbps_infer.data.readers import read_dataset
-    from tbps_infer.verification.evaluation_set import labelled_set
+    from tbps_infer.verification.evaluation_set import labelled_set, refuse_few
 
-    return labelled_set(read_dataset(verify_data, "test"))
+    data = labelled_set(read_dataset(verify_data, "test"))
+    refuse_few(data)  # before the minutes that an export or a build takes
+    return data
 
 
 verify_data_option = combined(

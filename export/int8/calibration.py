@@ -7,7 +7,8 @@ has none, to judge on. Its test split is not touched, so an evaluation on it sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,10 @@ import numpy as np
 
 from tbps_infer.data.dataset import Picture, Split
 from tbps_infer.errors import DatasetError, UsageError
-from tbps_infer.verification.evaluation_set import EvaluationSet, labelled_set
+from tbps_infer.verification.evaluation_set import EvaluationSet, first_of_equals, labelled_set
+from tbps_infer.verification.tolerances import LEAST_DISTINCT
 
-__all__ = ["CALIBRATE_AT_MOST", "JUDGE_AT_MOST", "LEAST", "Calibration", "read_calibration"]
-
-LEAST = 16
-"""The least number of pictures with captions in either part: with fewer, one odd picture decides for all."""
+__all__ = ["CALIBRATE_AT_MOST", "JUDGE_AT_MOST", "Calibration", "read_calibration"]
 
 CALIBRATE_AT_MOST = 256
 JUDGE_AT_MOST = 512
@@ -52,11 +51,13 @@ def read_calibration(data: Path) -> Calibration:
     """Read a data set's folder, or a list of pictures with captions in a column ``caption`` or ``text``.
 
     A list with an ``id`` for every picture has labels; entries that its ``split`` column calls ``test`` are left out.
+    Pictures are decoded here, and of those with the same pixels the first alone is taken.
 
     Raises:
-        UsageError: There are too few pictures with captions.
+        UsageError: There are too few different pictures with captions, or too few different captions.
         DatasetError: The data set cannot be read.
         SourceError: The list cannot be read.
+        ImageError: A picture cannot be read.
     """
     from tbps_infer.data.readers import find_annotations, read_dataset
 
@@ -87,7 +88,7 @@ def _from_list(file: Path) -> Calibration:
         Picture(item.path, numbers[name] if labelled else place, (caption,))
         for place, ((item, caption), name) in enumerate(zip(captioned, names, strict=True))
     )
-    return _divided(file, Split(file.stem, "list", pictures), labelled=labelled)
+    return _divided(file, Split(file.stem, "list", pictures, labelled))
 
 
 def _caption(metadata: Mapping[str, Any]) -> str | None:
@@ -95,44 +96,51 @@ def _caption(metadata: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found)
 
 
-def _divided(data: Path, split: Split, *, labelled: bool = True) -> Calibration:
+def _divided(data: Path, split: Split) -> Calibration:
     """Hold out every third person."""
     people = {
         identity: place for place, identity in enumerate(dict.fromkeys(each.identity for each in split.pictures))
     }
     held_out = [people[each.identity] % _HELD_OUT == _HELD_OUT - 1 for each in split.pictures]
     parts = [
-        Split(
-            split.dataset, name, tuple(each for each, out in zip(split.pictures, held_out, strict=True) if out == use)
+        replace(
+            split, name=name, pictures=tuple(p for p, out in zip(split.pictures, held_out, strict=True) if out == use)
         )
         for name, use in ((f"{split.name}, two people in three", False), (f"{split.name}, one in three", True))
     ]
-    return _checked(data, *parts, labelled=labelled)
+    return _checked(data, *parts)
 
 
-def _checked(data: Path, calibrate: Split, judge: Split, *, labelled: bool = True) -> Calibration:
-    """Both parts without pictures that have no caption, and not larger than they need be."""
+def _checked(data: Path, calibrate: Split, judge: Split) -> Calibration:
+    """Both parts without pictures that have no caption or were taken before, and not larger than they need be."""
     parts = []
+    seen: set[bytes] = set()
     for split, most in ((calibrate, CALIBRATE_AT_MOST), (judge, JUDGE_AT_MOST)):
-        pictures = [each for each in split.pictures if each.captions]
-        if len(pictures) < LEAST:
-            raise UsageError(
-                f"{data} has {len(pictures)} pictures with captions in its {split.name} part, and INT8 wants {LEAST} "
-                "or more there.",
-                f"Give a data set's folder, or a .csv or .jsonl list with the columns path and caption, of "
-                f"{LEAST * _HELD_OUT} pictures or more.",
-            )
-        found = labelled_set(Split(split.dataset, split.name, _some_people(pictures, most)))
-        parts.append(found if labelled else EvaluationSet(found.name, found.pictures, found.captions))
+        ordered = _spread_people([each for each in split.pictures if each.captions], most)
+        places = first_of_equals((each.path for each in ordered), seen)
+        chosen = replace(split, pictures=tuple(ordered[place] for place in islice(places, most)))
+        counts = {"pictures with captions": len(chosen.pictures), "captions": len(set(chosen.captions))}
+        for kind, count in counts.items():
+            if count < LEAST_DISTINCT:
+                raise UsageError(
+                    f"Too few {kind} differ in the {split.name} part of {data}: {count}, and INT8 wants "
+                    f"{LEAST_DISTINCT} or more there.",
+                    "Equal ones count once. Give a data set's folder, or a .csv or .jsonl list with the columns path "
+                    f"and caption, of {LEAST_DISTINCT * _HELD_OUT} different pictures or more.",
+                )
+        parts.append(labelled_set(chosen))
     return Calibration(*parts)
 
 
-def _some_people(pictures: Sequence[Picture], most: int) -> tuple[Picture, ...]:
-    """All pictures of as many people as fit, spread evenly over the data."""
+def _spread_people(pictures: Sequence[Picture], most: int) -> list[Picture]:
+    """Pictures by person: first as many people as fit, spread evenly over the data, then the others."""
+    if not pictures:
+        return []
     groups: dict[int, list[Picture]] = {}
     for picture in pictures:
         groups.setdefault(picture.identity, []).append(picture)
     people = list(groups.values())
     count = max(1, min(len(people), most * len(people) // len(pictures)))
-    chosen = np.linspace(0, len(people) - 1, count).round().astype(int)
-    return tuple(picture for place in chosen for picture in people[place])[:most]
+    chosen = np.linspace(0, len(people) - 1, count).round().astype(int).tolist()
+    order = dict.fromkeys([*chosen, *range(len(people))])
+    return [picture for place in order for picture in people[place]]

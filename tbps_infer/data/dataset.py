@@ -40,11 +40,14 @@ class Split:
         dataset: The data set's name.
         name: The split's name: ``train``, ``val``, ``test``.
         pictures: In the order of the annotation file.
+        labelled: Whether the identities are known; without, every picture has one of its own, and whether two of them
+            show one person is not known.
     """
 
     dataset: str
     name: str
     pictures: tuple[Picture, ...]
+    labelled: bool = True
 
     @cached_property
     def captions(self) -> tuple[str, ...]:

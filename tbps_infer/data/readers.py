@@ -24,7 +24,7 @@ from typing import Any
 from tbps_infer.data.dataset import Picture, Split
 from tbps_infer.errors import DatasetError
 from tbps_infer.formats.json_files import parse_json
-from tbps_infer.lists import ListReader, list_format
+from tbps_infer.lists import ListReader, Row, list_format
 
 __all__ = ["FORMATS", "Format", "find_annotations", "read_dataset"]
 
@@ -118,7 +118,7 @@ def read_dataset(root: Path, split: str, *, kind: str | None = None, check_files
         name = "synthetic pedestrians"
     if not pictures:
         raise DatasetError(f"{file} has no entry of the split {split!r}.", "Check the split's name.")
-    return Split(name, split, pictures)
+    return Split(name, split, pictures, labelled=form is not None or _has_ids(file, split))
 
 
 def find_annotations(root: Path, split: str, kind: str | None = None) -> tuple[Path, Format | None]:
@@ -224,20 +224,28 @@ def _format_rows(file: Path, form: Format, split: str) -> Iterator[tuple[str, Pi
 
 
 def _own_rows(file: Path, split: str) -> Iterator[tuple[str, Picture]]:
-    """Captions of your own; without an ``id`` column every picture is an identity of its own.
+    """Captions of your own; a picture without an ``id`` is an identity of its own.
 
     A picture without a caption is in the gallery, and no query asks for it.
     """
     numbers: dict[str, int] = {}
-    for row in ListReader(file, DatasetError).rows(required=("path", "caption")):
-        if row.get("split") not in (None, "", split):
-            continue
+    for row in _list_rows(file, split):
         path, given = row.text("path"), row.get("id")
         key = f"path {Path(path)}" if given in (None, "") else f"id {given}"
         captions = () if row.get("caption") in (None, "") else (row.text("caption"),)
         identity, camera = numbers.setdefault(key, len(numbers)), row.get("camera")
         camera = None if camera in (None, "") else str(camera)
         yield f"{file}, line {row.line}", Picture(Path(path), identity, captions, camera)
+
+
+def _has_ids(file: Path, split: str) -> bool:
+    """Whether a list names the person on every picture."""
+    return all(row.get("id") not in (None, "") for row in _list_rows(file, split))
+
+
+def _list_rows(file: Path, split: str) -> Iterator[Row]:
+    rows = ListReader(file, DatasetError).rows(required=("path", "caption"))
+    return (row for row in rows if row.get("split") in (None, "", split))
 
 
 def _field(place: str, entry: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -1,21 +1,7 @@
-"""The training loop: resumable after every epoch, the best epoch chosen on validation identities.
-
-::
-
-    RUN/
-      run.json        options, data set, model configuration, package versions
-      log.csv         one row per epoch: losses, learning rates, validation metrics
-      state.ckpt      everything the next epoch needs
-      best/           the checkpoint with the best validation Rank-1 so far
-      last/           the checkpoint after the last epoch, written at the end
-
-Each is replaced whole or not at all.
-"""
+"""The training loop: resumable after every epoch, the best epoch chosen on validation identities."""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import math
 import time
@@ -27,30 +13,29 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from tbps_infer.atomic import new_file, remove_leftovers, write_text
+from tbps_infer.atomic import new_file
 from tbps_infer.data.dataset import Split
-from tbps_infer.errors import TbpsError, UsageError
-from tbps_infer.formats.json_files import read_json
 from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import Batch, PairBatches, Shard
 from tbps_infer.training.features import cache_text_features
 from tbps_infer.training.objective import Objective, parameter_groups
 from tbps_infer.training.options import TrainOptions
+from tbps_infer.training.run_folder import (
+    BEST,
+    CACHE,
+    LAST,
+    STATE,
+    TrainingError,
+    claim_run,
+    read_run,
+    write_log,
+)
 from tbps_infer.training.validation import Validator
 
 __all__ = ["EpochLog", "TrainReport", "TrainingError", "train"]
 
 _log = logging.getLogger(__name__)
-
-STATE = "state.ckpt"
-RUN_JSON = "run.json"
-LOG_CSV = "log.csv"
-CACHE = "cache"
-
-
-class TrainingError(TbpsError):
-    """Raised when training cannot go on: a loss that is not finite, or a run folder of other options."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +84,19 @@ def train(
     on_step: Callable[[int, int, float], None] = lambda _epoch, _step, _loss: None,
     on_epoch: Callable[[EpochLog], None] = lambda _log: None,
 ) -> TrainReport:
-    """Train from a checkpoint, or carry on with an interrupted run of the same options in the same folder.
+    """Train from a checkpoint, or carry on with a run of the same options in the same folder.
 
-    A run killed at any instant and started again ends in the same weights as an uninterrupted one on the same
-    machine: order, augmentation, dropout and negatives of an epoch depend on the seed and the epoch alone.
+    A run that was interrupted is finished, and one that is asked for more epochs is extended. A run killed at any
+    instant and started again ends in the same weights as an uninterrupted one on the same machine: order,
+    augmentation, dropout and negatives of an epoch depend on the seed and the epoch alone.
 
     Args:
         initial: The checkpoint to start from (`tbps init` writes one); its tokenizer is saved with every checkpoint.
         splits: Training and validation.
         run: The run's folder.
         options: How to train.
-        fabric: Device, number of processes and mixed precision; the CPU at `options.precision` by default.
+        fabric: Device, number of processes, mixed precision and loggers, which are given every epoch's values; the
+            CPU at `options.precision` without loggers by default.
         on_step: Called with epoch (from 0), step (from 1) and loss.
         on_epoch: Called after each epoch.
 
@@ -120,7 +107,7 @@ def train(
     fabric.launch()
     start = load_checkpoint(initial)
     if fabric.is_global_zero:
-        _claim(run, start, splits, options)
+        claim_run(run, _facts(start, splits, options))
     fabric.barrier()
     trainer = _Trainer(start, splits, run, options, fabric)
     progress = trainer.progress
@@ -130,15 +117,16 @@ def train(
             values = trainer.run_epoch(epoch, on_step) | trainer.validate()
             entry = EpochLog(epoch + 1, time.monotonic() - started, values)
             if fabric.is_global_zero:
+                trainer.log(entry)
                 trainer.finish_epoch(entry)
                 on_epoch(entry)
             fabric.barrier()
     finally:
         trainer.close()
     if fabric.is_global_zero:
-        trainer.save(run / "last", progress.epoch)
+        trainer.save(run / LAST, progress.epoch)
     history = tuple(EpochLog(**entry) for entry in progress.history)
-    return TrainReport(run / "best", progress.best_epoch, progress.best_rank1, history)
+    return TrainReport(run / BEST, progress.best_epoch, progress.best_rank1, history)
 
 
 class _Trainer:
@@ -197,6 +185,12 @@ class _Trainer:
         """Retrieval metrics on the validation split, the same in every process."""
         return self._validator.evaluate(self._fabric.device)
 
+    def log(self, entry: EpochLog) -> None:
+        """Give an epoch's values to the loggers that Fabric was made with; whoever made them closes them."""
+        self._fabric.log_dict(entry.values, step=entry.epoch)
+        for logger in self._fabric.loggers:
+            logger.save()
+
     def finish_epoch(self, entry: EpochLog) -> None:
         """Save the best checkpoint first, then the state that counts the epoch as done."""
         progress = self.progress
@@ -205,7 +199,7 @@ class _Trainer:
         rank1 = entry.values["val_R@1"]
         if rank1 > progress.best_rank1:
             progress.best_rank1, progress.best_epoch = rank1, entry.epoch
-            self.save(self._run / "best", entry.epoch, rank1)
+            self.save(self._run / BEST, entry.epoch, rank1)
         state = {"objective": self._objective.state_dict(), "optimizer": self._optimizer.state_dict()}
         state |= vars(progress)
         with new_file(self._run / STATE, TrainingError) as temporary:
@@ -214,12 +208,12 @@ class _Trainer:
             except RuntimeError as error:  # of a disk that is full, torch says "unexpected pos"
                 message = f"{self._run / STATE} cannot be written: {error}."
                 raise TrainingError(message, "Make room on the disk; the run's last epoch is kept.") from error
-        _write_log(self._run / LOG_CSV, progress.history)
+        write_log(self._run, progress.history)
         _log.info("epoch %d of %d: validation R@1 %.2f", entry.epoch, self._options.epochs, rank1)
 
     def save(self, folder: Path, epoch: int, rank1: float | None = None) -> None:
         """Write the model as a checkpoint that says how it was made."""
-        facts = _read_run(self._run / RUN_JSON)
+        facts = read_run(self._run)
         facts.pop("model")
         training = {**facts, "epoch": epoch} | ({} if rank1 is None else {"validation_R@1": rank1})
         save_checkpoint(folder, self._model, self._tokenizer_json, training=training)
@@ -248,10 +242,10 @@ class _Trainer:
         return _Progress(**state)
 
 
-def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: TrainOptions) -> None:
-    """Write what the run is, or check that the folder's run is the same one; remove what a kill left of writing."""
+def _facts(start: Checkpoint, splits: tuple[Split, Split], options: TrainOptions) -> dict[str, Any]:
+    """What a run is asked to do, as JSON values."""
     training, validation = splits
-    facts = {
+    return {
         "dataset": training.dataset,
         "training": {"pictures": len(training.pictures), "captions": len(training.captions)},
         "validation": {"name": validation.name, "pictures": len(validation.pictures)},
@@ -259,33 +253,3 @@ def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: T
         "model": start.config.to_json(),
         "initial_fingerprint": start.facts.fingerprint,
     }
-    file = run / RUN_JSON
-    for folder in (run, run / CACHE):
-        remove_leftovers(folder)
-    if file.is_file():
-        earlier = _read_run(file)
-        changed = sorted(key for key in facts if earlier.get(key) != facts[key])
-        if changed:
-            raise TrainingError(
-                f"{run} holds a run whose {', '.join(changed)} differ from what was asked for.",
-                "Give another -o for a new run, or the same options to carry on.",
-            )
-        return
-    if run.exists() and any(run.iterdir()):
-        raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
-    write_text(file, json.dumps(facts, indent=2) + "\n", TrainingError, parents=True)
-
-
-def _read_run(file: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(file))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{file} cannot be read: {error}.", "Give another -o for a new run.") from error
-
-
-def _write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    rows = [{"epoch": e["epoch"], "seconds": round(e["seconds"], 2), **e["values"]} for e in history]
-    with new_file(file, TrainingError) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

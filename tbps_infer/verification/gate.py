@@ -18,7 +18,7 @@ from tbps_infer.model_facts import BRANCHES
 from tbps_infer.runners import RunOptions
 from tbps_infer.verification.agreement import Agreement, Embedded, agreement, merged_items, unusable
 from tbps_infer.verification.differences import Labels, MetricDifference, metric_differences, text_to_image
-from tbps_infer.verification.evaluation_set import EvaluationSet, OnProgress, embed_set
+from tbps_infer.verification.evaluation_set import EvaluationSet, OnProgress, embed_set, refuse_few
 from tbps_infer.verification.references import Reference
 from tbps_infer.verification.tolerances import GATE, Thresholds
 
@@ -149,8 +149,10 @@ def hold_to_gate(
     Raises:
         BackendError: The candidate or the reference is not to be had on this machine.
         VerificationError: The reference is broken, or the labels match nothing.
-        ImageError, UsageError: A picture or a caption cannot be embedded.
+        ImageError, UsageError: A picture or a caption cannot be embedded, or too few of them differ.
     """
+    if not data.golden:
+        refuse_few(data)
     count = len(data)
     wanted = reference.embed(data, lambda done, _: on_progress(done, 2 * count))
     descriptions: dict[str, str] = {}

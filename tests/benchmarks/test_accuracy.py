@@ -16,7 +16,7 @@ from planted_faults import perturb_weights, seal
 
 from tbps_infer.benchmarks.accuracy import AccuracyResults, EngineAccuracy, list_engines
 from tbps_infer.benchmarks.accuracy_report import accuracy_csv, accuracy_document, accuracy_page
-from tbps_infer.benchmarks.document import markdown_text
+from tbps_infer.benchmarks.document import Document, TextTable, latex_text, markdown_text
 from tbps_infer.benchmarks.environment import Environment
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.encoder import Encoder
@@ -82,6 +82,90 @@ def test_without_a_checkpoint_the_fp32_graphs_are_the_reference(shipped_bundle: 
     assert "was compared: onnxruntime cpu fp16:" in done.stderr
     own = run("bench", "accuracy", shipped_bundle, "--data", people, "--device", "cpu", "--precision", "fp32")
     assert "none was asked for but the reference itself" in own.stderr
+
+
+def test_golden_vectors_are_the_reference_without_data(harmed: Path, shipped_bundle: Path, tmp_path: Path) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    done = succeed(
+        *("bench", "accuracy", shipped_bundle, "--device", "cpu", "--json", "-", "--csv", table, "--html", page)
+    )
+    told = json.loads(done.stdout)
+    assert told["reference"] == "the golden vectors that PyTorch wrote at export"
+    assert [(each["backend"], each["metrics"], each["differences"]) for each in told["engines"]] == [
+        ("torch", {}, {}),
+        ("onnxruntime", {}, {}),
+    ]
+    assert told["engines"][1]["agreement"]["image"]["cosine"]["min"] > 0.999999
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [row["reference"] for row in rows] == ["yes", "no"]
+    assert float(rows[1]["image cosine min"]) > 0.999999
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 4  # of pictures; captions have none
+    shown = succeed("bench", "accuracy", harmed, "--device", "cpu")
+    assert "Text to image" not in shown.stdout
+    assert "Cosine with the reference" in shown.stdout
+
+
+def test_nothing_to_compare_says_what_to_add(shipped_bundle: Path, people: Path) -> None:
+    done = fail(1, "bench", "accuracy", shipped_bundle, "--data", people, "--device", "cpu")
+    hint = " ".join(done.stderr.split())
+    for way in ("--reference CHECKPOINT", "without --data", "tbps export with --precision fp16", "tbps build"):
+        assert way in hint
+
+
+def test_two_models_are_compared_by_a_paired_test(harmed: Path, people: Path, tmp_path: Path) -> None:
+    files = {form: tmp_path / f"two.{form}" for form in ("csv", "latex", "html")}
+    done = succeed(
+        *("bench", "accuracy", SHIPPED, harmed, "--data", people, "--json", "-"),
+        *(argument for form, path in files.items() for argument in (f"--{form}", path)),
+    )
+    told = json.loads(done.stdout)
+    split = read_dataset(people, "test")
+    for side, path, options in (("reference", SHIPPED, RunOptions("torch")), ("candidate", harmed, RunOptions())):
+        with Encoder.open(path, options) as encoder:
+            wanted = evaluate(encoder.encode_texts, encoder.encode_images, split).text_to_image.headline()
+        assert {name: each[side] for name, each in told["differences"].items()} == pytest.approx(wanted)
+    drop = told["differences"]["R@1"]
+    assert drop["interval"][0] <= drop["difference"] <= drop["interval"][1] < 0
+    assert [model["path"] for model in told["models"]] == [str(SHIPPED), str(harmed)]
+    rows = {row["metric"]: row for row in csv.DictReader(files["csv"].read_text(encoding="utf-8").splitlines())}
+    assert float(rows["mAP"]["difference"]) == pytest.approx(told["differences"]["mAP"]["difference"])
+    latex = files["latex"].read_text(encoding="utf-8")
+    assert r"R@1 & " in latex
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
+    assert "Two models side by side" in files["html"].read_text(encoding="utf-8")
+
+
+def test_a_run_stands_for_its_best_checkpoint_and_equals_itself(people: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(SHIPPED, run_folder / "best")
+    (run_folder / "run.json").write_text("{}", encoding="utf-8")
+    shown = succeed("bench", "accuracy", run_folder, SHIPPED, "--data", people).stdout
+    (row,) = (line.split() for line in shown.splitlines() if line.startswith("R@1 "))
+    assert row[1] == row[2]
+    assert row[3:] == ["+0.00", "+0.00", "to", "+0.00"]
+
+
+def test_two_models_that_cannot_be_compared(shipped_bundle: Path, people: Path, tmp_path: Path) -> None:
+    two = ("bench", "accuracy", shipped_bundle, shipped_bundle)
+    assert "give --data DATASET and no --reference" in fail(2, *two).stderr
+    more = fail(2, *two, "--data", people, "--precision", "fp32", "--precision", "int8")
+    assert "give one --precision" in more.stderr
+    picture = next((people / "imgs").rglob("*.jpg"))
+    (tmp_path / "list.csv").write_text(f"path,caption\n{picture},a man\n", encoding="utf-8")
+    assert "the set has none" in fail(1, *two, "--data", tmp_path / "list.csv").stderr
+    assert "holds no int8 graph" in fail(1, *two, "--data", people, "--precision", "int8").stderr
+
+
+def test_latex_escapes_what_latex_reads_as_commands() -> None:
+    table = TextTable("50 % & more", ("a_b", "#"), (("x^2 {~} \\", "-0.50 to +1.25"), ("e-4 $5", "1")))
+    text = latex_text(Document("R", ("fact\nof two lines",), (table, TextTable("none", ("a",), ())), "", (), "note"))
+    assert "% fact of two lines\n% note\n" in text
+    assert r"\caption{50 \% \& more}" in text
+    assert r"\begin{tabular}{lr}" in text
+    assert "a\\_b & \\# \\\\\n\\midrule\n" in text
+    assert r"x\textasciicircum{}2 \{\textasciitilde{}\} \textbackslash{} & $-$0.50 to $+$1.25 \\" in text
+    assert r"e-4 \$5 & 1 \\" in text
+    assert "none" not in text
 
 
 def test_a_damaged_bundle_is_refused(shipped_bundle: Path, people: Path, tmp_path: Path) -> None:

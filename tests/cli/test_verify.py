@@ -17,6 +17,7 @@ from places import SHIPPED
 from planted_faults import perturb_weights, seal
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.data.readers import read_dataset
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import VerificationError
 from tbps_infer.export.fp16.assignment import assign_fp16
@@ -182,6 +183,43 @@ def test_pictures_without_labels_are_held_to_the_agreement(bundle: Path, people:
     assert Bundle.open(bundle).gate[0]["passed"] is True  # the harmed one's was not to be recorded
     loose = run("verify", bundle, pictures, "--reference", SHIPPED, "--min-overlap", "0", "--min-cosine", "-1")
     assert loose.exit_code == 0, loose.output
+
+
+def test_equal_pictures_and_captions_are_too_few(bundle: Path, people: Path, tmp_path: Path) -> None:
+    picture = next((people / "imgs").rglob("*.jpg"))
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for number in range(60):
+        shutil.copy(picture, copies / f"{number}.jpg")
+    listing = tmp_path / "list.csv"
+    lines = [f"copies/{number}.jpg,a man with {number} bags,{number}" for number in range(60)]
+    listing.write_text("\n".join(["path,caption,id", *lines]), encoding="utf-8")
+    for data in ((copies,), ("--data", listing)):
+        done = fail(2, "verify", bundle, *data, "--reference", SHIPPED)
+        assert "60 pictures" in done.stderr
+        assert "differ: 1, and the gate wants 16 or more" in done.stderr
+    alike = tmp_path / "alike.csv"
+    pictures = sorted((people / "imgs").rglob("*.jpg"))
+    alike.write_text("\n".join(["path,caption,id", *(f"{p},a man,{p.stem}" for p in pictures)]), encoding="utf-8")
+    done = fail(2, "verify", bundle, "--data", alike, "--reference", SHIPPED)
+    assert "Too few captions of" in done.stderr
+
+
+def test_a_list_without_ids_has_no_labels(bundle: Path, people: Path, tmp_path: Path) -> None:
+    pictures = sorted((people / "imgs").rglob("*.jpg"))
+    listing = tmp_path / "list.csv"
+    lines = [f"{path},a man with {number} bags" for number, path in enumerate(pictures)]
+    listing.write_text("\n".join(["path,caption", *lines]), encoding="utf-8")
+    done = succeed("verify", bundle, "--data", listing, "--reference", SHIPPED)
+    assert "48 pictures, 48 captions, without labels" in done.stdout
+    assert "R@1" not in done.stdout
+    told = succeed("eval", bundle, listing)
+    assert "list has no id for every picture" in told.stderr
+    some = [f"{line},{'p1' if number else ''}" for number, line in enumerate(lines)]
+    listing.write_text("\n".join(["path,caption,id", *some]), encoding="utf-8")
+    assert not read_dataset(listing, "test").labelled
+    listing.write_text("\n".join(["path,caption,id", *(f"{line},p1" for line in lines)]), encoding="utf-8")
+    assert read_dataset(listing, "test").labelled
 
 
 def test_captions_of_a_list_are_its_queries(bundle: Path, people: Path, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import fail, succeed
 
 from tbps_infer.data.dataset import Split
 from tbps_infer.data.readers import read_dataset
@@ -23,7 +25,8 @@ from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import PairBatches, Shard, names_a_side
 from tbps_infer.training.features import cache_text_features
 from tbps_infer.training.options import Term, TrainOptions
-from tbps_infer.training.trainer import TrainingError, train
+from tbps_infer.training.run_folder import TrainingError, describe_run
+from tbps_infer.training.trainer import train
 from tbps_infer.training.validation import hold_out_identities
 
 OPTIONS = TrainOptions(
@@ -83,6 +86,79 @@ def test_a_run_resumed_after_a_kill_equals_an_uninterrupted_one(
     assert [row["fine_cmr"] for row in rows[0]] == [row["fine_cmr"] for row in rows[1]]
 
 
+def test_a_finished_run_can_be_extended_by_epochs_alone(
+    initial: Path, splits: tuple[Split, Split], tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    train(initial, splits, tmp_path / "whole", OPTIONS)
+    train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=2))
+    assert describe_run(tmp_path / "run")["epochs"] == {"done": 2, "asked": 2, "finished": True}
+    report = train(initial, splits, tmp_path / "run", OPTIONS)
+    assert [entry.epoch for entry in report.history] == [1, 2, 3]
+    for name in ("best", "last"):
+        assert _same(_tensors(tmp_path / "whole" / name), _tensors(tmp_path / "run" / name))
+    told = describe_run(tmp_path / "run")
+    assert told["epochs"] == {"done": 3, "asked": 3, "finished": True}
+    assert told["best"]["epoch"] == report.best_epoch
+    assert told["best"]["R@1"] == pytest.approx(report.best_rank1, abs=0.006)
+    assert load_checkpoint(tmp_path / "run" / "last").training["options"]["epochs"] == 3
+    with pytest.raises(TrainingError, match=r"epochs is 3 there, not 2\."):
+        train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=2))
+
+
+def test_loggers_are_given_every_epoch(initial: Path, splits: tuple[Split, Split], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    from lightning_fabric import Fabric
+    from lightning_fabric.loggers import TensorBoardLogger
+
+    for epochs in (1, 2):
+        logger = TensorBoardLogger(tmp_path, name="tensorboard", version="")
+        fabric = Fabric(accelerator="cpu", devices=1, loggers=logger)
+        report = train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=epochs), fabric=fabric)
+        logger.finalize("success")
+    wanted = {(entry.epoch, round(entry.values["val_mAP"], 4)) for entry in report.history}
+    assert _logged(tmp_path / "tensorboard", "val_mAP") == wanted
+
+
+def _logged(folder: Path, tag: str) -> set[tuple[int, float]]:
+    """Steps and values of a curve in TensorBoard's files: records of a length, its checksum, an event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = set()
+    for file in folder.glob("events.*"):
+        data = file.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            found |= {(event.step, round(v.simple_value, 4)) for v in event.summary.value if v.tag == tag}
+            data = data[16 + length :]
+    return found
+
+
+def test_info_tells_how_far_a_run_is(dataset: Path, initial: Path, tmp_path: Path) -> None:
+    arguments = (
+        *("train", dataset, "-o", tmp_path / "run", "--init", initial, "--epochs", 1, "--batch-size", 8),
+        *("--pad", 2, "--tensorboard"),
+    )
+    succeed(*arguments)
+    assert {step for step, _ in _logged(tmp_path / "run" / "tensorboard", "val_R_1")} == {1}
+    told = json.loads(succeed("info", tmp_path / "run", "--json").stdout)
+    assert told["kind"] == "training run"
+    assert told["epochs"] == {"done": 1, "asked": 1, "finished": True}
+    assert told["checkpoints"] == ["best", "last"]
+    assert told["options"]["batch_size"] == 8
+    assert "R@1" in told["best"]
+    shown = succeed("info", tmp_path / "run").stdout
+    assert "  done: 1\n  asked: 1\n  finished: True" in shown
+    done = fail(1, *arguments, "--seed", 7)
+    assert "seed is 0 there, not 7." in " ".join(done.stderr.split())
+    (tmp_path / "run" / "log.csv").unlink()  # before the first epoch
+    told = json.loads(succeed("info", tmp_path / "run", "--json").stdout)
+    assert (told["epochs"]["done"], told["epochs"]["finished"], told["best"]) == (0, False, {})
+    (tmp_path / "run" / "run.json").write_text("{")
+    assert "run.json cannot be read" in fail(1, "info", tmp_path / "run").stderr
+
+
 def test_mixed_precision_trains_weights_that_stay_fp32(
     initial: Path, splits: tuple[Split, Split], tmp_path: Path
 ) -> None:
@@ -98,6 +174,11 @@ def test_a_run_folder_of_other_options_is_refused(initial: Path, splits: tuple[S
     train(initial, splits, tmp_path / "run", options)
     with pytest.raises(TrainingError, match="options differ"):
         train(initial, splits, tmp_path / "run", replace(options, seed=4))
+    with pytest.raises(TrainingError, match=r"differ from what was asked for: seed is 3 there, not 4\.") as caught:
+        train(initial, splits, tmp_path / "run", replace(options, seed=4, epochs=2))
+    assert "--epochs alone may be greater" in str(caught.value.hint)
+    with pytest.raises(TrainingError, match=r"pad is 2 there, not 3, seed is 3 there, not 4\."):
+        train(initial, splits, tmp_path / "run", replace(options, seed=4, pad=3))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from command_line import fail, succeed
 from int8_bundles import with_int8, write_people
+from PIL import Image
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import BackendError, UsageError, VerificationError
 from tbps_infer.export.int8.bundle_graphs import write_int8_graphs
-from tbps_infer.export.int8.calibration import CALIBRATE_AT_MOST, LEAST, Calibration, read_calibration
+from tbps_infer.export.int8.calibration import CALIBRATE_AT_MOST, Calibration, read_calibration
 from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.export.options import ExportOptions
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.tensorrt.engine_folder import EngineFolder
 from tbps_infer.text import Tokenizer
 from tbps_infer.verification.samples import synthetic_samples
-from tbps_infer.verification.tolerances import Thresholds
+from tbps_infer.verification.tolerances import LEAST_DISTINCT, Thresholds
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -123,7 +124,7 @@ def test_a_data_set_gives_its_train_and_val_splits(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", SynthOptions(train=8, val=8, test=1))
     found = read_calibration(tmp_path / "data")
     assert (found.calibrate.name, found.judge.name) == ("synthetic pedestrians train", "synthetic pedestrians val")
-    assert len(found.judge.pictures) >= LEAST
+    assert len(found.judge.pictures) >= LEAST_DISTINCT
     assert len(found.calibrate.pictures) <= CALIBRATE_AT_MOST
     assert found.judge.labels is not None
 
@@ -133,6 +134,51 @@ def test_too_few_people_are_refused(people: Path) -> None:
     file.write_text("\n".join(people.read_text(encoding="utf-8").splitlines()[:12]), encoding="utf-8")
     with pytest.raises(UsageError, match="INT8 wants 16"):
         read_calibration(file)
+
+
+def test_equal_pictures_count_once(tmp_path: Path) -> None:
+    for number in range(60):
+        Image.new("RGB", (32, 96)).save(tmp_path / f"{number}.{'bmp' if number % 2 else 'png'}")
+    lines = [f"{number}.{'bmp' if number % 2 else 'png'},caption {number}" for number in range(60)]
+    (tmp_path / "black.csv").write_text("\n".join(["path,caption", *lines]), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"pictures with captions differ in .*: 1, and INT8 wants 16") as caught:
+        read_calibration(tmp_path / "black.csv")
+    assert "48 different pictures or more" in str(caught.value.hint)
+
+
+def test_a_copy_of_a_calibration_picture_judges_nothing(people: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(people.read_text(encoding="utf-8").splitlines()))
+    lines = [f'{people.parent / row["path"]},"{row["text"]}"' for row in rows]
+    copy = tmp_path / "copy.png"
+    shutil.copy(people.parent / rows[0]["path"], copy)
+    lines[2] = f"{copy},the first person under another name"  # the third is held out
+    file = tmp_path / "people.csv"
+    file.write_text("\n".join(["path,caption", *lines]), encoding="utf-8")
+    found = read_calibration(file)
+    assert (len(found.calibrate.pictures), len(found.judge.pictures)) == (35, 16)
+    assert copy not in found.judge.pictures
+
+
+def test_equal_captions_count_once(people: Path) -> None:
+    file = people.parent / "same.csv"
+    file.write_text("path,caption\n" + "".join(f"{number}.png,a man\n" for number in range(52)), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"Too few captions differ in .*: 1, and"):
+        read_calibration(file)
+
+
+def test_a_picture_that_cannot_be_read_is_found_before_the_export(
+    tiny_checkpoint: Path, people: Path, tmp_path: Path
+) -> None:
+    rows = people.read_text(encoding="utf-8").splitlines()
+    (people.parent / "broken.png").write_bytes(b"no picture")
+    file = people.parent / "with-broken.csv"
+    file.write_text("\n".join([*rows, "broken.png,a man"]), encoding="utf-8")
+    done = fail(
+        *(1, "export", tiny_checkpoint, "-o", tmp_path / "bundle"), *("--precision", "int8", "--calibration", file)
+    )
+    assert "broken.png cannot be decoded" in done.stderr
+    assert "Exporting" not in done.stderr
+    assert "Calibrating" not in done.stderr
 
 
 def test_the_graphs_are_recorded_and_run_like_fp32(int8: Path, tiny_bundle: Path, calibration: Calibration) -> None:
