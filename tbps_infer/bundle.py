@@ -162,7 +162,7 @@ class Bundle:
             files={name: _file_fact(name, files.object(name)) for name in files},
             opset=values.integer("opset"),
             versions=_texts(values.object("versions")),
-            source=_texts(values.object("source")),
+            source=_source(values.object("source")),
             created=values.text("created"),
             verification=values.mapping("verification"),
             gate=tuple(map(dict, values.objects("gate"))) if "gate" in values else (),
@@ -268,6 +268,16 @@ def _file_fact(name: str, fact: JsonObject) -> FileFact:
         raise ValueError(f"{name[:40]!r} in files is not the plain name of a file in the bundle")
     fact.refuse_others("bytes", "sha256")
     return FileFact(fact.integer("bytes"), fact.text("sha256"))
+
+
+def _source(values: JsonObject) -> dict[str, Any]:
+    source: dict[str, Any] = {name: values.text(name) for name in ("name", "sha256")}
+    if "dropped" in values:
+        dropped = values.object("dropped")
+        source["dropped"] = {module: dropped.integer(module) for module in dropped}
+    if "assumed" in values:
+        source["assumed"] = values.mapping("assumed")
+    return source
 
 
 def _texts(values: JsonObject) -> dict[str, str]:
