@@ -15,6 +15,7 @@ from tbps_infer.errors import BackendError, VerificationError
 from tbps_infer.explain.maps import ImageAttention, TextAttention
 from tbps_infer.export.options import DEFAULT_OPSET
 from tbps_infer.export.quiet import quiet
+from tbps_infer.formats.onnx_files import read_onnx
 from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.reference.model import PartModel
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
@@ -123,7 +124,7 @@ def check_graph(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[Tens
             f"{path.name} is not a valid ONNX graph: {reason}.",
             "If a name is defined twice, a parameter or value of the module has the output's name: rename it there.",
         ) from error
-    model = onnx.load(path, load_external_data=False)
+    model = read_onnx(path, external_data=False)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions != {"": opset}:
         raise VerificationError(f"{path.name} was exported with opsets {versions}, and {opset} was asked for.")

@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from tbps_infer.atomic import write_text
 from tbps_infer.errors import BackendError, BundleError
+from tbps_infer.formats.json_files import JsonObject, read_json
+from tbps_infer.formats.npz_files import Wanted, read_npz
 from tbps_infer.model_facts import Branch, ModelFacts, Precision
 
 __all__ = [
@@ -42,6 +44,7 @@ SCHEMA_VERSION = 1
 BUNDLE_JSON = "bundle.json"
 GOLDEN_JSON = "golden/golden.json"
 GOLDEN_ARRAYS = "golden/vectors.npz"
+_GOLDEN_EMBEDDINGS = ("text_embeddings", "image_embeddings")
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,10 @@ class Bundle:
     def open(cls, path: Path | str) -> Bundle:
         """Read a bundle's facts and check that its files are there with their sizes.
 
+        The fingerprint is computed again from the facts, so that none of them can be changed alone.
+
         Raises:
-            BundleError: The folder is not a bundle, or a file is missing or of another size.
+            BundleError: The folder is not a bundle, or a file is missing, outside of it, or of another size.
         """
         path = Path(path)
         values = _read_json(path)
@@ -138,21 +143,32 @@ class Bundle:
                 "Export it again with this version of tbps-infer.",
             )
         try:
-            bundle = cls(
-                path=path,
-                model=ModelFacts.from_json(values["model"]),
-                files={name: FileFact(**fact) for name, fact in values["files"].items()},
-                opset=int(values["opset"]),
-                versions=dict(values["versions"]),
-                source=dict(values["source"]),
-                created=str(values["created"]),
-                verification=dict(values["verification"]),
-                gate=tuple(dict(verdict) for verdict in values.get("gate", ())),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{path / BUNDLE_JSON} is not valid: {error!r}.", "Export it again.") from error
+            bundle = cls._of_json(path, values)
+        except ValueError as error:
+            raise BundleError(f"{path / BUNDLE_JSON} is not valid: {error}.", "Export it again.") from error
+        except BundleError as error:
+            raise BundleError(f"{path / BUNDLE_JSON} is not valid: {error.message}", error.hint) from error
         for name, fact in bundle.files.items():
             bundle._check_size(name, fact)
+        return bundle
+
+    @classmethod
+    def _of_json(cls, path: Path, values: JsonObject) -> Bundle:
+        files = values.object("files")
+        bundle = cls(
+            path=path,
+            model=ModelFacts.from_json(values.object("model")),
+            files={name: _file_fact(name, files.object(name)) for name in files},
+            opset=values.integer("opset"),
+            versions=_texts(values.object("versions")),
+            source=_texts(values.object("source")),
+            created=values.text("created"),
+            verification=values.mapping("verification"),
+            gate=tuple(map(dict, values.objects("gate"))) if "gate" in values else (),
+        )
+        tokenizer = bundle.files.get(bundle.tokenizer_path.name)
+        if not bundle.model.weights or tokenizer is None or tokenizer.sha256 != bundle.model.tokenizer:
+            raise ValueError("the model facts do not name its weights, or another tokenizer than the one in files")
         return bundle
 
     def check_file(self, name: str) -> Path:
@@ -187,17 +203,27 @@ class Bundle:
 
     def golden(self) -> Golden:
         """Load the golden vectors; raises BundleError when they are not there or altered."""
-        facts = json.loads(self.check_file(GOLDEN_JSON).read_text(encoding="utf-8"))
-        with np.load(self.check_file(GOLDEN_ARRAYS), allow_pickle=False) as arrays:
-            return Golden(
-                captions=tuple(facts["captions"]),
-                crops=tuple(self.path / "golden" / name for name in facts["crops"]),
-                input_ids=arrays["input_ids"],
-                attention_mask=arrays["attention_mask"],
-                pixels=arrays["pixels"],
-                text_embeddings=arrays["text_embeddings"],
-                image_embeddings=arrays["image_embeddings"],
-            )
+        facts_file, arrays_file = self.check_file(GOLDEN_JSON), self.check_file(GOLDEN_ARRAYS)
+        try:
+            facts = read_json(facts_file)
+            captions, names = facts.texts("captions"), facts.texts("crops")
+            arrays = read_npz(arrays_file, self._golden_arrays(len(captions), len(names)))
+            _check_golden(arrays)
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f"The golden vectors of {self.path} are not valid: {error}.", "Export the bundle again."
+            ) from error
+        return Golden(captions, tuple(self.check_file(f"golden/{name}") for name in names), **arrays)
+
+    def _golden_arrays(self, captions: int, crops: int) -> dict[str, Wanted]:
+        dim, (height, width) = self.model.layout.dim, self.model.preprocessing.image_size
+        return {
+            "input_ids": ("int32", (captions, None)),
+            "attention_mask": ("int32", (captions, None)),
+            "pixels": ("uint8", (crops, height, width, 3)),
+            "text_embeddings": ("float32", (captions, dim)),
+            "image_embeddings": ("float32", (crops, dim)),
+        }
 
     def write_facts(self) -> None:
         """Write ``bundle.json`` whole or not at all; the other files must be in place. Raises OSError."""
@@ -216,6 +242,10 @@ class Bundle:
 
     def _check_size(self, name: str, fact: FileFact) -> None:
         file = self.path / name
+        if not file.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(
+                f"{file} is a link that leads out of the bundle.", "Copy the files themselves, or export it again."
+            )
         if not file.is_file():
             raise BundleError(f"{self.path} has no {name}.", "Copy the whole folder, or export it again.")
         if file.stat().st_size != fact.bytes:
@@ -228,6 +258,28 @@ class Bundle:
 def is_bundle(path: Path) -> bool:
     """Whether a path is a bundle's folder, judged by its ``bundle.json`` being there."""
     return (path / BUNDLE_JSON).is_file()
+
+
+def _file_fact(name: str, fact: JsonObject) -> FileFact:
+    """The facts of one file; raises ValueError on anything else, and on a name that leaves the bundle."""
+    path = PurePosixPath(name)
+    if not name.isprintable() or "\\" in name or path.is_absolute() or ".." in path.parts or str(path) != name:
+        raise ValueError(f"{name[:40]!r} in files is not the plain name of a file in the bundle")
+    fact.refuse_others("bytes", "sha256")
+    return FileFact(fact.integer("bytes"), fact.text("sha256"))
+
+
+def _texts(values: JsonObject) -> dict[str, str]:
+    return {name: values.text(name) for name in values}
+
+
+def _check_golden(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError where arrays of the right types and shapes are no inputs and embeddings."""
+    ids, mask = arrays["input_ids"], arrays["attention_mask"]
+    if ids.shape != mask.shape or (ids < 0).any() or not np.isin(mask, (0, 1)).all() or not mask.any(axis=1).all():
+        raise ValueError("the token ids and their mask do not fit together")
+    if not all(len(arrays[name]) and np.isfinite(arrays[name]).all() for name in _GOLDEN_EMBEDDINGS):
+        raise ValueError("there are no embeddings, or they hold NaN or infinity")
 
 
 def _graph_name(branch: Branch, precision: Precision) -> str:
@@ -253,17 +305,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     file = path / BUNDLE_JSON
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(
             f"{path} is not a bundle: it has no {BUNDLE_JSON}.",
             "Make one from a checkpoint: tbps export CHECKPOINT -o BUNDLE.",
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{file} is not valid JSON: {error}.", "Export the bundle again.") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{file} does not hold a JSON object.", "Export the bundle again.")
-    return values

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -55,20 +56,22 @@ _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16
 _PROGRAM_FORMATS = frozenset({"EPS"})
 
 
-def load_rgb(source: Path | bytes) -> Image.Image:
+def load_rgb(source: Path | bytes, shrink: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:
     """Decode a picture's first frame to upright 8-bit RGB.
 
     Args:
         source: A file, or a file's bytes.
+        shrink: Makes the picture smaller while the memory for decoding it is held: what is kept of many pictures is
+            to be small.
 
     Returns:
-        An image of mode RGB, as `to_rgb` makes it.
+        An image of mode RGB, as `to_rgb` makes it and `shrink` leaves it.
 
     Raises:
-        ImageError: It cannot be read or decoded, is truncated, empty, or has more pixels than Pillow's limit
-            (``PIL.Image.MAX_IMAGE_PIXELS``); the sentence gives the reason.
+        ImageError: It cannot be read or decoded, is truncated, empty, has more pixels than Pillow's limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``) or more bytes than memory allows; the sentence gives the reason.
     """
-    return _load(source, to_rgb)
+    return _load(source, lambda image: shrink(to_rgb(image)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -108,7 +111,7 @@ def load_crop(source: Path | bytes, facts: Preprocessing, memory: DecodeMemory |
     Args:
         source: As of `load_rgb`.
         facts: The size and the filter.
-        memory: Holds what decoding takes, until it is done; None takes whatever is needed.
+        memory: Holds what decoding takes, until it is done; None is the one that all share who name none.
 
     Returns:
         uint8 ``[height, width, 3]``.
@@ -146,7 +149,13 @@ def picture_being_read() -> str | None:
     return name
 
 
+@functools.cache
+def _shared_memory() -> DecodeMemory:
+    return DecodeMemory()
+
+
 def _load(source: Path | bytes, make: Callable[[Image.Image], Made], memory: DecodeMemory | None = None) -> Made:
+    memory = memory or _shared_memory()
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "The picture", make, memory)
     try:
@@ -154,7 +163,9 @@ def _load(source: Path | bytes, make: Callable[[Image.Image], Made], memory: Dec
     except OSError as error:
         raise ImageError(f"{source} cannot be read: {error.strerror or error}.") from error
     with file, named_picture(str(source)):
-        return _decode(file, str(source), make, memory)
+        # Some decoders read all of a file, or as much as the file says.
+        with memory.files.hold(os.fstat(file.fileno()).st_size, f"Reading {source}"):
+            return _decode(file, str(source), make, memory)
 
 
 @functools.cache
@@ -177,7 +188,7 @@ def _silence_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], memory: DecodeMemory | None) -> Made:
+def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], memory: DecodeMemory) -> Made:
     _load_formats()
     try:
         with ExitStack() as held:
@@ -185,8 +196,7 @@ def _decode(file: IO[bytes], name: str, make: Callable[[Image.Image], Made], mem
                 if image.format in _PROGRAM_FORMATS:
                     raise ImageError(f"{name} is {image.format}, which only an outside program can draw.")
                 _check_size(image)
-                if memory is not None:
-                    held.enter_context(memory.pixels.hold(_decoding_bytes(image), "Decoding it"))
+                held.enter_context(memory.pixels.hold(_decoding_bytes(image), "Decoding it"))
                 made = make(image)
             del image  # its pixels go before what is held for them does
             return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from tbps_infer.errors import BundleError
+from tbps_infer.formats.json_files import JsonObject
 
 __all__ = ["Segment", "VectorLayout"]
+
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class VectorLayout:
 
     def __post_init__(self) -> None:
         names = [segment.name for segment in self.segments]
-        if not names or len(set(names)) != len(names) or any(s.size < 1 for s in self.segments):
+        if not names or len(set(names)) != len(names) or any(s.size < 1 or not s.weight > 0 for s in self.segments):
             raise BundleError(
-                f"A vector layout needs distinct, non-empty segments; got {self.segments!r}.",
+                f"A vector layout needs distinct, non-empty segments of positive weight; got {self.segments!r}.",
                 "Export the bundle again.",
             )
 
@@ -74,10 +77,11 @@ class VectorLayout:
         return [{"name": s.name, "size": s.size, "weight": s.weight} for s in self.segments]
 
     @classmethod
-    def from_json(cls, entries: Sequence[dict[str, Any]]) -> VectorLayout:
+    def from_json(cls, entries: Sequence[Mapping[str, Any]]) -> VectorLayout:
         """Read what `to_json` wrote; raises BundleError on anything else."""
         try:
-            segments = tuple(Segment(str(e["name"]), int(e["size"]), float(e["weight"])) for e in entries)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"The vector layout {entries!r} is not valid: {error!r}.") from error
-        return cls(segments)
+            read = [JsonObject(entry, f"layout[{number}]") for number, entry in enumerate(entries)]
+            segments = [Segment(e.text("name"), e.integer("size", 1, _LARGEST), e.number("weight")) for e in read]
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"The vector layout is not valid: {error}.") from error
+        return cls(tuple(segments))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tbps_infer.errors import TbpsError, UsageError
+from tbps_infer.formats.json_files import parse_json
 
 __all__ = [
     "LIST_FORMATS",
@@ -172,8 +172,8 @@ class ListReader:
             return dict(pairs)
 
         try:
-            values = json.loads(text, object_pairs_hook=collect, parse_float=_JsonFloat)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(text, pairs=collect, real=_JsonFloat)
+        except ValueError as error:
             raise self.problem(line, f"this is not valid JSON: {error}.") from error
         if not isinstance(values, dict):
             example = ", ".join(f'"{name}": "..."' for name in required)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from tbps_infer.formats.json_files import JsonObject
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Interpolation", "Preprocessing", "json_values"]
 
@@ -13,6 +16,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,10 @@ class Preprocessing:
             raise ValueError(f'interpolation is {self.interpolation!r}, want "bilinear" or "bicubic"')
         if not self.antialias:
             raise ValueError("antialias is false, and resizing without antialiasing is not supported")
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size is {self.image_size!r}, want (height, width) in pixels")
+        if len(self.image_size) != 2 or not 1 <= min(self.image_size) <= max(self.image_size) <= _LARGEST_SIDE:
+            raise ValueError(
+                f"image_size is {self.image_size!r}, want (height, width) in pixels, at most {_LARGEST_SIDE} each"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean!r} and std {self.std!r} need three values each, std positive")
 
@@ -51,12 +57,15 @@ class Preprocessing:
         return json_values(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Preprocessing:
-        """Read what `to_json` wrote. Raises TypeError or ValueError on anything else."""
-        known = dict(values)
-        for key in ("image_size", "mean", "std"):
-            if key in known:
-                known[key] = tuple(known[key])
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Read what `to_json` wrote, with defaults. Raises TypeError or ValueError on anything else."""
+        read = JsonObject(values, "preprocessing")
+        known: dict[str, Any] = dict(read)
+        for name, take in (("image_size", read.integers), ("mean", read.numbers), ("std", read.numbers)):
+            if name in known:
+                known[name] = take(name)
+        if "antialias" in known:
+            read.boolean("antialias")
         return cls(**known)
 
 

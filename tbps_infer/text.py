@@ -19,14 +19,19 @@ from numpy.typing import NDArray
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BundleError, UsageError
+from tbps_infer.formats.tokenizers_files import read_tokenizer, tokenizer_errors
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = [
     "CAPTION_RULES",
+    "MOST_CHARACTERS",
     "Tokenizer",
     "pad_ids",
 ]
 
+
+MOST_CHARACTERS = 4000
+"""Of a caption. No model of the field reads as much, and a tokenizer may take the square of it or more."""
 
 _MOST_WORDS = 77
 
@@ -85,8 +90,8 @@ class Tokenizer:
                 "Use the version of tbps-infer that wrote the bundle, or a newer one.",
             )
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises no narrower class
+            tokenizer = read_tokenizer(file)
+        except (OSError, ValueError) as error:
             raise BundleError(
                 f"{file} is not a readable tokenizers file: {error}.", "Export the bundle again, or copy it again."
             ) from error
@@ -98,6 +103,7 @@ class Tokenizer:
         # Cut before the special tokens are added: the last one survives, as every model of the field wants it.
         tokenizer.enable_truncation(max_length)
         tokenizer.no_padding()
+        self._file = file
         self._tokenizer = tokenizer
         self._rule = CAPTION_RULES[caption_rule]
         self._cuts_words = caption_rule.startswith("pre_caption")
@@ -124,8 +130,15 @@ class Tokenizer:
             One list of at least one id per caption, of different lengths; `pad_ids` makes a batch of them.
 
         Raises:
-            UsageError: A caption is empty, has nothing that becomes a token, or is not valid Unicode.
+            UsageError: A caption is empty or too long, has nothing that becomes a token, or is not valid Unicode.
+            BundleError: The tokenizer cannot read a caption.
         """
+        for number, caption in enumerate(captions, start=1):
+            if len(caption) > MOST_CHARACTERS:
+                raise UsageError(
+                    f"Caption {number} has {len(caption):,} characters, and {MOST_CHARACTERS:,} are the most.",
+                    "Describe the person in a sentence or two.",
+                )
         prepared = [self._rule(caption) for caption in captions]
         for number, caption in enumerate(prepared, start=1):
             if not caption.strip():
@@ -135,7 +148,7 @@ class Tokenizer:
                     f"Caption {number} is not valid Unicode text: {caption!r}.", "Give captions in UTF-8."
                 )
         rows = []
-        for number, encoding in enumerate(self._tokenizer.encode_batch(prepared), start=1):
+        for number, encoding in enumerate(self._encodings(prepared), start=1):
             # A caption of control characters alone leaves [CLS] [SEP], which would match some pictures all the same.
             if all(encoding.special_tokens_mask):
                 raise _no_words(number, captions[number - 1])
@@ -160,7 +173,7 @@ class Tokenizer:
 
     def _warnings(self, caption: str) -> Iterator[str]:
         prepared = self._rule(caption)
-        encoding = self._tokenizer.encode(prepared)
+        (encoding,) = self._encodings([prepared])
         unknown = self._unknown_spans(encoding, prepared)
         if words := [word for start, stop in _runs(unknown) if _says_something(word := prepared[start:stop])]:
             read = set(encoding.offsets) - unknown
@@ -175,6 +188,13 @@ class Tokenizer:
             left_out = f"{prepared[prepared.rfind(' ', 0, first) + 1 :]} {left_out}".rstrip()
         if left_out:
             yield f"The sentence is longer than the model reads: {_shortened(left_out)!r} is left out."
+
+    def _encodings(self, prepared: list[str]) -> list[tokenizers.Encoding]:
+        try:
+            with tokenizer_errors():
+                return self._tokenizer.encode_batch(prepared)
+        except ValueError as error:
+            raise BundleError(f"{self._file} cannot read a caption: {error}.", "Export the bundle again.") from error
 
     def _unknown_spans(self, encoding: tokenizers.Encoding, prepared: str) -> set[tuple[int, int]]:
         """Where, in the prepared caption, tokens stand for what the vocabulary does not have."""

@@ -138,7 +138,7 @@ def test_a_missing_or_cut_file_is_found_at_opening(copy: Path) -> None:
         (lambda values: values["model"].update(layout=[]), "layout"),
         (lambda values: values["model"]["layout"][1].update(name="global"), "distinct"),
         (lambda values: values["model"]["preprocessing"].update(antialias=False), "antialias"),
-        (lambda values: values["model"]["preprocessing"].update(image_size=7), "int"),
+        (lambda values: values["model"]["preprocessing"].update(image_size=7), "image_size is 7, want a list"),
         (lambda values: values.update(model=None), "not valid"),
     ],
 )

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tbps_infer.formats.onnx_files import read_onnx
+
 __all__ = ["predicted_activation_bytes"]
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def predicted_activation_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]
     import onnx
 
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read_onnx(path, external_data=False)
         for value in model.graph.input:
             for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
                 dim.dim_value = size

@@ -14,6 +14,7 @@ from tbps_infer.export.fp16.convert import MixedPrecisionOptions, MixedPrecision
 from tbps_infer.export.fp16.operators import PRODUCTS
 from tbps_infer.export.graph_view import element_types
 from tbps_infer.export.int8.signed import signed_graph
+from tbps_infer.formats.onnx_files import read_onnx
 from tbps_infer.model_facts import Branch, Precision
 from tbps_infer.tensorrt.precision_proof import GraphPrecision
 from tbps_infer.verification.samples import real_batches
@@ -55,7 +56,7 @@ def engine_graph(
         import onnx
 
         signed = scratch / f"signed-{source.name}"
-        onnx.save(signed_graph(onnx.load(source)), signed)
+        onnx.save(signed_graph(read_onnx(source)), signed)
         source = signed
     target = scratch / f"{branch}.onnx"
     batches = real_batches(bundle, branch) if options.auto_islands else ()
@@ -66,7 +67,7 @@ def graph_precision(path: Path, precision: Precision) -> GraphPrecision:
     """Read an ONNX file, FP32 or mixed; its weights may lie beside it and are not read."""
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    model = read_onnx(path, external_data=False)
     # An FP32 graph asks for no FP16, so it is not refused because its types cannot be inferred.
     types = {} if precision == "fp32" else element_types(model)
     nodes = model.graph.node

@@ -13,6 +13,7 @@ from typing import Any
 
 from tbps_infer.export.fp16.convert import MixedPrecisionOptions, convert_file
 from tbps_infer.export.fp16.emulation import emulated
+from tbps_infer.formats.onnx_files import read_onnx
 from tbps_infer.layout import VectorLayout
 from tbps_infer.model_facts import BRANCHES, Branch
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
@@ -58,7 +59,7 @@ def write_half_graphs(
             target = folder / f"{branch}.fp16.onnx"
             batches = sample_batches(samples, branch, max_length) if options.auto_islands else ()
             converted[branch] = convert_file(folder / f"{branch}.onnx", target, options, batches).to_json()
-            onnx.save(emulated(onnx.load(target)), scratch / target.name)
+            onnx.save(emulated(read_onnx(target)), scratch / target.name)
             runners[branch] = OnnxRuntimeRunner(scratch / target.name, RunOptions())
             stack.callback(runners[branch].close)
         report = measure_parity(reference, runners, layout, samples, Shapes.up_to(max_length), PARITY["fp16"])

@@ -21,6 +21,7 @@ from tbps_infer.export.fp16.operators import PRODUCTS
 from tbps_infer.export.fp16.ranges import measure_ranges, risky_nodes
 from tbps_infer.export.fp16.rewrite import rewrite
 from tbps_infer.export.graph_view import GraphView
+from tbps_infer.formats.onnx_files import read_onnx
 from tbps_infer.runners.protocol import Feeds
 
 __all__ = ["MixedPrecisionOptions", "MixedPrecisionReport", "convert_file", "convert_model"]
@@ -139,7 +140,7 @@ def convert_file(
         raise BackendError(
             "Writing an FP16 graph needs the package onnx, which is not installed.", "Install it: pip install onnx."
         ) from error
-    model, report = convert_model(onnx.load(source), options, batches)
+    model, report = convert_model(read_onnx(source), options, batches)
     external = any(source.parent.glob(f"{source.name}.*"))
     data = f"{target.name}.data"
     try:

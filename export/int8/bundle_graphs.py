@@ -19,6 +19,7 @@ from tbps_infer.export.int8.islands import Islands, find_islands
 from tbps_infer.export.int8.options import Int8Options
 from tbps_infer.export.int8.quantise import embedding_tables, layers_of, quantise_graph, quantised_inputs
 from tbps_infer.export.int8.ranges import METHODS, RangeMethod, clips, measure_histograms
+from tbps_infer.formats.onnx_files import read_onnx
 from tbps_infer.images import load_crop
 from tbps_infer.model_facts import BRANCHES, Branch, ModelFacts
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
@@ -171,9 +172,7 @@ class _Work:
 
     def calibrated(self, branch: Branch) -> _BranchWork:
         """Measure a branch, and choose how its activations are clipped."""
-        import onnx
-
-        view = GraphView.open(onnx.load(self._fp32(branch)))
+        view = GraphView.open(read_onnx(self._fp32(branch)))
         layers, tables = layers_of(view), embedding_tables(view)
         names = sorted(set(quantised_inputs(view, set(layers)).values()))
         histograms = measure_histograms(view, names, self.calibrate.batches(branch))

@@ -15,7 +15,6 @@ picture with the captions of both; a picture may have any number of captions.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from typing import Any
 
 from tbps_infer.data.dataset import Picture, Split
 from tbps_infer.errors import DatasetError
+from tbps_infer.formats.json_files import parse_json
 from tbps_infer.lists import ListReader, list_format
 
 __all__ = ["FORMATS", "Format", "find_annotations", "read_dataset"]
@@ -197,8 +197,8 @@ def _check_split(file: Path, form: Format, split: str) -> None:
 def _format_rows(file: Path, form: Format, split: str) -> Iterator[tuple[str, Picture]]:
     _check_split(file, form, split)
     try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        entries = parse_json(file.read_bytes())
+    except ValueError as error:
         raise DatasetError(f"{file} is not valid JSON: {error}.", "Get the file again.") from error
     if not isinstance(entries, list):
         raise DatasetError(f"{file} holds a {type(entries).__name__}, want a list of entries.", "Get the file again.")

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import BundleError
+from tbps_infer.formats.tokenizers_files import read_tokenizer, tokenizer_errors
 from tbps_infer.images import load_crop
 from tbps_infer.reference.config import ModelConfig
+from tbps_infer.text import MOST_CHARACTERS
 
 __all__ = ["Attention", "AttentionGraphs", "attend_onnx", "has_attention", "relative_attention", "words_of"]
 
@@ -117,10 +118,14 @@ def relative_attention(
 
 def words_of(tokenizer: Path, sentence: str, max_length: int) -> tuple[tuple[str, ...], list[int], list[int | None]]:
     """A sentence's words as written, its token ids, and which word each id is a piece of (None: a special token)."""
-    model = tokenizers.Tokenizer.from_file(str(tokenizer))
-    model.no_padding()
-    model.enable_truncation(max_length)
-    encoding = model.encode(sentence)
+    try:
+        model = read_tokenizer(tokenizer)
+        model.no_padding()
+        model.enable_truncation(max_length)
+        with tokenizer_errors():
+            encoding = model.encode(sentence[:MOST_CHARACTERS])
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{tokenizer} cannot read the sentence: {error}.", "Export the bundle again.") from error
     spans: dict[int, tuple[int, int]] = {}
     for word, (start, stop) in zip(encoding.word_ids, encoding.offsets, strict=True):
         if word is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import json
 import shutil
 import tempfile
 import weakref
@@ -26,6 +25,7 @@ from tbps_infer.families.plip import PLIP
 from tbps_infer.families.rde import RDE
 from tbps_infer.families.tbps_clip import TBPS_CLIP
 from tbps_infer.families.vocabulary import find_tokenizer
+from tbps_infer.formats.json_files import read_json
 from tbps_infer.model_facts import Branch, ModelFacts
 from tbps_infer.reference.checkpoint import CONFIG_JSON, FAMILY, load_checkpoint, tensors_sha256
 from tbps_infer.reference.model import PartModel
@@ -172,12 +172,12 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
 def _is_parts(config: Path) -> bool:
     """Whether a ``config.json`` is the part model's. Hugging Face's, beside a vocabulary, is not."""
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_json(config)
     except FileNotFoundError:
         return False
     except ValueError:  # damaged: the part model's own reader says how
         return True
-    return not isinstance(values, dict) or "model_type" not in values
+    return "model_type" not in values
 
 
 def _recognise(file: CheckpointFile, name: str | None) -> Family:

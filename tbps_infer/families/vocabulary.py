@@ -8,6 +8,7 @@ from typing import Literal
 import tokenizers
 
 from tbps_infer.errors import UsageError
+from tbps_infer.formats.tokenizers_files import read_tokenizer
 from tbps_infer.tokenizer_files import CLIP_SPECIAL_TOKENS, clip_tokenizer, wordpiece_tokenizer
 
 __all__ = ["find_tokenizer"]
@@ -56,6 +57,6 @@ def find_tokenizer(
 
 def _made(file: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises no narrower class
+        return read_tokenizer(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file} is not a readable tokenizers file: {error}.") from error

@@ -15,6 +15,7 @@ import numpy as np
 
 from tbps_infer.atomic import leftover_of, write_text
 from tbps_infer.errors import BundleError, GalleryBusyError, GalleryError, ModelMismatchError
+from tbps_infer.formats.json_files import JsonObject, read_json
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = [
@@ -99,8 +100,15 @@ class GalleryFacts:
 
     def require_model(self, model: ModelFacts, gallery: Path) -> None:
         """Raise ModelMismatchError unless the gallery was embedded by this very model."""
-        if model.fingerprint == self.model.fingerprint:
+        changed = self.model.differences(model)
+        if not changed:
             return
+        if model.fingerprint == self.model.fingerprint:
+            raise ModelMismatchError(
+                f"The gallery {gallery} and the model name the same fingerprint, and differ in {', '.join(changed)}: "
+                "the facts of one of the two were changed.",
+                f"Restore {GALLERY_JSON} or the bundle from a copy.",
+            )
         made_with = f" ({self.bundle_path})" if self.bundle_path else ""
         raise ModelMismatchError(
             f"The gallery {gallery} was embedded by the model {self.model.fingerprint[:12]}{made_with}, and this is "
@@ -126,37 +134,44 @@ class GalleryFacts:
         """Read a folder's ``gallery.json``; raises GalleryError when it is not there or not valid."""
         file = folder / GALLERY_JSON
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = read_json(file)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise GalleryError(
                 f"{folder} is not a gallery: it has no {GALLERY_JSON}.",
                 "Make one with tbps embed BUNDLE SOURCE... -o GALLERY.",
             ) from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise GalleryError(f"{file} cannot be read: {error}.", _RESTORE) from error
-        schema = values.get("schema") if isinstance(values, dict) else None
+        schema = values.get("schema")
         if schema not in READABLE_SCHEMAS:
             raise GalleryError(
                 f"{file} is of gallery schema {schema!r}; this version reads {SCHEMA_VERSION}.",
                 "Use the version of tbps-infer that wrote it, or embed the pictures into a new gallery.",
             )
         try:
-            if values["dtype"] not in _TYPES:
-                raise ValueError(f"dtype is {values['dtype']!r}, want one of {', '.join(_TYPES)}")
-            records = values.get("records", RECORDS_FILE)
-            if not _RECORDS.fullmatch(records):
-                raise ValueError(f"records is {records!r}, want a name such as {RECORDS_FILE}")
-            return cls(
-                model=ModelFacts.from_json(values["model"]),
-                dtype_name=values["dtype"],
-                bundle_path=None if values["bundle"] is None else Path(values["bundle"]),
-                created=str(values["created"]),
-                made_by=str(values["made_by"]),
-                records_file=records,
-                schema=schema,
-            )
-        except (KeyError, TypeError, ValueError, BundleError) as error:
-            raise GalleryError(f"{file} is not valid: {error!r}.", _RESTORE) from error
+            return cls._of_json(values)
+        except ValueError as error:
+            raise GalleryError(f"{file} is not valid: {error}.", _RESTORE) from error
+        except BundleError as error:
+            raise GalleryError(f"{file} is not valid: {error.message}", _RESTORE) from error
+
+    @classmethod
+    def _of_json(cls, values: JsonObject) -> GalleryFacts:
+        dtype = values.text("dtype")
+        if dtype not in _TYPES:
+            raise ValueError(f"dtype is {dtype!r}, want one of {', '.join(_TYPES)}")
+        records = values.text("records") if "records" in values else RECORDS_FILE
+        if not _RECORDS.fullmatch(records):
+            raise ValueError(f"records is {records!r}, want a name such as {RECORDS_FILE}")
+        return cls(
+            model=ModelFacts.from_json(values.object("model")),
+            dtype_name=dtype,
+            bundle_path=None if values["bundle"] is None else Path(values.text("bundle")),
+            created=values.text("created"),
+            made_by=values.text("made_by"),
+            records_file=records,
+            schema=values.integer("schema"),
+        )
 
 
 _RESTORE = "Restore the file from a copy, or embed the pictures into a new gallery."

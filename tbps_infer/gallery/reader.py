@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
+from tbps_infer.formats.sqlite_files import open_sqlite
 from tbps_infer.gallery.columns import Value, quoted
 from tbps_infer.gallery.filters import Filter, Guard, matching_records
 from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files, missing_vectors
@@ -25,6 +26,7 @@ from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
     FileStamp,
     Reject,
+    check_values,
     committed_rows,
     connect_reader,
     current_generation,
@@ -109,7 +111,7 @@ class Gallery:
             flat = np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * count)
             if flat[1::2].min(initial=0) < 0:
                 raise ValueError("a row below 0")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise damaged_records(path, "a record has no row in the vector file") from error
         self._all = Selection(flat[0::2].copy(), Rows.of(flat[1::2].copy()))
 
@@ -122,6 +124,7 @@ class Gallery:
             with sqlite_errors(path):
                 connection = connect_reader(path)
                 try:
+                    check_values(connection, path)
                     generation = current_generation(connection)
                     mapped = map_vectors(path, facts, generation, committed_rows(connection, path))
                     return cls(path, facts, connection, mapped)
@@ -361,7 +364,7 @@ class Gallery:
 
     def copy_records(self, file: Path) -> None:
         """Write the records of this snapshot to a new file, with SQLite's online backup."""
-        with self._lock, sqlite_errors(self.path), closing(sqlite3.connect(file)) as copy:
+        with self._lock, sqlite_errors(self.path), closing(open_sqlite(file)) as copy:
             self._connection.backup(copy)
 
     def raw_slice(self, first: int, last: int) -> memoryview:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbps_infer.errors import GalleryError
+from tbps_infer.formats.sqlite_files import Types, check_types, open_sqlite, require_tables
 from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, quoted, value_type
 from tbps_infer.gallery.folder import RECORDS_FILE, current_records_file
 from tbps_infer.gallery.roots import PATH_SQL
@@ -37,6 +38,7 @@ __all__ = [
     "FileStamp",
     "Reject",
     "add_column",
+    "check_values",
     "column_type",
     "committed_rows",
     "connect_reader",
@@ -51,8 +53,20 @@ __all__ = [
 ]
 
 _DECLARED: dict[ColumnType, str] = {"numbers": "NUMERIC", "text": "TEXT"}
-_BUSY_SECONDS = 30.0
 _VIEW_START = ("record", "path")
+_TYPES: dict[str, Types] = {
+    "record": {
+        **dict.fromkeys(("record", "tbps_root", "tbps_row", "tbps_size", "tbps_mtime_ns"), "number"),
+        **dict.fromkeys(("path", "tbps_sha256"), "text"),
+        **dict.fromkeys(("tbps_embedded_s", "tbps_time_s", "tbps_clock_s"), "number or nothing"),
+        "tbps_unreachable": "text or nothing",
+    },
+    "root": {"root": "number", "folder": "text"},
+    "reject": {"tbps_root": "number", "path": "text", "reason": "text"},
+    "tombstone": {"sha256": "text", "tbps_root": "number or nothing", "path": "text or nothing"},
+    "segment": {"start": "number", "count": "number", "sha256": "text"},
+}
+"""What columns hold; metadata are anything but bytes."""
 
 SCHEMA = f"""
 CREATE TABLE root (root INTEGER PRIMARY KEY, folder TEXT NOT NULL UNIQUE);
@@ -135,7 +149,7 @@ def sqlite_errors(folder: Path) -> Iterator[None]:
 
 def create_records(folder: Path) -> None:
     """Make the empty tables in a new file."""
-    connection = sqlite3.connect(folder / RECORDS_FILE, isolation_level=None)
+    connection = open_sqlite(folder / RECORDS_FILE)
     try:
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -177,7 +191,7 @@ def committed_rows(connection: sqlite3.Connection, folder: Path) -> int:
         "SELECT coalesce(max(start + count), 0), coalesce(sum(count), 0) FROM segment"
     ).fetchone()
     last = connection.execute("SELECT coalesce(max(tbps_row), -1) FROM record").fetchone()[0]
-    if rows != total or not isinstance(last, int) or last >= rows:
+    if rows != total or not isinstance(rows, int) or not isinstance(last, int) or last >= rows:
         raise damaged_records(folder, f"the segments name {total} rows up to row {rows}, and the records row {last}")
     return int(rows)
 
@@ -192,7 +206,32 @@ def damaged_records(folder: Path, why: str) -> GalleryError:
 
 def current_generation(connection: sqlite3.Connection) -> int:
     """Which vector file holds the rows: see `GalleryFacts.vectors_file`."""
-    return int(connection.execute("SELECT generation FROM state").fetchone()[0])
+    rows = connection.execute("SELECT generation FROM state LIMIT 2").fetchall()
+    if len(rows) != 1 or not isinstance(rows[0][0], int) or rows[0][0] < 0:
+        raise sqlite3.DatabaseError("malformed state: it does not tell the generation of the vector file")
+    return int(rows[0][0])
+
+
+def check_values(connection: sqlite3.Connection, folder: Path) -> None:
+    """Read all records, and raise GalleryError where a value is of a type that was never written."""
+    try:
+        check_types(connection, _TYPES)
+    except ValueError as error:
+        raise damaged_records(folder, str(error)) from error
+
+
+def _check_schema(connection: sqlite3.Connection, folder: Path) -> None:
+    """Raise GalleryError unless the tables are tables, and the view is the one that was made."""
+    try:
+        require_tables(connection, "record", "reject", "segment", "state")
+        columns = metadata_columns(connection)
+        if is_current_schema(connection):
+            require_tables(connection, "root", "tombstone")
+        views = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'").fetchall()
+        if views not in ([("records", _view(columns))], [("records", _old_view(columns))]):
+            raise ValueError("its view is not the one that was made")
+    except ValueError as error:
+        raise damaged_records(folder, str(error)) from error
 
 
 def is_current_schema(connection: sqlite3.Connection) -> bool:
@@ -234,8 +273,13 @@ def _view(columns: tuple[str, ...]) -> str:
     return f"CREATE VIEW records AS SELECT {names} FROM record"
 
 
+def _old_view(columns: tuple[str, ...]) -> str:
+    """The view of the previous schema."""
+    return f"CREATE VIEW records AS SELECT {', '.join(map(quoted, (*_VIEW_START, *columns)))} FROM record"
+
+
 def _connect(folder: Path, mode: str, *first: str) -> sqlite3.Connection:
-    """Open the records, execute some statements, and look at a table: only then are they known to be readable."""
+    """Open the records, execute some statements, and look at the schema: only then are they known to be readable."""
     file = folder / current_records_file(folder)
     if not file.is_file():
         file = folder / current_records_file(folder)  # a purge may have ended between the two looks
@@ -244,16 +288,11 @@ def _connect(folder: Path, mode: str, *first: str) -> sqlite3.Connection:
             f"The gallery {folder} has no {file.name}.",
             "Copy the whole folder, or embed the pictures into a new gallery.",
         )
-    connection = sqlite3.connect(
-        f"{file.absolute().as_uri()}?{mode}",
-        uri=True,
-        timeout=_BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    connection = open_sqlite(file, mode)
     try:
-        for statement in (*first, "SELECT count(*) FROM segment"):
-            connection.execute(statement).fetchone()
+        for statement in first:
+            connection.execute(statement)
+        _check_schema(connection, folder)
     except BaseException:
         connection.close()
         raise

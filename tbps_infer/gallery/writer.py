@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
+from tbps_infer.formats.sqlite_files import open_sqlite
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
@@ -32,6 +33,7 @@ from tbps_infer.gallery.record_table import RecordTable
 from tbps_infer.gallery.records import (
     Entry,
     Reject,
+    check_values,
     committed_rows,
     connect_writer,
     current_generation,
@@ -90,6 +92,7 @@ class GalleryWriter:
             with sqlite_errors(path), ExitStack() as undo:
                 connection = connect_writer(path)
                 undo.callback(connection.close)
+                check_values(connection, path)
                 require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
                 convert_records(connection)
                 if facts.schema != SCHEMA_VERSION:
@@ -279,7 +282,7 @@ class GalleryWriter:
             require_space(self.path, (self.path / self.facts.records_file).stat().st_size)
             with new_file(self.path / name) as temporary:
                 self._connection.execute("VACUUM INTO ?", (str(temporary),))
-                with closing(sqlite3.connect(temporary)) as fresh:
+                with closing(open_sqlite(temporary)) as fresh:
                     fresh.execute("PRAGMA journal_mode = WAL")
             facts = replace(self.facts, records_file=name)
             facts.write(self.path)
@@ -318,10 +321,12 @@ class GalleryWriter:
                 self._connection.execute("UPDATE state SET generation = ?", (generation,))
                 self._connection.execute("COMMIT")
         except BaseException:
-            if current_generation(self._connection) != generation:
-                new_file.unlink(missing_ok=True)
+            with suppress(sqlite3.Error, OSError):  # what led here says more
+                if current_generation(self._connection) != generation:
+                    new_file.unlink(missing_ok=True)
             raise
-        self._open_vectors()
+        with system_errors(self.path), sqlite_errors(self.path):
+            self._open_vectors()
         return old - len(live)
 
     def _copy_rows(self, rows: NDArray[np.int64], file: Path) -> list[tuple[int, int, str]]:

@@ -27,13 +27,14 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-import tokenizers
 import torch
 from torch import Tensor, nn
 
 from tbps_infer.atomic import new_folder
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
+from tbps_infer.formats.json_files import parse_json
+from tbps_infer.formats.tokenizers_files import read_tokenizer
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.reference.config import ModelConfig
 from tbps_infer.reference.model import PartModel
@@ -321,8 +322,8 @@ def own_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def _check_tokenizer(path: Path, vocab_size: int) -> None:
     try:
-        tokens = tokenizers.Tokenizer.from_file(str(path)).get_vocab_size()
-    except Exception as error:  # tokenizers raises no narrower class
+        tokens = read_tokenizer(path).get_vocab_size()
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable tokenizers file: {error}.") from error
     if tokens > vocab_size:
         raise CheckpointError(
@@ -332,13 +333,13 @@ def _check_tokenizer(path: Path, vocab_size: int) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist: the model's configuration must lie beside its tensors.",
             "Write one with tbps_infer.reference.checkpoint.save_checkpoint, or copy it from where it was trained.",
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict) or values.get("family") != FAMILY or not isinstance(values.get("model"), dict):
         raise CheckpointError(

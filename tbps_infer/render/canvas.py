@@ -100,7 +100,7 @@ def thumbnail(source: Path | Image.Image, size: tuple[int, int]) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.resize(size, Image.Resampling.LANCZOS)
     try:
-        return load_rgb(source).resize(size, Image.Resampling.LANCZOS)
+        return load_rgb(source, lambda image: image.resize(size, Image.Resampling.LANCZOS))
     except ImageError:
         reason = "cannot be read" if source.exists() else "not there any more"
     tile = Image.new("RGB", size, REST)

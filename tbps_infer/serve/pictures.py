@@ -19,6 +19,8 @@ from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.metrics import Metrics
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from tbps_infer.preprocessing import Preprocessing
 
 __all__ = ["Pictures", "decode_example"]
@@ -80,12 +82,11 @@ class Pictures:
         from tbps_infer.images import load_rgb
 
         try:
-            image = load_rgb(record.path)
+            image = load_rgb(record.path, lambda image: _shrunk(image, _SIZES[kind]))
         except ImageError as error:
             raise RefusedError(
                 404, "The picture cannot be decoded.", "It was changed since it was embedded."
             ) from error
-        image.thumbnail(_SIZES[kind])
         data = io.BytesIO()
         image.save(data, "JPEG", quality=_QUALITY[kind])
         return data.getvalue()
@@ -98,6 +99,11 @@ class Pictures:
             self._bytes += len(data)
             while self._bytes > self._limit:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    image.thumbnail(size)
+    return image
 
 
 def decode_example(data: bytes, facts: Preprocessing, pixels: int) -> NDArray[np.uint8]:

@@ -7,13 +7,13 @@ documented by NVIDIA; when it is not as known, reading it is an error and not a 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tbps_infer.errors import BackendError
+from tbps_infer.formats.json_files import parse_json
 
 __all__ = ["Kernel", "RtxProgram", "inspected_kernels", "rtx_programs"]
 
@@ -136,7 +136,7 @@ def inspected_kernels(information: str) -> tuple[Kernel, ...]:
         BackendError: It is not such JSON, for one because the engine was built without detailed verbosity.
     """
     try:
-        layers = json.loads(information)["Layers"]
+        layers = parse_json(information)["Layers"]
         return tuple(_inspected(layer) for layer in layers)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BackendError(

@@ -30,6 +30,7 @@ from lightning_fabric import Fabric
 from tbps_infer.atomic import new_file, remove_leftovers, write_text
 from tbps_infer.data.dataset import Split
 from tbps_infer.errors import TbpsError, UsageError
+from tbps_infer.formats.json_files import read_json
 from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import Batch, PairBatches, Shard
@@ -218,7 +219,7 @@ class _Trainer:
 
     def save(self, folder: Path, epoch: int, rank1: float | None = None) -> None:
         """Write the model as a checkpoint that says how it was made."""
-        facts = json.loads((self._run / RUN_JSON).read_text(encoding="utf-8"))
+        facts = _read_run(self._run / RUN_JSON)
         facts.pop("model")
         training = {**facts, "epoch": epoch} | ({} if rank1 is None else {"validation_R@1": rank1})
         save_checkpoint(folder, self._model, self._tokenizer_json, training=training)
@@ -262,7 +263,7 @@ def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: T
     for folder in (run, run / CACHE):
         remove_leftovers(folder)
     if file.is_file():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = _read_run(file)
         changed = sorted(key for key in facts if earlier.get(key) != facts[key])
         if changed:
             raise TrainingError(
@@ -273,6 +274,13 @@ def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: T
     if run.exists() and any(run.iterdir()):
         raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
     write_text(file, json.dumps(facts, indent=2) + "\n", TrainingError, parents=True)
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{file} cannot be read: {error}.", "Give another -o for a new run.") from error
 
 
 def _write_log(file: Path, history: list[dict[str, Any]]) -> None:

@@ -347,7 +347,7 @@ def test_a_damaged_graph_is_told_of(tmp_path: Path) -> None:
         graph,
         graph[: len(graph) // 2],
         graph[: len(graph) // 2] + facts,
-        *(graph + said.ljust(512) for said in (b"[]", b"null", b"{}", facts.replace(b"graph-1", b"graph-2").strip())),
+        *(graph + said.ljust(512) for said in (b"[]", b"null", b"{}", facts.replace(b"graph-2", b"graph-1").strip())),
         graph + facts.replace(b'"count": 60', b'"count": 61'),
     ):
         file.write_bytes(damaged)

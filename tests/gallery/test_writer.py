@@ -269,7 +269,7 @@ def truncate(file: Path, length: int) -> None:
         (lambda g: truncate(g / "records.sqlite", 4096), "malformed|disk image"),
         (lambda g: truncate(g / "records.sqlite", 0), "no such table"),
         (lambda g: (g / "gallery.json").write_text("{"), "gallery.json cannot be read"),
-        (lambda g: (g / "gallery.json").write_text("[]"), "schema None; this version reads 2"),
+        (lambda g: (g / "gallery.json").write_text("[]"), "its content is a list, want a JSON object"),
         (lambda g: edit_json(g / "gallery.json", schema=3), "schema 3; this version reads 2"),
         (lambda g: edit_json(g / "gallery.json", dtype="int3"), "not valid: .*int3"),
         (lambda g: edit_json(g / "gallery.json", model={}), "gallery.json is not valid"),

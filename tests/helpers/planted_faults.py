@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from tbps_infer.bundle import file_facts
+from tbps_infer.model_facts import ModelFacts
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.protocol import SerialRunner
 
@@ -34,8 +36,10 @@ def seal(bundle: Path, **model: Any) -> None:
     """Write the facts anew, some of the model's changed, as an export that made this mistake would have."""
     file = bundle / "bundle.json"
     values = json.loads(file.read_text(encoding="utf-8"))
-    values["model"] |= model
-    values["files"] = {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in file_facts(bundle).items()}
+    files = file_facts(bundle)
+    values["files"] = {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in files.items()}
+    facts = replace(ModelFacts.from_json(values["model"]), **model)
+    values["model"] = facts.identified(facts.weights, files["tokenizer.json"].sha256).to_json()
     file.write_text(json.dumps(values), encoding="utf-8")
 
 

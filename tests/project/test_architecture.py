@@ -18,6 +18,7 @@ FOLDERS = {
 }
 FLOORS = (
     ("errors",),
+    ("formats",),
     ("tensorrt.flavours",),
     ("atomic", "cores", "decode_memory", "devices", "layout", "preprocessing", "tokenizer_files"),
     ("host_memory",),

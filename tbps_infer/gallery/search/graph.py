@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import BackendError, GalleryError
+from tbps_infer.formats.json_files import JsonObject, parse_json
 from tbps_infer.gallery.search.candidates import Candidates
+from tbps_infer.gallery.search.checksums import file_checksum, require_checksum
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
 
 __all__ = ["Graph", "build_graph"]
 
-_FORMAT = "tbps-graph-1"
+_FORMAT = "tbps-graph-2"
 _FACTS_BYTES = 512  # at the end of the file, so that one rename puts graph and checksum in place
+_SAMPLE, _ANSWERS = 64, 10  # queries that a written graph is asked, and rows of each
 _REBUILD = "Build it again with tbps gallery index --approx."
 
 
@@ -75,26 +78,31 @@ class Graph:
 
     @classmethod
     def read(cls, file: Path, dim: int) -> Graph:
-        """Map a graph; raises BackendError without usearch, GalleryError when the file is none."""
+        """Compare a graph with its checksum and map it.
+
+        Raises:
+            BackendError: usearch is not installed.
+            GalleryError: The file is no graph, or is damaged; usearch never sees it then, which would crash.
+        """
         index = _new_index(dim)
         try:
-            mapped, facts = _mapped(file)
-            # Shown to usearch without what follows it, and only when that is there: it crashes on a graph cut short.
+            with file.open("rb") as opened:
+                count = _check(opened)
+                mapped = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
             index.view(mapped[:-_FACTS_BYTES])
-            if len(index) != facts["count"]:
-                raise ValueError(f"it holds {len(index)} rows, and {facts['count']} were written")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if len(index) != count:
+                raise ValueError(f"it holds {len(index)} rows, and {count} were written")
+        except (OSError, ValueError, RuntimeError) as error:
             raise GalleryError(f"The graph {file} cannot be used: {error}.", _REBUILD) from error
-        return cls(index, int(facts["count"]), mapped)
+        return cls(index, count, mapped)
 
     @staticmethod
     def verify(file: Path) -> None:
         """Read all of a graph and compare it with its checksum; raises GalleryError."""
         try:
-            mapped, facts = _mapped(file)
-            if _sha256(mapped[:-_FACTS_BYTES], facts["count"]) != facts["sha256"]:
-                raise ValueError("its sha256 differs")
-        except (OSError, ValueError, KeyError) as error:
+            with file.open("rb") as opened:
+                _check(opened, again=True)
+        except (OSError, ValueError) as error:
             raise GalleryError(f"The graph {file} is not what was written: {error}.", _REBUILD) from error
 
 
@@ -105,9 +113,11 @@ def build_graph(
 ) -> int:
     """Build the graph of all rows and write it, whole or not at all; returns how many rows it has.
 
+    What usearch wrote is loaded again and asked before it takes its place: it does not tell of a write that failed.
+
     Raises:
         BackendError: usearch is not installed.
-        GalleryError: The file cannot be written.
+        GalleryError: The file cannot be written, or is not what was built.
     """
     index = _new_index(vectors.dim)
     step = max(1, (32 << 20) // (8 * vectors.dim))
@@ -119,39 +129,52 @@ def build_graph(
     with new_file(file) as temporary:
         try:
             index.save(str(temporary))
-        except RuntimeError as error:  # usearch does not say which of the two it was
+            _compare(index, temporary, vectors)
+        except (RuntimeError, ValueError) as error:  # usearch does not say which of the two it was
             raise GalleryError(
                 f"The graph {file} cannot be written: {error}.",
                 "Check the folder's permissions and the free disk space, and run the same command again.",
             ) from error
-        count = len(vectors)
-        facts = {"format": _FORMAT, "count": count, "sha256": _sha256(_map(temporary), count)}
+        facts: dict[str, Any] = {"format": _FORMAT, "count": len(vectors)}
+        with temporary.open("rb") as written:
+            facts["sha256"] = file_checksum(written, 0, temporary.stat().st_size, json.dumps(facts))
         with temporary.open("ab") as out:
             out.write(json.dumps(facts).ljust(_FACTS_BYTES).encode("ascii"))
     return len(vectors)
 
 
-def _mapped(file: Path) -> tuple[memoryview, dict[str, Any]]:
-    """A graph's file, mapped, and what its last bytes say about it; raises ValueError when they are none."""
-    mapped = _map(file)
+def _compare(index: Any, file: Path, vectors: StoredVectors) -> None:
+    """Raise ValueError unless a file gives the answers of the graph that was saved there."""
+    size = file.stat().st_size
+    if size != index.serialized_length:  # first, for usearch crashes on a graph that was cut short
+        raise ValueError(f"it has {size} bytes, and {index.serialized_length} were to be written")
+    with file.open("rb") as opened:
+        mapped = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+    written = _new_index(vectors.dim)
+    written.view(mapped)
+    rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(np.int64))
+    queries = vectors.exact(rows).astype(np.float32)
+    most = min(_ANSWERS, len(vectors))
+    found = [np.asarray(each.search(queries, most, threads=1).keys) for each in (index, written)]
+    if len(written) != len(index) or not np.array_equal(*found):
+        raise ValueError("what was read back gives other answers")
+
+
+def _check(file: BinaryIO, *, again: bool = False) -> int:
+    """Compare an open graph with what its last bytes say about it; returns its rows, raises ValueError or OSError."""
+    stop = os.fstat(file.fileno()).st_size - _FACTS_BYTES
+    if stop < 0:
+        raise ValueError("it was cut short")
     try:
-        facts = json.loads(bytes(mapped[-_FACTS_BYTES:]))
+        facts = JsonObject(parse_json(os.pread(file.fileno(), _FACTS_BYTES, stop)))
     except ValueError as error:
         raise ValueError("it was cut short or not written by this version") from error
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+    if facts.get("format") != _FORMAT:
         raise ValueError(f"it is not of the format {_FORMAT}")
-    return mapped, facts
-
-
-def _map(file: Path) -> memoryview:
-    with file.open("rb") as opened:
-        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _sha256(graph: memoryview, count: object) -> str:
-    digest = hashlib.sha256(f"{count} rows\n".encode())
-    digest.update(graph)
-    return digest.hexdigest()
+    count = facts.integer("count", 1)
+    told = json.dumps({"format": _FORMAT, "count": count})
+    require_checksum(file, (0, stop), told, facts.text("sha256"), again=again)
+    return count
 
 
 def _new_index(dim: int) -> Any:

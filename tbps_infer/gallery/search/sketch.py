@@ -11,21 +11,24 @@ so the bound is proven and the search that uses it returns exactly what a search
 
 from __future__ import annotations
 
-import hashlib
 import json
+import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import GalleryError
+from tbps_infer.formats.json_files import JsonObject, parse_json
 from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates
+from tbps_infer.gallery.search.checksums import file_checksum, require_checksum
 from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions
@@ -33,7 +36,7 @@ from tbps_infer.gallery.vectors import StoredVectors, quantise
 
 __all__ = ["Sketch", "build_sketch", "principal_directions"]
 
-_MAGIC = "tbps-sketch 1"
+_MAGIC = "tbps-sketch 2"
 _HEADER_BYTES = 256
 _NUMBERS = 3  # per row after c: s, |Rᵀe|, |e|, float32
 # The share of the variance that the directions are to keep; measured with a trained model, see docs/search.md.
@@ -112,43 +115,29 @@ class Sketch:
     @classmethod
     def verify(cls, file: Path, dim: int) -> None:
         """Read all of a sketch and compare it with its checksum; raises GalleryError."""
-        sketch = cls.read(file, dim)
-        digest = hashlib.sha256()
-        with file.open("rb") as data:
-            header = json.loads(data.read(_HEADER_BYTES))
-            while block := data.read(8 << 20):
-                digest.update(block)
-        if digest.hexdigest() != header["sha256"]:
-            raise _not_as_written(file, "its sha256 differs")
-        # The checksum does not cover the header, and of what stands there only this is not checked in reading.
-        step = max(16, (16 << 20) // (8 * sketch.codes.shape[1]))
-        for start in range(0, sketch.count, step):
-            some = slice(start, start + step)
-            if _longest(sketch.codes[some], sketch.numbers[0, some]) > sketch.largest:
-                raise _not_as_written(file, "a row exceeds the bound in its header")
+        cls.read(file, dim, again=True)
 
     @classmethod
-    def read(cls, file: Path, dim: int) -> Sketch:
-        """Map a sketch; raises GalleryError when the file is none, or holds numbers that can bound nothing."""
+    def read(cls, file: Path, dim: int, *, again: bool = False) -> Sketch:
+        """Compare a sketch with its checksum and map it; raises GalleryError when it is none, or is damaged.
+
+        Args:
+            file: The sketch.
+            dim: Of the vectors.
+            again: Whether to read it even if this process has before.
+        """
         try:
-            raw = np.memmap(file, dtype=np.uint8, mode="r")
-            header = json.loads(bytes(raw[:_HEADER_BYTES]).decode("ascii"))
-            if header["format"] != _MAGIC:
-                raise ValueError(f"its format is {header['format']!r}")
-            count, p, largest = int(header["count"]), int(header["directions"]), float(header["largest"])
-            if not isinstance(header["sha256"], str):
-                raise ValueError("its header has no checksum")
-            if len(raw) != _HEADER_BYTES + 4 * (p + 1) * dim + count * (p + 4 * _NUMBERS):
-                raise ValueError("it was cut short")
+            with file.open("rb") as opened:
+                count, p, largest = _check(opened, dim, again)
+                raw = np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
             learnt = raw[_HEADER_BYTES : _HEADER_BYTES + 4 * (p + 1) * dim].view("<f4").reshape(p + 1, dim)
             table = raw[_HEADER_BYTES + learnt.nbytes :]
             # A copy, for they need not be aligned in the file.
             numbers = np.frombuffer(table[count * p :].tobytes(), dtype="<f4").reshape(_NUMBERS, count)
-            sound = np.isfinite(learnt).all() and np.isfinite(numbers).all() and (numbers >= 0).all()
-            if not sound or not 0 <= largest < np.inf:
+            if not (np.isfinite(learnt).all() and np.isfinite(numbers).all() and (numbers >= 0).all()):
                 raise ValueError("its numbers are damaged")
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise GalleryError(f"The sketch {file} cannot be used: {_reason(error)}.", _REBUILD) from error
+        except (OSError, ValueError) as error:
+            raise GalleryError(f"The sketch {file} cannot be used: {error}.", _REBUILD) from error
         codes = table[: count * p].view(np.int8).reshape(count, p)
         return cls(np.array(learnt[0]), np.array(learnt[1:]), codes, numbers, largest)
 
@@ -156,14 +145,25 @@ class Sketch:
 _REBUILD = "Build it again with tbps gallery index."
 
 
-def _not_as_written(file: Path, why: str) -> GalleryError:
-    return GalleryError(f"The sketch {file} is not what was written: {why}.", _REBUILD)
+def _header(count: int, directions: int, largest: float) -> dict[str, Any]:
+    return {"format": _MAGIC, "count": count, "directions": directions, "largest": largest}
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, (KeyError, json.JSONDecodeError, UnicodeDecodeError)):
-        return "its header is damaged"
-    return str(error)
+def _check(file: BinaryIO, dim: int, again: bool) -> tuple[int, int, float]:
+    """Compare an open sketch with its header; returns rows, p and the largest; raises ValueError or OSError."""
+    try:
+        read = JsonObject(parse_json(file.read(_HEADER_BYTES)))
+    except ValueError as error:
+        raise ValueError("its header is damaged") from error
+    if read.get("format") != _MAGIC:
+        raise ValueError(f"its format is {str(read.get('format'))[:40]!r}, want {_MAGIC!r}")
+    count, p, largest = read.integer("count"), read.integer("directions", 1), read.number("largest")
+    size = os.fstat(file.fileno()).st_size
+    if largest < 0 or size != _HEADER_BYTES + 4 * (p + 1) * dim + count * (p + 4 * _NUMBERS):
+        raise ValueError("its header is damaged, or it was cut short")
+    told = json.dumps(_header(count, p, largest))
+    require_checksum(file, (_HEADER_BYTES, size), told, read.text("sha256"), again=again)
+    return count, p, largest
 
 
 def build_sketch(
@@ -189,31 +189,21 @@ def build_sketch(
     step = max(16, (16 << 20) // (8 * vectors.dim))
     largest = 0.0
     numbers = np.empty((_NUMBERS, len(vectors)), dtype="<f4")
-    with new_file(file) as temporary, temporary.open("wb") as out:
-        digest = hashlib.sha256()
-
-        def put(data: bytes) -> None:
-            digest.update(data)
-            out.write(data)
-
+    with new_file(file) as temporary, temporary.open("w+b") as out:
         out.write(b" " * _HEADER_BYTES)
-        put(mean.astype("<f4").tobytes())
-        put(learnt.astype("<f4").tobytes())
+        out.write(mean.astype("<f4").tobytes())
+        out.write(learnt.astype("<f4").tobytes())
         for start in range(0, len(vectors), step):
             stop = min(start + step, len(vectors))
             codes, numbers[:, start:stop], longest = _sketch_rows(vectors.exact(slice(start, stop)), mean, learnt)
             largest = max(largest, longest)
-            put(codes.tobytes())
+            out.write(codes.tobytes())
             if on_progress is not None:
                 on_progress(stop, len(vectors))
-        put(numbers.tobytes())
-        header = {
-            "format": _MAGIC,
-            "count": len(vectors),
-            "directions": p,
-            "largest": largest,
-            "sha256": digest.hexdigest(),
-        }
+        out.write(numbers.tobytes())
+        out.flush()
+        header = _header(len(vectors), p, largest)
+        header["sha256"] = file_checksum(out, _HEADER_BYTES, out.tell(), json.dumps(header))
         out.seek(0)
         out.write(json.dumps(header).ljust(_HEADER_BYTES).encode("ascii"))
     return p
