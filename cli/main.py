@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tbps_infer import __version__
+from tbps_infer.cli.shared.signals import Terminated, raised_terminations
 from tbps_infer.cli.shared.streams import discard, guard_streams
 
 __all__ = ["cli", "export_main", "main", "search_main"]
@@ -63,6 +64,13 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; below a script of its own, which has no name besides, it is called as the script is."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return (name if ctx.info_name else f"tbps-{name}"), command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a reader that closes its output early is no error.
 
@@ -79,22 +87,33 @@ class LazyGroup(click.Group):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
-        """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+        """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage), 130 (interrupted) or a signal's."""
         guard_streams()
         extra["standalone_mode"] = False
         try:
-            code = super().main(args, prog_name, **extra)
+            with raised_terminations():
+                code = super().main(args, prog_name, **extra)
         except click.exceptions.Exit as stop:
             code = stop.exit_code
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("Interrupted.", err=True)
-            code = 130
+        except (click.Abort, KeyboardInterrupt) as stop:
+            code = _stopped(stop)
         except click.ClickException as error:
             error.show()
             code = error.exit_code
         except Exception as error:
             code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stopped(stop: BaseException) -> int:
+    """Say what stopped the command. Click hides an interruption behind an error of its own."""
+    cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__
+    if isinstance(cause, Terminated):
+        click.echo(f"Terminated by {cause}.", err=True)
+        cause.end_process()
+        return 128 + cause.number  # for a container's first process, which no signal ends by itself
+    click.echo("Interrupted.", err=True)
+    return 130
 
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X"}
@@ -125,6 +144,9 @@ def _report(error: Exception) -> int:
     """Print an error that the user can act on; raise any other one with its traceback."""
     from tbps_infer.errors import BackendError, TbpsError, UsageError
 
+    full = _full_place(error)
+    if full is not None:
+        error = TbpsError(f"{full} is full.", "Make room there; TMPDIR names another folder for temporary files.")
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
     if extra is not None:
@@ -138,6 +160,14 @@ def _report(error: Exception) -> int:
     if error.hint:
         click.echo(f"Hint: {error.hint}", err=True, color=True)
     return 2 if isinstance(error, UsageError) else 1
+
+
+def _full_place(error: Exception) -> str | None:
+    if not isinstance(error, OSError):
+        return None
+    from tbps_infer.atomic import without_room
+
+    return without_room(error)
 
 
 @click.group(cls=LazyGroup, context_settings=SETTINGS)
@@ -161,12 +191,12 @@ def main() -> None:
 
 def export_main() -> None:
     """The console script ``tbps-export``: ``tbps export``."""
-    cli.main(["export", *sys.argv[1:]], prog_name="tbps")
+    cli.main(["export", *sys.argv[1:]], prog_name="")
 
 
 def search_main() -> None:
     """The console script ``tbps-search``: ``tbps search``."""
-    cli.main(["search", *sys.argv[1:]], prog_name="tbps")
+    cli.main(["search", *sys.argv[1:]], prog_name="")
 
 
 if __name__ == "__main__":

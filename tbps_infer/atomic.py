@@ -168,7 +168,7 @@ def finish_new_files(folder: Path, error: type[TbpsError] | None = None) -> None
 def is_vacant(place: Path) -> bool:
     """Whether a new folder can have a name: nothing has it, or an empty folder.
 
-    What killed writers left does not count, and neither does the ``lost+found`` of a file system that is mounted there.
+    What killed writers left does not count, nor does the ``lost+found`` of a file system that is mounted there.
     """
     try:
         return all(entry.name == "lost+found" or leftover_of(entry.name) for entry in place.iterdir())
@@ -236,7 +236,7 @@ def without_room(error: OSError, place: Path | None = None) -> str | None:
     scratch = Path(tempfile.gettempdir())
     if _free(scratch) < _SPARE <= _free(scratch if place is None else place.parent):
         return f"The folder for temporary files ({scratch})"
-    return str(place or Path.cwd())
+    return "A disk" if place is None else str(place)
 
 
 @contextlib.contextmanager
@@ -354,7 +354,9 @@ def _sync_names(folder: Path, names: Collection[str]) -> None:
 
 
 def _files_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    return {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
 
 
 def _sync_below(folder: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from tbps_infer.atomic import new_file, remove_leftovers, write_text
+from tbps_infer.atomic import is_vacant, new_file, remove_leftovers, write_text
 from tbps_infer.data.dataset import Split
 from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.formats.json_files import read_json
@@ -271,7 +271,7 @@ def _claim(run: Path, start: Checkpoint, splits: tuple[Split, Split], options: T
                 "Give another -o for a new run, or the same options to carry on.",
             )
         return
-    if run.exists() and any(run.iterdir()):
+    if not is_vacant(run):
         raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
     write_text(file, json.dumps(facts, indent=2) + "\n", TrainingError, parents=True)
 
