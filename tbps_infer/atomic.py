@@ -234,7 +234,7 @@ def without_room(error: OSError, place: Path | None = None) -> str | None:
     if isinstance(error.filename, str):
         return error.filename
     scratch = Path(tempfile.gettempdir())
-    if _free(scratch) < _SPARE <= _free(scratch if place is None else place.parent):
+    if _free(scratch) < _SPARE and (place is None or _free(place if place.is_dir() else place.parent) >= _SPARE):
         return f"The folder for temporary files ({scratch})"
     return "A disk" if place is None else str(place)
 

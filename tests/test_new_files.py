@@ -67,12 +67,12 @@ folder, last = Path(sys.argv[1]), int(sys.argv[2])
 calls = 0
 
 def killing(call):
-    def counted(*arguments):
+    def counted(*arguments, **named):
         global calls
         calls += 1
         if calls == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments)
+        return call(*arguments, **named)
     return counted
 
 os.fsync, Path.replace, Path.unlink = killing(os.fsync), killing(Path.replace), killing(Path.unlink)

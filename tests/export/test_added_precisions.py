@@ -87,9 +87,9 @@ def test_graphs_are_not_added_to_what_is_no_bundle_of_the_checkpoint(
     loaded = load_checkpoint(tiny_checkpoint)
     tokenizer = loaded.tokenizer_path.read_text(encoding="utf-8")
     other = initial_checkpoint(tmp_path / "other", loaded.model.config, tokenizer, seed=1)
-    with pytest.raises(BundleError, match="was not exported from .*other: they differ in fingerprint, weights"):
+    with pytest.raises(BundleError, match=r"was not exported from .*other: they differ in fingerprint, weights"):
         export_bundle(other, out, half)
-    with pytest.raises(BundleError, match="There is no bundle .*missing to add to"):
+    with pytest.raises(BundleError, match=r"There is no bundle .*missing to add to"):
         export_bundle(tiny_checkpoint, tmp_path / "missing", half)
     with pytest.raises(BundleError, match="is not a bundle, so it is not added to"):
         export_bundle(tiny_checkpoint, tiny_checkpoint, half)
