@@ -96,7 +96,7 @@ def new_folder(
     Raises:
         TbpsError: Of the class `error`. The place is as it was, unless only the last sync, of its parent, failed.
     """
-    if place.is_dir() and is_vacant(place):
+    if os.path.lexists(place) and is_vacant(place):
         with new_files(place, error, last=last) as folder:
             yield folder
         return
@@ -172,10 +172,8 @@ def is_vacant(place: Path) -> bool:
     """
     try:
         return all(entry.name == "lost+found" or leftover_of(entry.name) for entry in place.iterdir())
-    except FileNotFoundError:
-        return not place.is_symlink()
     except OSError:
-        return False
+        return not os.path.lexists(place)
 
 
 def write_bytes(
