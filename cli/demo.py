@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tbps_infer.atomic import new_file
+from tbps_infer.atomic import is_vacant, new_file
 from tbps_infer.cli.shared.options import seed_option, verbosity_options
 from tbps_infer.errors import UsageError
 
@@ -34,7 +34,7 @@ def demo(output: Path, people: int, seed: int) -> None:
     """
     from tbps_infer.data.synth import write_people
 
-    if output.exists():
+    if not is_vacant(output):
         raise UsageError(
             f"{output} already exists.", f"Remove it, or choose another folder: tbps demo -o {output}-2."
         )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from tbps_infer.cli.build import build_and_report
+from tbps_infer.cli.shared.build_options import (
+    build_and_report,
+    build_command,
+    build_options,
+    given_build_options,
+)
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.gate_options import verify_data_option
 from tbps_infer.cli.shared.options import (
@@ -15,7 +22,7 @@ from tbps_infer.cli.shared.options import (
     int8_limit_options,
     mixed_precision_options,
     output_option,
-    precision_options,
+    precisions_options,
     verbosity_options,
 )
 from tbps_infer.cli.shared.progress import say
@@ -25,6 +32,7 @@ from tbps_infer.tensorrt.flavours import FLAVOURS
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tbps_infer.export.engines.options import EngineOptions
     from tbps_infer.families.options import LoadOptions
     from tbps_infer.verification.evaluation_set import EvaluationSet
 
@@ -38,7 +46,8 @@ __all__ = ["export"]
 @click.option("--opset", type=int, default=18, help="ONNX opset, 18 to 22.")
 @click.option("--external-data", is_flag=True, help="Store the weights in separate files beside the graphs.")
 @click.option("--with-attention", is_flag=True, help="Also export the decoder's attention (reference model only).")
-@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--overwrite", is_flag=True, help="Replace the files of an existing bundle; others in it stay.")
+@click.option("--add", is_flag=True, help="Add graphs of another precision to an existing bundle of CHECKPOINT.")
 @click.option(
     "--data",
     type=EXISTING,
@@ -51,8 +60,9 @@ __all__ = ["export"]
     "--backend",
     type=click.Choice(("onnxruntime", *FLAVOURS)),
     default="onnxruntime",
-    help="tensorrt and tensorrt-rtx also build engines, as tbps build does.",
+    help="tensorrt and tensorrt-rtx also build engines, as tbps build does, with the options that follow.",
 )
+@build_options
 @verify_data_option
 @click.option(
     "--calibration",
@@ -62,7 +72,7 @@ __all__ = ["export"]
 )
 @int8_limit_options
 @mixed_precision_options
-@precision_options
+@precisions_options
 @verbosity_options
 def export(
     checkpoint: Path,
@@ -72,42 +82,43 @@ def export(
     external_data: bool,
     with_attention: bool,
     overwrite: bool,
+    add: bool,
     data: Path | None,
     samples: int,
     backend: Any,
+    build: Mapping[str, Any],
     gate_on: EvaluationSet | None,
     calibration: Path | None,
     int8_limits: dict[str, float],
     mixed: Any,
-    precision: Any,
+    precisions: Any,
 ) -> None:
     """Export CHECKPOINT, a folder or a file of tensors, to a bundle of two verified ONNX graphs.
 
     Both graphs are compared with PyTorch on real inputs. If they differ by more than the limits, nothing is written.
+    With --backend, the bundle also gets engines, for which the options of tbps build are taken.
 
     \b
     tbps export checkpoints/best -o bundle
-    tbps export checkpoints/best -o bundle --precision int8 --calibration CUHK-PEDES
+    tbps export checkpoints/best -o bundle --backend tensorrt --fp16
+    tbps export checkpoints/best -o bundle --backend tensorrt-rtx --fp16 --target sm86 --max-batch 8
+    tbps export checkpoints/best -o bundle --fp16 --int8 --calibration CUHK-PEDES
+    tbps export checkpoints/best -o bundle --add --int8 --calibration CUHK-PEDES
     """
     from tbps_infer.export.bundle import export_bundle
     from tbps_infer.export.options import ExportOptions
 
-    engines = None
-    if backend != "onnxruntime":
-        from tbps_infer.export.engines.build import check_buildable
-        from tbps_infer.export.engines.options import EngineOptions
-
-        engines = EngineOptions(backend=backend, precision=precision, mixed=mixed, gate_on=gate_on)
-        check_buildable(engines)  # before the minutes that exporting takes
+    engines = _engines(backend, precisions, {**build, "mixed": mixed, "gate_on": gate_on})
     options = ExportOptions(
         load=load,
         opset=opset,
         external_data=external_data,
         with_attention=with_attention,
         overwrite=overwrite,
+        add=_addable(add),
         samples=None if data is None else _samples(data, samples),
         gate_on=gate_on,
-        **(_graph_precision(precision) if engines else {"precision": precision, "mixed": mixed}),
+        **(_source_graphs(precisions) if engines else {"precisions": precisions, "mixed": mixed}),
         int8=_int8(calibration, int8_limits),
     )
     bundle = export_bundle(checkpoint, output, options, on_step=lambda step: say(f"{step} ..."))
@@ -121,13 +132,54 @@ def export(
         click.echo("dropped, as only training needs them: " + ", ".join(f"{n} {c}" for n, c in dropped.items()))
     if "int8" in check:
         click.echo(_int8_summary(check["int8"]))
-    if engines:
-        build_and_report(output, engines)
+    _build_all(output, engines)
 
 
-def _graph_precision(precision: Any) -> dict[str, Any]:
+def _engines(backend: Any, precisions: Collection[Any], given: Mapping[str, Any]) -> list[EngineOptions]:
+    """What to build, for each precision; refused before the minutes that exporting takes where it cannot be built."""
+    if backend == "onnxruntime":
+        unused = given_build_options()
+        if unused:
+            raise click.UsageError(f"These options need --backend tensorrt or tensorrt-rtx: {', '.join(unused)}.")
+        return []
+    from tbps_infer.export.engines.build import check_buildable
+    from tbps_infer.export.engines.options import EngineOptions
+    from tbps_infer.export.fp16.convert import MixedPrecisionOptions
+
+    engines = []
+    for precision in precisions:
+        mixed = MixedPrecisionOptions() if precision == "fp32" and len(precisions) > 1 else given["mixed"]
+        engines.append(EngineOptions(backend=backend, precision=precision, **{**given, "mixed": mixed}))
+    for each in engines:
+        check_buildable(each)
+    return engines
+
+
+def _build_all(bundle: Path, engines: list[EngineOptions]) -> None:
+    """Build engines of a bundle that is in its place; where one fails, the hint says how to go on."""
+    from tbps_infer.errors import TbpsError
+
+    for number, options in enumerate(engines):
+        try:
+            build_and_report(bundle, options)
+        except TbpsError as error:
+            left = " && ".join(build_command(bundle, each) for each in engines[number:])
+            error.hint = f"{error.hint} The bundle {bundle} is there; go on with: {left}".strip()
+            raise
+
+
+def _addable(add: bool) -> bool:
+    """``--add``, which takes the FP32 graphs as they are."""
+    context = click.get_current_context()
+    for name, flag in (("opset", "--opset"), ("external_data", "--external-data")):
+        if add and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--add keeps the graphs that are there, so {flag} would do nothing.")
+    return add
+
+
+def _source_graphs(precisions: Collection[Any]) -> dict[str, Any]:
     """The graphs that engines are built from: INT8 or FP32; FP16 graphs are for ONNX Runtime on a GPU."""
-    return {"precision": "int8"} if precision == "int8" else {}
+    return {"precisions": ("int8",)} if "int8" in precisions else {}
 
 
 def _int8(calibration: Path | None, limits: dict[str, float]) -> Any:

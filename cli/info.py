@@ -89,6 +89,7 @@ def _bundle(path: Path, check: bool) -> dict[str, Any]:
                 "plans": len(folder.facts.plans),
                 "bytes": sum(plan.bytes for plan in folder.facts.plans),
                 "executed": folder.facts.self_check.get("executed"),
+                "outdated": bool(folder.other_graphs(bundle)),
             }
             for folder in engines_of(bundle.path)
         },

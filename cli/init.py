@@ -49,11 +49,12 @@ def init(
     """
     from dataclasses import replace
 
+    from tbps_infer.atomic import is_vacant
     from tbps_infer.errors import UsageError
     from tbps_infer.reference.config import ViTConfig, base_config, tiny_config
     from tbps_infer.reference.pretrained import VOCAB_SIZE, initial_checkpoint
 
-    if output.exists():
+    if not is_vacant(output):
         raise UsageError(f"{output} already exists.", "Choose another folder.")
     if text_weights is not None and vocab is None:
         raise UsageError("BERT weights need their own vocabulary.", "Name its vocab.txt with --vocab.")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from tbps_infer import __version__
+from tbps_infer.cli.shared.signals import Terminated, raised_terminations
 from tbps_infer.cli.shared.streams import discard, guard_streams
 from tbps_infer.errors import BackendError, TbpsError, UsageError
 
@@ -65,6 +66,13 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; below a script of its own, which has no name besides, it is called as the script is."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return (name if ctx.info_name else f"tbps-{name}"), command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a reader that closes its output early is no error.
 
@@ -81,22 +89,33 @@ class LazyGroup(click.Group):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
-        """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+        """Run, and exit with status 0 (success), 1 (failure), 2 (wrong usage), 130 (interrupted) or a signal's."""
         guard_streams()
         extra["standalone_mode"] = False
         try:
-            code = super().main(args, prog_name, **extra)
+            with raised_terminations():
+                code = super().main(args, prog_name, **extra)
         except click.exceptions.Exit as stop:
             code = stop.exit_code
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("Interrupted.", err=True)
-            code = 130
+        except (click.Abort, KeyboardInterrupt) as stop:
+            code = _stopped(stop)
         except click.ClickException as error:
             error.show()
             code = error.exit_code
         except Exception as error:
             code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stopped(stop: BaseException) -> int:
+    """Say what stopped the command. Click hides an interruption behind an error of its own."""
+    cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__
+    if isinstance(cause, Terminated):
+        click.echo(f"Terminated by {cause}.", err=True)
+        cause.end_process()
+        return 128 + cause.number  # for a container's first process, which no signal ends by itself
+    click.echo("Interrupted.", err=True)
+    return 130
 
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X"}
@@ -132,7 +151,7 @@ def _report(error: Exception) -> int:
             f"This command needs the package {missing}, which is not installed.",
             f'Install it: pip install "tbps-infer[{extra}]".',
         )
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError):
         error = _of_system(error)
     if not isinstance(error, TbpsError):
         raise error
@@ -144,11 +163,15 @@ def _report(error: Exception) -> int:
 
 def _of_system(error: OSError) -> TbpsError:
     """What the system refused where no command expected it, as a sentence: a place, and what is wrong with it."""
+    from tbps_infer.atomic import without_room
+
+    full = without_room(error)
+    if full is not None:
+        return TbpsError(f"{full} is full.", "Make room there; TMPDIR names another folder for temporary files.")
     hints = {
         errno.EACCES: "Check its permissions.",
         errno.EPERM: "Check its permissions.",
         errno.EROFS: "Choose a place where you may write.",
-        errno.ENOSPC: "Free some disk space.",
     }
     place = f"{error.filename}: " if error.filename is not None else ""
     return TbpsError(f"{place}{error.strerror or error}.", hints.get(error.errno or 0, ""))
@@ -175,12 +198,12 @@ def main() -> None:
 
 def export_main() -> None:
     """The console script ``tbps-export``: ``tbps export``."""
-    cli.main(["export", *sys.argv[1:]], prog_name="tbps")
+    cli.main(["export", *sys.argv[1:]], prog_name="")
 
 
 def search_main() -> None:
     """The console script ``tbps-search``: ``tbps search``."""
-    cli.main(["search", *sys.argv[1:]], prog_name="tbps")
+    cli.main(["search", *sys.argv[1:]], prog_name="")
 
 
 if __name__ == "__main__":

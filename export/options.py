@@ -37,12 +37,14 @@ class ExportOptions:
         load: What else there is to say about the checkpoint.
         opset: The ONNX opset of both graphs, 18 to 22.
         external_data: Keep the weights in files beside the graphs; graphs too large for one file do so anyway.
-        overwrite: Replace a bundle that is already there.
+        overwrite: Replace the files of a bundle that is already there; what others put into its folder stays.
+        add: Add the graphs of `precisions` that a bundle of the same checkpoint does not have yet, made from its FP32
+            graphs; `opset`, `external_data` and `limits` are those that it was exported with.
         limits: How far the graphs may be from PyTorch.
-        precision: ``fp16`` and ``int8`` add graphs of theirs to the FP32 ones, which every other precision derives
-            from.
+        precisions: ``fp16`` and ``int8`` put graphs of theirs beside the FP32 ones, which are always there and which
+            every other precision derives from.
         mixed: What stays in FP32 in FP16 graphs.
-        int8: What INT8 graphs are calibrated and judged on; wanted with ``int8``.
+        int8: What INT8 graphs are calibrated and judged on; wanted where they are made.
         samples: Crops with captions to verify on; synthetic ones when not given. They are not copied into the
             bundle, whose golden vectors are always of synthetic people.
         with_attention: Add graphs that give the decoder's attention; the others stay as they are.
@@ -50,7 +52,7 @@ class ExportOptions:
 
     Raises:
         UsageError: The opset is not one of these, INT8 has nothing to be calibrated on, an option belongs to another
-            precision, or samples are given and have no picture or caption.
+            precision or excludes another one, or samples are given and have no picture or caption.
     """
 
     family: str | None = None
@@ -58,8 +60,9 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     external_data: bool = False
     overwrite: bool = False
+    add: bool = False
     limits: ParityLimits = field(default_factory=ParityLimits)
-    precision: Precision = "fp32"
+    precisions: tuple[Precision, ...] = ("fp32",)
     mixed: MixedPrecisionOptions = field(default_factory=MixedPrecisionOptions)
     int8: Int8Options | None = None
     samples: Sequence[tuple[Image.Image, Sequence[str]]] | None = None
@@ -72,18 +75,20 @@ class ExportOptions:
                 f"The opset is {self.opset}, want {MIN_OPSET} to {MAX_OPSET}.",
                 f"Keep {DEFAULT_OPSET}: it is read by every TensorRT from 10.3 on.",
             )
-        if self.precision == "int8" and self.int8 is None:
+        asked = " and ".join(self.precisions)
+        if "int8" in self.precisions and not self.add:
+            self.refuse_uncalibrated()
+        if "int8" not in self.precisions and self.int8 is not None:
+            raise UsageError(f"Calibration data was given for {asked} graphs.", "Choose the precision int8.")
+        if "fp16" not in self.precisions and self.mixed.asks_for_fp32:
             raise UsageError(
-                "The precision int8 was asked for, and there is nothing to calibrate it on.",
-                "Give pictures with captions like those to be searched (--calibration DATA): a data set's folder, or "
-                "a .csv or .jsonl list with the columns path and caption.",
-            )
-        if self.precision != "int8" and self.int8 is not None:
-            raise UsageError(f"Calibration data was given for {self.precision} graphs.", "Choose the precision int8.")
-        if self.precision != "fp16" and self.mixed.asks_for_fp32:
-            raise UsageError(
-                f"FP32 islands in FP16 graphs were asked for, and the precision {self.precision}.",
+                f"FP32 islands in FP16 graphs were asked for, and the precision {asked}.",
                 "Choose the precision fp16.",
+            )
+        if self.add and (self.overwrite or self.with_attention):
+            raise UsageError(
+                "Graphs cannot be added to a bundle that is replaced, and attention graphs not at all.",
+                "Leave --add out: --overwrite exports everything again.",
             )
         if self.samples is not None and not any(captions for _, captions in self.samples):
             raise UsageError(
@@ -91,10 +96,15 @@ class ExportOptions:
                 "Give at least one crop with one caption, or none at all.",
             )
 
-    @property
-    def gate_limits(self) -> dict[Precision, Thresholds]:
-        """What the gate asks of which graphs; ONNX Runtime runs FP16 ones on a GPU alone."""
-        limits: dict[Precision, Thresholds] = {"fp32": GATE["fp32"]}
-        if self.int8 is not None:
-            limits["int8"] = self.int8.thresholds
-        return limits
+    def refuse_uncalibrated(self) -> None:
+        """Raise UsageError where INT8 graphs are to be made and there is nothing to calibrate them on."""
+        if self.int8 is None:
+            raise UsageError(
+                "The precision int8 was asked for, and there is nothing to calibrate it on.",
+                "Give pictures with captions like those to be searched (--calibration DATA): a data set's folder, or "
+                "a .csv or .jsonl list with the columns path and caption.",
+            )
+
+    def gate_limits(self, precision: Precision) -> Thresholds:
+        """What the gate asks of the graphs of a precision."""
+        return self.int8.thresholds if precision == "int8" and self.int8 is not None else GATE[precision]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.atomic import write_text
+from tbps_infer.atomic import finish_new_files, write_text
 from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.formats.json_files import JsonObject, read_json
 from tbps_infer.formats.npz_files import Wanted, read_npz
@@ -136,6 +136,7 @@ class Bundle:
             BundleError: The folder is not a bundle, or a file is missing, outside of it, or of another size.
         """
         path = Path(path)
+        finish_new_files(path, BundleError)
         values = _read_json(path)
         if values.get("schema") != SCHEMA_VERSION:
             raise BundleError(

@@ -376,6 +376,8 @@ RENAMES_AND_SYNCS = {
 
 PLAIN_WRITES = {
     # Into a folder that `new_folder` puts in its place as a whole.
+    "bundle._Work.exported": "the bundle that is exported",
+    "bundle._Work.copied": "the bundle that graphs are added to, anew",
     "golden.write_golden": "the bundle that is exported",
     "graphs.export_graph": "the bundle that is exported",
     "convert.convert_file": "the bundle that is exported, or the engines that are built",

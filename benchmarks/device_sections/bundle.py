@@ -16,7 +16,7 @@ def facts(context: SectionContext) -> Iterator[Fact]:
         from tbps_infer.export.bundle import export_bundle
         from tbps_infer.export.options import ExportOptions
 
-        export_bundle(context.checkpoint, context.bundle, ExportOptions(precision="fp16"))
+        export_bundle(context.checkpoint, context.bundle, ExportOptions(precisions=("fp16",)))
     bundle = Bundle.open(context.bundle)
     yield checked("the bundle opens", True, fingerprint=bundle.model.fingerprint)
     if "image.fp16.onnx" not in bundle.files:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "mixed_precision_options",
     "output_option",
     "precision_options",
+    "precisions_options",
     "query_options",
     "reference_option",
     "run_options",
@@ -149,19 +150,44 @@ def _named_warnings() -> Iterator[None]:
         warnings.showwarning = usual
 
 
-def _precision(precision: str | None, fp16: bool) -> str:
-    if fp16 and precision not in (None, "fp16"):
-        raise click.UsageError(f"--fp16 contradicts --precision {precision}.")
-    return "fp16" if fp16 else precision or "fp32"
+def _precisions(precision: Collection[str], fp16: bool, int8: bool) -> tuple[str, ...]:
+    asked = {*precision, *(["fp16"] * fp16), *(["int8"] * int8)}
+    return tuple(name for name in PRECISIONS if name in asked) or ("fp32",)
 
+
+def _precision(precision: str | None, fp16: bool, int8: bool) -> str:
+    asked = _precisions([precision] if precision else [], fp16, int8)
+    if len(asked) > 1:
+        raise click.UsageError(f"The precisions {' and '.join(asked)} exclude each other here; choose one.")
+    return asked[0]
+
+
+_SHORTHANDS = (
+    click.option("--fp16", "--half", "fp16", is_flag=True, help="Same as --precision fp16."),
+    click.option("--int8", is_flag=True, help="Same as --precision int8."),
+)
 
 precision_options = combined(
     "precision",
     _precision,
     click.option("--precision", type=click.Choice(PRECISIONS), help="Numeric precision.", show_default="fp32"),
-    click.option("--fp16", "--half", "fp16", is_flag=True, help="Same as --precision fp16."),
+    *_SHORTHANDS,
 )
-"""``--precision``, with ``--fp16`` and ``--half`` as shorthands; passes ``precision``."""
+"""``--precision``, with ``--fp16``, ``--half`` and ``--int8`` as shorthands; passes ``precision``."""
+
+precisions_options = combined(
+    "precisions",
+    _precisions,
+    click.option(
+        "--precision",
+        multiple=True,
+        type=click.Choice(PRECISIONS),
+        help="Numeric precision. Repeatable.",
+        show_default="fp32",
+    ),
+    *_SHORTHANDS,
+)
+"""The same for a command that makes several; passes ``precisions``, in the order of `PRECISIONS`."""
 
 
 def _mixed_precision(keep_fp32: tuple[str, ...], auto_islands: bool, fp32_accumulation: tuple[str, ...]) -> Any:

@@ -25,6 +25,7 @@ from tbps_infer.tensorrt.device_memory import find_gpu, why_no_gpu
 from tbps_infer.tensorrt.engine_folder import ENGINES, PORTABLE_TARGET, EngineFacts, EngineFolder, spec_hash
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import Library, open_library
+from tbps_infer.tensorrt.plan_builder import check_target
 from tbps_infer.verification.gate import record_verdict
 
 __all__ = ["BuiltEngines", "build_engines", "check_buildable"]
@@ -94,11 +95,13 @@ def check_buildable(options: EngineOptions) -> tuple[Library, GpuFacts | None]:
     """The library that builds and the GPU to build on, if this machine can build as asked for.
 
     Raises:
-        UsageError: An option does not apply to the flavour.
+        UsageError: An option does not apply to the flavour, or it does not build for the target.
         BackendError: TensorRT is missing, or a GPU where one is needed: to build, or to verify on data.
     """
     library = open_library(options.backend)
     library.flavour.refuse_ignored({**vars(options.settings), "timing_cache": options.timing_cache})
+    if options.settings.target is not None:
+        check_target(library, options.settings.target)
     gpu = find_gpu(options.device, options.memory)
     if gpu is None and library.flavour.needs_gpu_to_build:
         reason = why_no_gpu(options.device, options.memory)

@@ -53,7 +53,7 @@ def write_half_graphs(
 
     converted = {}
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="emulated-")))
         runners = {}
         for branch in BRANCHES:
             target = folder / f"{branch}.fp16.onnx"

@@ -67,7 +67,7 @@ def write_int8_graphs(
         VerificationError: The gate fails with as many layers in FP32 as are allowed, or a graph is not valid.
         ImageError: A picture cannot be read.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="trials-") as scratch:
         work = _Work(folder, Path(scratch), facts, tokenizer, options)
         on_step(f"Calibrating INT8 on {len(work.calibrate.crops)} crops and {len(work.calibrate.rows)} captions")
         branches = {branch: work.calibrated(branch) for branch in BRANCHES}

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tbps_infer.atomic import new_folder
+from tbps_infer.atomic import is_vacant, new_folder
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.creation import require_space
 from tbps_infer.gallery.folder import INDEX_FILES, RECORDS_FILE, index_files
@@ -33,7 +33,7 @@ def copy_gallery(path: Path | str, out: Path | str) -> int:
         GalleryError: The gallery is damaged, `out` is there, or the disk has no room.
     """
     path, out = Path(path), Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not is_vacant(out):
         raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet, or remove this one.")
     with Gallery.open(path) as gallery, new_folder(out, GalleryError) as folder:
         records = path / gallery.facts.records_file

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tbps_infer.atomic import new_folder
+from tbps_infer.atomic import is_vacant, new_folder
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.creation import require_space, system_errors
@@ -230,7 +230,7 @@ def export_gallery(path: Path | str, out: Path | str, where: Filter | None = Non
             "Exporting needs pyarrow, which is not installed.", 'Run pip install "tbps-infer[parquet]".'
         ) from error
     out = Path(out)
-    if out.exists():
+    if not is_vacant(out):
         raise GalleryError(f"{out} exists already.", "Name a folder that does not exist yet, or remove this one.")
     with Gallery.open(path) as gallery, new_folder(out, GalleryError) as folder:
         records, rows = gallery.selected(where or Filter())

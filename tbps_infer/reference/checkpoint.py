@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbps_infer.atomic import new_folder
+from tbps_infer.atomic import is_vacant, new_folder
 from tbps_infer.bundle import file_sha256
 from tbps_infer.errors import CheckpointError
 from tbps_infer.formats.json_files import parse_json
@@ -166,7 +166,7 @@ def _copy_others(folder: Path, new: Path) -> None:
     def written_anew(at: str, _names: list[str]) -> set[str]:
         return {CONFIG_JSON, TOKENIZER_JSON, TENSORS} if Path(at) == folder else set()
 
-    if folder.is_dir():
+    if not is_vacant(folder):
         shutil.copytree(folder, new, symlinks=True, ignore=written_anew, dirs_exist_ok=True)
 
 

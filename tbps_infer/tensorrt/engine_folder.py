@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tbps_infer.atomic import leftover_of, write_text
-from tbps_infer.bundle import file_sha256
+from tbps_infer.bundle import Bundle, file_sha256
 from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.formats.json_files import JsonObject, read_json
 from tbps_infer.model_facts import BRANCHES, PRECISIONS, Branch, Precision
@@ -238,6 +238,11 @@ class EngineFolder:
                 f"Make it again: {self.rebuild_command}",
             )
         return file
+
+    def other_graphs(self, bundle: Bundle) -> list[str]:
+        """Names of the graphs that the engines were made from and that the bundle has others of, or none."""
+        found = {name: fact.sha256 for name, fact in bundle.files.items()}
+        return [name for name, sha256 in self.facts.spec["graphs"].items() if found.get(name) != sha256]
 
     def refuse_elsewhere(self, version: str, gpu: GpuFacts) -> None:
         """Refuse another TensorRT or GPU than those that the engines were built with.

@@ -1,4 +1,4 @@
-"""Ctrl-C while TensorRT works, kept until it can be raised.
+"""Ctrl-C and other signals while TensorRT works, kept until they can be raised.
 
 Python raises KeyboardInterrupt in whichever callback TensorRT calls next. Nearly always that is the logger, and an
 exception in a logger is printed and forgotten (tried on TensorRT for RTX 1.7: eight interruptions of ten were lost).
@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Interruption", "held_back"]
 
@@ -28,9 +29,9 @@ class Interruption:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[Interruption]:
-    """Note what the handler of SIGINT raises, and raise it at the end in place of whatever came of it.
+    """Note what handlers of signals raise, and raise it at the end in place of whatever came of it.
 
-    The handler that was there is called as ever, and is there again afterwards. Python hands signals to the main
+    The handlers that were there are called as ever, and are there again afterwards. Python hands signals to the main
     thread alone, so in another one there is nothing to hold back.
     """
     interruption = Interruption()
@@ -46,20 +47,18 @@ def held_back() -> Iterator[Interruption]:
 
 @contextlib.contextmanager
 def _noted_signals(interruption: Interruption) -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    handler = before
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
-    def note(number: int, frame: object) -> None:
+    def note(number: int, frame: Any) -> None:
         try:
-            handler(number, frame)  # type: ignore[arg-type]
+            handlers[signal.Signals(number)](number, frame)  # type: ignore[misc, operator]
         except BaseException as error:
             interruption.note(error)
 
-    signal.signal(signal.SIGINT, note)
-    try:
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                if callable(handler):  # neither ignored nor the system's own
+                    stack.callback(signal.signal, number, handler)
+                    signal.signal(number, note)
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)

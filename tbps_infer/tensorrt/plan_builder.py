@@ -91,7 +91,13 @@ def _kept(library: Library, what: str, found: object, wanted: object) -> None:
         raise BackendError(f"{library} did not keep the setting of {what}: it was given {wanted} and has {found}.")
 
 
-def _set_target(library: Library, config: Any, target: str) -> None:
+def check_target(library: Library, target: str) -> None:
+    """Refuse a GPU architecture that a library does not build for.
+
+    Raises:
+        UsageError: It is none of those; the sentence lists them.
+        BackendError: The library builds for this machine's GPU alone.
+    """
     name = target.upper()
     if not library.has("IBuilderConfig", "set_compute_capability"):
         raise BackendError(f"{library} cannot build for another GPU than this machine's.", "Leave the target out.")
@@ -105,8 +111,13 @@ def _set_target(library: Library, config: Any, target: str) -> None:
             "Orin (sm87) and data-centre GPUs such as the H100 (sm90) run full TensorRT: build there with the "
             "backend tensorrt.",
         )
+
+
+def _set_target(library: Library, config: Any, target: str) -> None:
+    check_target(library, target)
+    kind = getattr(library.module.ComputeCapability, target.upper())
     config.num_compute_capabilities = 1  # before the next line, which is ignored without it
-    if not config.set_compute_capability(getattr(library.module.ComputeCapability, name), 0):
+    if not config.set_compute_capability(kind, 0):
         raise library.failed(f"take the target {target}")
 
 

@@ -22,9 +22,9 @@ class BatchRange:
         UsageError: They are not in order, or below 1.
     """
 
-    minimum: int = 1
-    optimum: int = 8
-    maximum: int = 32
+    minimum: int
+    optimum: int
+    maximum: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:

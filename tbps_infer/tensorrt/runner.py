@@ -286,13 +286,11 @@ def find_engines(bundle: Bundle, library: Library, precision: Precision, gpu: Gp
 
 def refuse_other_graphs(folder: EngineFolder, bundle: Bundle) -> None:
     """Refuse engines made from other graphs than the bundle's own. Raises BackendError."""
-    for name, sha256 in folder.facts.spec["graphs"].items():
-        fact = bundle.files.get(name)
-        if fact is None or fact.sha256 != sha256:
-            raise BackendError(
-                f"The engines in {folder.path} were made from another {name} than the bundle's.",
-                f"Build them again: {folder.rebuild_command}",
-            )
+    for name in folder.other_graphs(bundle):
+        raise BackendError(
+            f"The engines in {folder.path} were made from another {name} than the bundle's.",
+            f"Build them again: {folder.rebuild_command}",
+        )
 
 
 def run_folder(

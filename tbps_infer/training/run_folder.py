@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.atomic import new_file, remove_leftovers, write_text
+from tbps_infer.atomic import is_vacant, new_file, remove_leftovers, write_text
 from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.formats.json_files import read_json
 
@@ -88,7 +88,7 @@ def claim_run(run: Path, facts: Mapping[str, Any]) -> None:
         if earlier == facts:
             return
         _refuse_others(run, earlier, facts)
-    elif run.exists() and any(run.iterdir()):
+    elif not is_vacant(run):
         raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
     write_text(run / RUN_JSON, json.dumps(facts, indent=2) + "\n", TrainingError, parents=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 
 import tbps_infer.export.bundle
 from tbps_infer import atomic
-from tbps_infer.bundle import Bundle
+from tbps_infer.bundle import Bundle, file_facts
 from tbps_infer.errors import BundleError, CheckpointError, UsageError
 from tbps_infer.export.bundle import export_bundle
 from tbps_infer.export.options import ExportOptions
@@ -101,9 +102,10 @@ def test_what_is_there_is_not_overwritten_unasked(tiny_bundle: Path, tiny_checkp
     steps: list[str] = []
     with pytest.raises(BundleError, match="bundle already exists"):
         export_bundle(tiny_checkpoint, out, on_step=steps.append)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match="empty already exists"):
-        export_bundle(tiny_checkpoint, tmp_path / "empty", on_step=steps.append)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    with pytest.raises(BundleError, match="full already exists"):
+        export_bundle(tiny_checkpoint, tmp_path / "full", on_step=steps.append)
     assert not steps  # said before any work
     Bundle.open(out).check_files()
 
@@ -123,35 +125,72 @@ def test_only_a_bundle_is_overwritten(tiny_bundle: Path, tiny_checkpoint: Path, 
         export_bundle(tiny_checkpoint, tiny_checkpoint, ExportOptions(overwrite=True))
 
 
-@pytest.mark.usefixtures("ready_graphs")
-def test_a_bundle_is_replaced_whole(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    (out / "left over").write_text("of an earlier version", encoding="utf-8")
-    export_bundle(tiny_checkpoint, out, ExportOptions(overwrite=True))
-    assert everything_below(out) == everything_below(tiny_bundle)
-    assert everything_below(tmp_path)[0] == "bundle" and len(list(tmp_path.iterdir())) == 1
+def bundle_beside_others(bundle: Path, copy: Path) -> Path:
+    """A copy of a bundle with FP16 graphs of its own, and with engines and a gallery that no export wrote."""
+    shutil.copytree(bundle, copy)
+    for name in ("image.fp16.onnx", "text.fp16.onnx"):
+        (copy / name).write_text("half", encoding="utf-8")
+    opened = Bundle.open(copy)
+    dataclasses.replace(opened, files=file_facts(copy)).write_facts()
+    for name in ("gallery/notes.txt", "engines/mine/image.plan"):
+        (copy / name).parent.mkdir(parents=True)
+        (copy / name).write_text("mine", encoding="utf-8")
+    return copy
 
 
 @pytest.mark.usefixtures("ready_graphs")
-def test_a_bundle_stays_when_the_new_one_cannot_take_its_name(
+def test_what_no_export_wrote_stays_when_a_bundle_is_replaced(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = bundle_beside_others(tiny_bundle, tmp_path / "bundle")
+    steps: list[str] = []
+    export_bundle(tiny_checkpoint, out, ExportOptions(overwrite=True), steps.append)
+    theirs = ["engines", "engines/mine", "engines/mine/image.plan", "gallery", "gallery/notes.txt"]
+    assert everything_below(out) == sorted([*everything_below(tiny_bundle), *theirs])
+    assert (out / "gallery" / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert steps[-1] == f"Kept in {out}, for no export wrote it: engines, gallery"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("ready_graphs")
+def test_a_bundle_stays_when_the_new_files_cannot_take_their_places(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    (out / "mark").write_text("old", encoding="utf-8")
-    rename, calls = Path.rename, []
+    out = bundle_beside_others(tiny_bundle, tmp_path / "bundle")
+    before = everything_below(out)
 
-    def fails_the_second_time(self: Path, target: Path) -> Path:
-        calls.append(self.name)
-        if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return rename(self, target)
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic, "_exchange", lambda _new, _old: False)  # as on NFS
-    monkeypatch.setattr(Path, "rename", fails_the_second_time)
+    monkeypatch.setattr(atomic, "write_text", full)
     with pytest.raises(BundleError, match="bundle cannot be written: No space left on device"):
         export_bundle(tiny_checkpoint, out, ExportOptions(overwrite=True))
-    assert [atomic.leftover_of(name) for name in calls] == [None, "bundle", "bundle"]
-    assert (out / "mark").read_text(encoding="utf-8") == "old" and len(list(tmp_path.iterdir())) == 1
+    assert everything_below(out) == before and len(list(tmp_path.iterdir())) == 1
+    Bundle.open(out).check_files()
+
+
+def test_a_bundle_whose_files_are_not_known_is_not_overwritten(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (out / "bundle.json").write_text("{", encoding="utf-8")
+    with pytest.raises(BundleError, match="which files are the bundle's is not known"):
+        export_bundle(tiny_checkpoint, out, ExportOptions(overwrite=True))
+
+
+@pytest.mark.usefixtures("ready_graphs")
+def test_an_empty_folder_becomes_a_bundle(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / ".bundle.0123abcd.partial" / "half").mkdir(parents=True)
+    export_bundle(tiny_checkpoint, tmp_path / "bundle")
+    assert everything_below(tmp_path / "bundle") == everything_below(tiny_bundle)
+
+
+@pytest.mark.usefixtures("ready_graphs")
+def test_what_a_killed_export_left_beside_its_output_is_swept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / ".bundle.0123abcd.partial" / "golden").mkdir(parents=True)
+    export_bundle(tiny_checkpoint, tmp_path / "bundle")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.usefixtures("ready_graphs")

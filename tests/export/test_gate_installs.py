@@ -49,14 +49,14 @@ def test_an_export_that_passes_carries_its_verdict(people: Path, tmp_path: Path)
 @pytest.mark.usefixtures("ready_graphs")
 def test_an_export_that_fails_is_not_installed(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that is harmed after it was verified, as by a faulty last step."""
-    compare = bundle_module._compare
+    verify = bundle_module._Work._verify
 
-    def compare_and_harm(source: Any, folder: Path, *rest: Any) -> dict[str, Any]:
-        report = compare(source, folder, *rest)
-        perturb_weights(folder / "image.onnx")
+    def verify_and_harm(work: Any) -> dict[str, Any]:
+        report = verify(work)
+        perturb_weights(work.folder / "image.onnx")
         return report
 
-    monkeypatch.setattr(bundle_module, "_compare", compare_and_harm)
+    monkeypatch.setattr(bundle_module._Work, "_verify", verify_and_harm)
     done = fail(1, "export", SHIPPED, "-o", tmp_path / "out" / "bundle", "--verify-data", people)
     assert "The gate refuses onnxruntime cpu fp32: R@1 drops by" in done.stderr
     assert list(tmp_path.iterdir()) == []

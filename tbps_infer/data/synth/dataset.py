@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tbps_infer.atomic import new_folder
+from tbps_infer.atomic import is_vacant, new_folder
 from tbps_infer.cores import usable_cores
 from tbps_infer.data.synth.attributes import Person, draw_people
 from tbps_infer.data.synth.captions import Caption, caption_tokens, write_captions
@@ -140,7 +140,7 @@ def check_out(out: Path) -> None:
     """Refuse a path that holds something. Raises DatasetError."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DatasetError(f"{out} is a file or a link, want a folder to make", "Give another path, or remove it.")
-    if out.is_dir() and any(out.iterdir()):
+    if not is_vacant(out):
         raise DatasetError(
             f"{out} is not empty, want a new or empty folder", "Give another path, or remove the folder."
         )

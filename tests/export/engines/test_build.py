@@ -836,7 +836,7 @@ def test_resnet50_and_bert_base_are_built_with_every_attention_fused(tmp_path: P
         export_graph(source.branch(branch), branch, source.facts, tmp_path / "fp32.onnx")  # type: ignore[arg-type]
         convert_file(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", MixedPrecisionOptions())
         lengths = () if branch == "image" else (64,)
-        spec = plan_spec(source.facts, branch, BatchRange(), lengths)  # type: ignore[arg-type]
+        spec = plan_spec(source.facts, branch, BatchRange(1, 8, 32), lengths)  # type: ignore[arg-type]
         for precision, fused, share in (("fp16", attentions, 1.0), ("fp32", 0, 2.0)):
             graph = tmp_path / f"{precision}.onnx"
             plan = build_plan(library, graph, spec, BuildSettings(target="sm86"))

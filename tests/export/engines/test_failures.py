@@ -178,7 +178,7 @@ def test_a_workspace_too_small_says_so(library: Library, tiny_bundle: Path) -> N
 
     half = tiny_bundle.parent / "half.onnx"
     convert_file(tiny_bundle / "text.onnx", half, MixedPrecisionOptions())
-    spec = plan_spec(Bundle.open(tiny_bundle).model, "text", BatchRange(), (32,))
+    spec = plan_spec(Bundle.open(tiny_bundle).model, "text", BatchRange(1, 8, 32), (32,))
     with pytest.raises(BackendError, match=r"no tactics .* within workspace limit") as caught:
         build_plan(library, half, spec, BuildSettings(workspace_bytes=1 << 20, target="sm86"))
     assert "--workspace" in caught.value.hint

@@ -23,7 +23,7 @@ def proven(bundle: Bundle, scratch: Path, *patterns: str) -> tuple[int, Precisio
     options = MixedPrecisionOptions(fp32_accumulation=patterns)
     graph, _ = engine_graph(bundle, "text", "fp16", options, scratch)
     wanted = graph_precision(graph, "fp16")
-    spec = plan_spec(bundle.model, "text", BatchRange(), (32,))
+    spec = plan_spec(bundle.model, "text", BatchRange(1, 8, 32), (32,))
     plan = build_plan(open_library("tensorrt-rtx"), graph, spec, BuildSettings(target="sm86"))
     return len(wanted.fp32_sums), prove_precision(rtx_programs(plan)[0].kernels, wanted, "plan", "text-32.plan")
 

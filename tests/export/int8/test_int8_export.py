@@ -242,7 +242,7 @@ def test_int8_that_loses_too_much_is_refused(tiny_bundle: Path, calibration: Cal
 
 def test_options_that_contradict_each_other(calibration: Calibration) -> None:
     with pytest.raises(UsageError, match="nothing to calibrate it on") as caught:
-        ExportOptions(precision="int8")
+        ExportOptions(precisions=("int8",))
     assert "--calibration DATA" in str(caught.value.hint)
     with pytest.raises(UsageError, match="Calibration data was given for fp32"):
         ExportOptions(int8=Int8Options(calibration))
