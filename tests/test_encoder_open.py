@@ -89,7 +89,9 @@ def bundle(tmp_path: Path) -> Bundle:
     train_wordpiece(CAPTIONS, 200).save(str(folder / "tokenizer.json"))
     for branch in ("image", "text"):
         write_graph(folder, branch)
-    Bundle(folder, FACTS, file_facts(folder), 18, {}, {}, "2026-01-01T00:00:00Z", {}).write_facts()
+    files = file_facts(folder)
+    model = FACTS.identified("0" * 64, files["tokenizer.json"].sha256)
+    Bundle(folder, model, files, 18, {}, {}, "2026-01-01T00:00:00Z", {}).write_facts()
     return Bundle.open(folder)
 
 
