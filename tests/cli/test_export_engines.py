@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,9 @@ def test_scripts_call_themselves_by_their_own_name(
 def test_a_signal_leaves_nothing_half_written(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tbps_infer.cli.main", "export", str(tiny_checkpoint)]
     command += ["-o", str(tmp_path / "out" / "bundle")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Under nohup, which this test may run under, a hangup is ignored by all processes.
+    heard = partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("Exporting the image"):
