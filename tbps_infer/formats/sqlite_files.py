@@ -7,7 +7,7 @@ another type than their column's, and pages that are linked so often that some k
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,9 @@ _CONDITIONS = {
 }
 
 _BUSY_SECONDS = 30.0
+_COLUMNS_AT_ONCE = 500  # a table has up to 2000, and an expression is 1000 deep at most
 _STEPS_PER_BYTE = 8  # of SQLite's machine; a row that is looked at column by column takes fewer
+_COLUMNS_PER_STEP = 16  # one step more per so many: rows from before a column came have no bytes for it
 _MORE_STEPS = 1_000_000
 _STEPS_AT_ONCE = 10_000
 
@@ -70,23 +72,27 @@ def check_types(connection: sqlite3.Connection, tables: Mapping[str, Types]) -> 
         connection: Its tables are tables (`require_tables`).
         tables: The types of each one's columns. Those that it does not have are left out; others hold no bytes.
     """
-    with _bounded(connection):
-        for table, types in tables.items():
-            columns = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]
-            if not columns:
-                continue  # a table of another schema
-            right = [_CONDITIONS[types.get(name, "no bytes")].format(_quoted(name)) for name in columns]
-            sql = f"SELECT {', '.join(right)} FROM {table} WHERE NOT ({' AND '.join(right)}) LIMIT 1"
-            for row in connection.execute(sql):
-                name = columns[row.index(0)]
-                raise ValueError(f"a value of {table}.{name} is of another type, want {types.get(name, 'no bytes')}")
+    names = {table: [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
+    with _bounded(connection, max(map(len, names.values()))):
+        for table, columns in names.items():  # a table of another schema has none
+            for start in range(0, len(columns), _COLUMNS_AT_ONCE):
+                _check_columns(connection, table, columns[start : start + _COLUMNS_AT_ONCE], tables[table])
+
+
+def _check_columns(connection: sqlite3.Connection, table: str, columns: Sequence[str], types: Types) -> None:
+    right = [_CONDITIONS[types.get(name, "no bytes")].format(_quoted(name)) for name in columns]
+    sql = f"SELECT {', '.join(right)} FROM {table} WHERE NOT ({' AND '.join(right)}) LIMIT 1"
+    for row in connection.execute(sql):
+        name = columns[row.index(0)]
+        raise ValueError(f"a value of {table}.{name} is of another type, want {types.get(name, 'no bytes')}")
 
 
 @contextmanager
-def _bounded(connection: sqlite3.Connection) -> Iterator[None]:
+def _bounded(connection: sqlite3.Connection, columns: int) -> Iterator[None]:
     """Stop when more is read than a file of this size can hold."""
     pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    left: int = (_STEPS_PER_BYTE * pages * size + _MORE_STEPS) // _STEPS_AT_ONCE
+    steps_per_byte = _STEPS_PER_BYTE + columns // _COLUMNS_PER_STEP
+    left: int = (steps_per_byte * pages * size + _MORE_STEPS) // _STEPS_AT_ONCE
 
     def is_endless() -> bool:
         nonlocal left

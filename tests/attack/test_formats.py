@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import sqlite3
 import time
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from places import SHIPPED
 from tbps_infer.errors import BundleError, UsageError
 from tbps_infer.formats.json_files import JsonObject, parse_json, read_json
 from tbps_infer.formats.npz_files import read_npz
+from tbps_infer.formats.sqlite_files import check_types
 from tbps_infer.formats.tokenizers_files import read_tokenizer
 from tbps_infer.text import MOST_CHARACTERS, Tokenizer
 
@@ -194,6 +198,33 @@ def test_patterns_of_published_tokenizers_are_read(tmp_path: Path) -> None:
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{Lm}]+(?i:'s|'t|'re)?|\s+",
     ):
         read_tokenizer(changed_tokenizer(tmp_path, pre_tokenizer=split(pattern)))
+
+
+def test_a_normalizer_as_sentencepiece_makes_it_is_read(tmp_path: Path) -> None:
+    """NFKC, whose longest replacement has 18 characters, between patterns that join spaces: as in SigLIP's files."""
+    table = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + "صلى الله عليه وسلم".encode() + b"\0")
+    steps = [
+        {"type": "Lowercase"},
+        replacement({"Regex": r"[!\"\#\$%\&\(\)\*]"}, ""),
+        replacement({"Regex": r"\s+"}, " "),
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        {"type": "Precompiled", "precompiled_charsmap": table.decode()},
+        replacement({"Regex": " {2,}"}, " "),
+    ]
+    read_tokenizer(changed_tokenizer(tmp_path, normalizer={"type": "Sequence", "normalizers": steps}))
+
+
+def test_a_table_of_many_columns_is_read() -> None:
+    """Its rows are from before most of the columns came: they have no bytes for them."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE record (record INTEGER PRIMARY KEY, sha256 TEXT)")
+        connection.executemany("INSERT INTO record VALUES (?, ?)", ((number, "0" * 64) for number in range(2000)))
+        for number in range(1900):
+            connection.execute(f"ALTER TABLE record ADD COLUMN c{number} NUMERIC")
+        check_types(connection, {"record": {"record": "number", "sha256": "text"}, "root": {}})
+        connection.execute("UPDATE record SET c1899 = x'00' WHERE record = 1999")
+        with pytest.raises(ValueError, match=r"record\.c1899 is of another type"):
+            check_types(connection, {"record": {}})
 
 
 def test_a_panic_of_the_tokenizer_is_a_sentence(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ class _Builder(Transformer[Token, Node]):
 
     def number(self, token: Token) -> int | float:
         if token.isdigit():
-            value = int(token) if len(token.lstrip("0")) <= _INTEGER_DIGITS else math.inf
+            digits = token.lstrip("0") or "0"  # Python refuses thousands of digits, whatever they are
+            value = int(digits) if len(digits) <= _INTEGER_DIGITS else math.inf
         else:
             value = float(token)
         if math.isinf(value) or (isinstance(value, int) and value > _LARGEST_INTEGER):
