@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
@@ -361,6 +361,8 @@ class Encoder:
 
 
 def _as_captions(captions: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(captions, bytes | Mapping) or not isinstance(captions, Iterable):
+        raise UsageError(f"The captions are {captions!r}, want text, or a list of texts.")
     captions = [captions] if isinstance(captions, str) else list(captions)
     for number, caption in enumerate(captions, start=1):
         if not isinstance(caption, str):

@@ -339,6 +339,13 @@ def test_a_batch_size_below_one_is_refused(tokenizer: Tokenizer) -> None:
         encoder_of(tokenizer, batch_size=0)
 
 
+@pytest.mark.parametrize("captions", [None, 5, b"a man", {"a man": 1}])
+def test_what_is_no_caption_is_named(tokenizer: Tokenizer, captions: Any) -> None:
+    encoder, _, _ = encoder_of(tokenizer)
+    with pytest.raises(UsageError, match=r"The captions are .*, want text"):
+        encoder.encode_texts(captions)
+
+
 def test_one_caption_is_not_its_letters(tokenizer: Tokenizer) -> None:
     encoder, _, text = encoder_of(tokenizer)
     alone = encoder.encode_texts("woman")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -55,7 +55,7 @@ def cover(
 
     Raises:
         CheckpointError: Names the first tensor that is missing or misshapen, or all groups of tensors that are
-            neither wanted nor droppable.
+            neither wanted nor droppable, or what ``drop`` names and the network needs.
     """
     targets = own_tensors(network)
     assert set(table.values()) == targets.keys(), set(table.values()) ^ targets.keys()
@@ -75,6 +75,9 @@ def cover(
             )
     dropped = tuple(name for name in file.tensors if name not in table)
     _refuse_unknown(file, [name for name in dropped if not _is_named(name, droppable)], table, drop)
+    for entry in drop:
+        if _any_named(table, entry) and not _any_named(dropped, entry):
+            raise CheckpointError(f"{file.path}: the network needs {entry}, so it is not dropped.", "Leave it out.")
     return Coverage(len(table), dropped)
 
 
@@ -102,12 +105,16 @@ def _refuse_unknown(
     hint = f"If they served the training alone, say so: --drop {' --drop '.join(groups)}"
     copy = next((group for group in groups if any(name.removeprefix(group) in table for name in left)), None)
     if copy is not None:
-        hint = f"{copy} holds the same weights once more: choose it with --key {copy}, or leave it with --drop {copy}"
+        hint = f"{copy} holds a second set of weights: choose it with --key {copy}, or leave it with --drop {copy}"
     raise CheckpointError(problem, hint)
 
 
 def _is_named(name: str, entries: Sequence[str]) -> bool:
     return name in entries or name.startswith(tuple(entry for entry in entries if entry.endswith(".")))
+
+
+def _any_named(names: Iterable[str], entry: str) -> bool:
+    return any(_is_named(name, (entry,)) for name in names)
 
 
 def _group(name: str, used: Collection[str]) -> str:

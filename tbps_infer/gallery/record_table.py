@@ -73,6 +73,7 @@ class RecordTable:
 
     def add_columns(self, entries: Sequence[Entry]) -> None:
         """Add the columns that are not there yet, and refuse values of another type than their column's."""
+        _refuse_unstorable(entries)
         found = dict.fromkeys(
             (name, value_type(value)) for entry in entries for name, value in entry.metadata.items()
         )
@@ -178,3 +179,14 @@ def _other_type(entries: Sequence[Entry], name: str, kind: ColumnType) -> Galler
         f"{name} is {entry.metadata[name]!r} for {entry.path}, and the gallery holds {other} in this column.",
         f"Keep it as text: --text {name}." if other == "text" else "Correct it, or give the column another name.",
     )
+
+
+def _refuse_unstorable(entries: Sequence[Entry]) -> None:
+    """SQLite takes NumPy's numbers and more, as bytes or text that no reader of a gallery knows."""
+    for entry in entries:
+        for name, value in entry.metadata.items():
+            if not isinstance(value, str | int | float | None):
+                raise GalleryError(
+                    f"{name} of {entry.path} is {value!r}, want text, a number or None.",
+                    "Convert it: value.item() of NumPy's numbers, value.isoformat() of times.",
+                )

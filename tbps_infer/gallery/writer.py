@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tbps_infer.gallery.folder import (
     writer_lock,
 )
 from tbps_infer.gallery.mapping import checked_rows
+from tbps_infer.gallery.own_vectors import as_column, as_ids, as_rows
 from tbps_infer.gallery.record_table import RecordTable
 from tbps_infer.gallery.records import (
     Entry,
@@ -222,31 +224,34 @@ class GalleryWriter:
 
     def add(
         self,
-        ids: Sequence[str],
+        ids: Sequence[str | int] | NDArray[Any],
         vectors: NDArray[np.floating[Any]],
-        metadata: Mapping[str, Sequence[Value]] | None = None,
+        metadata: Mapping[str, Sequence[Value | datetime] | NDArray[Any]] | None = None,
         *,
         paths: Sequence[Path | str] | None = None,
     ) -> None:
         """Record vectors that another program made (`ModelFacts.of_vectors`), all of them or none.
 
         Args:
-            ids: What the column ``id`` holds.
+            ids: What the column ``id`` holds, as text.
             vectors: ``[len(ids), dim]`` of norm 1.
-            metadata: More columns, each with a value per vector.
+            metadata: More columns, each with a value per vector; arrays and what has a ``tolist`` too.
             paths: The pictures. A path that is recorded already gets the new vector and keeps its number. When not
                 given, there are none, and each id stands for itself.
 
         Raises:
-            UsageError: The lengths differ, or a path or an id is there twice.
+            UsageError: The vectors are no numbers ``[n, dim]``, a time is none, lengths differ, or an id or a path is
+                there twice.
             GalleryError: As `commit`.
         """
-        columns: dict[str, list[Value]] = {
-            "id": list(ids),
-            **{name: list(values) for name, values in (metadata or {}).items()},
-        }
-        places = [self._place(each) for each in ids] if paths is None else [Path(each).absolute() for each in paths]
-        rows = np.asarray(vectors, dtype=np.float32)
+        names = as_ids(ids)
+        columns: dict[str, list[Value]] = {"id": [*names]}
+        for name, values in (metadata or {}).items():
+            if name.lower() == "id":
+                raise UsageError(f"The column {name} is the ids.", "Give it once, as ids.")
+            columns[name] = as_column(name, values)
+        places = [self._place(each) for each in names] if paths is None else [Path(each).absolute() for each in paths]
+        rows = as_rows(vectors)
         for name, count in (*((name, len(values)) for name, values in columns.items()), ("paths", len(places))):
             if count != len(rows):
                 raise UsageError(f"There are {len(rows)} vectors and {count} values of {name}.", "Give one for each.")

@@ -47,15 +47,16 @@ def bare_tensors(path: Path, values: Any, key: str | None = None) -> dict[str, T
         raise CheckpointError(
             f"{path} does not hold a state dict (tensors by name).", "Save model.state_dict() and try again."
         )
-    if key in sets:
-        return _renamed(path, sets[key].items())
+    chosen = None if key is None else sets.get(key, values.get(key))  # the latter where tensors lie beside it
+    if isinstance(chosen, Mapping):
+        return _renamed(path, chosen.items())
     if set(_SIDE_BY_SIDE) & sets.keys():
         parts = {part: _renamed(path, sets[part].items()) for part in _SIDE_BY_SIDE if part in sets}
         return {f"{part}.{name}": tensor for part, entries in parts.items() for name, tensor in entries.items()}
     if len(sets) > 1:
         raise CheckpointError(
             f"{path} holds several sets of weights: {', '.join(sets)}.",
-            f"Choose one: --key {' or --key '.join(sets)}.",
+            f"Choose one: --key {' or --key '.join(sets)}",
         )
     (entries,) = sets.values()
     if key is None:
@@ -97,7 +98,9 @@ def _renamed(path: Path, entries: Iterable[tuple[Any, Any]]) -> dict[str, Tensor
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise CheckpointError(
                 f"{path} does not hold a state dict of tensors alone: {name!r} is no plain tensor.",
-                "Save model.state_dict() and try again.",
+                f"If it is the state dict, choose it: --key {name}"
+                if isinstance(tensor, Mapping)
+                else "Save model.state_dict() and try again.",
             )
         bare = _bare(name)
         if bare.endswith(IGNORED_SUFFIX):
@@ -105,7 +108,7 @@ def _renamed(path: Path, entries: Iterable[tuple[Any, Any]]) -> dict[str, Tensor
         if bare in tensors and not _equal(tensors[bare], tensor):
             raise CheckpointError(
                 f"{path} has {bare} twice, with different numbers: as {origins[bare]} and as {name}.",
-                f"Choose one set of weights: {' or '.join(_keys_of(bare, (origins[bare], name)))}.",
+                f"Choose one set of weights: {' or '.join(_keys_of(bare, (origins[bare], name)))}",
             )
         tensors[bare], origins[bare] = tensor, name
     return tensors

@@ -48,6 +48,14 @@ def test_tensors_inside_the_network_are_never_dropped(tmp_path: Path) -> None:
         assert "--drop" not in caught.value.hint and "another architecture" in caught.value.hint
 
 
+def test_what_the_network_needs_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    file = save(tmp_path, made.irra_tensors(made.Sizes()))
+    for drop in ("base_model.", "base_model.text_projection"):
+        with pytest.raises(CheckpointError, match=f"the network needs {drop}"):
+            found(file, drop=(drop,))
+    assert found(file, drop=("classifier.", "of_another_checkpoint."))
+
+
 def test_all_groups_outside_the_network_are_proposed_at_once(tmp_path: Path) -> None:
     tensors = made.irra_tensors(made.Sizes()) | {name: torch.ones(1) for name in ("head.a", "head.b", "queue")}
     with pytest.raises(CheckpointError, match=r"head\. \(2\), queue") as caught:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from tbps_infer import Gallery, GalleryWriter, ModelFacts
 from tbps_infer.errors import GalleryError, ModelMismatchError, UsageError
 from tbps_infer.gallery import (
+    Entry,
+    FileStamp,
     Filter,
     compact_gallery,
     copy_gallery,
@@ -75,6 +79,51 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         assert len(gallery) == 0
     with pytest.raises(ModelMismatchError), GalleryWriter.open(tmp_path / "g", ModelFacts.of_vectors(64, "another")):
         pass
+
+
+def test_columns_of_arrays_hold_plain_numbers(tmp_path: Path) -> None:
+    taken = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
+    columns: dict[str, Any] = {
+        "floor": np.arange(3),
+        "share": [np.float32(0.5)] * 3,
+        "time": [taken, None, taken.isoformat()],
+    }
+    with GalleryWriter.open(tmp_path / "g", MADE_BY) as writer:
+        writer.add(np.arange(3), vectors_of(3), {**columns, "inside": np.array([True, False, True])})
+    with Gallery.open(tmp_path / "g") as gallery:
+        first = next(iter(gallery.records())).metadata
+        assert first == {"id": "0", "time": taken.isoformat(), "floor": 0, "share": 0.5, "inside": 1}
+        assert len(gallery.search(vectors_of(1), where="time >= '2024-05-01'")[0]) == 2
+
+
+@pytest.mark.parametrize("value", [np.int64(1), b"1", [1]])
+def test_a_value_that_no_reader_knows_is_not_stored(tmp_path: Path, value: Any) -> None:
+    with GalleryWriter.open(tmp_path / "g", MADE_BY) as writer:
+        entry = Entry(tmp_path / "a.jpg", FileStamp(0, 0, "0" * 64), {"floor": value})
+        with pytest.raises(GalleryError, match=r"floor of .*a\.jpg is .*, want text, a number or None"):
+            writer.commit([entry], vectors_of(1).astype(np.float32))
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert len(gallery) == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "metadata", "sentence"),
+    [
+        ("ab", vectors_of(2), {}, "ids is 'ab', want a value per vector"),
+        (["a", None], vectors_of(2), {}, "An id is None, want text"),
+        (["a"], vectors_of(1)[0], {}, r"float32\[64\], want \[n, dim\]"),
+        (["a"], "red", {}, "no numbers"),
+        (["a", "b"], [[1.0], [1.0, 2.0]], {}, "no numbers"),
+        (["a"], vectors_of(1), {"camera": 5}, "camera is 5, want a value per vector"),
+        (["a"], vectors_of(1), {"ID": ["b"]}, "The column ID is the ids"),
+        (["a"], vectors_of(1), {"time": ["yesterday"]}, "The time is 'yesterday'"),
+    ],
+)
+def test_what_is_wanted_of_vectors_is_said(
+    tmp_path: Path, ids: Any, vectors: Any, metadata: Any, sentence: str
+) -> None:
+    with GalleryWriter.open(tmp_path / "g", MADE_BY) as writer, pytest.raises(UsageError, match=sentence):
+        writer.add(ids, vectors, metadata)
 
 
 def test_paths_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
