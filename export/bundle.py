@@ -105,7 +105,7 @@ def export_bundle(
             # ONNX Runtime runs FP16 graphs on a GPU alone.
             work.gate([*judged, *(each for each in precisions if each == "int8")], options.gate_on)
     if output.kept() and there is None:
-        on_step(f"Kept in {out}, for no export wrote it: {', '.join(output.kept())}")
+        on_step(f"Kept in {out}, as it is not part of the bundle: {', '.join(output.kept())}")
     return Bundle.open(out)
 
 

@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tbps_infer.errors import TbpsError
+from tbps_infer.formats.json_files import read_json
 
 __all__ = [
     "finish_new_files",
@@ -316,17 +317,20 @@ def _take_places(temporary: Path) -> None:
     folder = temporary.parent
     try:
         with contextlib.suppress(FileNotFoundError):
-            journal = json.loads((temporary / _JOURNAL).read_text(encoding="utf-8"))
-            moved = sorted(_files_below(temporary) - {_JOURNAL}, key=lambda name: (name == journal["last"], name))
-            for name in journal["removed"]:
+            journal = read_json(temporary / _JOURNAL)
+            last, removed = journal.get("last"), journal.texts("removed")
+            moved = sorted(_files_below(temporary) - {_JOURNAL}, key=lambda name: (name == last, name))
+            for name in removed:
                 _inside(folder, name).unlink(missing_ok=True)
             for name in moved:
                 place = _inside(folder, name)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):
                     (temporary / name).replace(place)
-            _sync_names(folder, {*moved, *journal["removed"]})
+            _sync_names(folder, {*moved, *removed})
             shutil.rmtree(temporary, ignore_errors=True)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"{temporary.name}/{_JOURNAL} is damaged ({error})", str(folder)) from error
     except OSError as error:
         error.filename = str(folder)
         raise

@@ -140,6 +140,14 @@ def test_a_journal_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name:
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.parametrize("journal", ["{", "[]", '{"last": "b"}', '{"last": "b", "removed": [1]}'])
+def test_a_damaged_journal_is_named(tmp_path: Path, journal: str) -> None:
+    (tmp_path / ".g.00000000.partial").mkdir()
+    (tmp_path / ".g.00000000.partial/.new-files.json").write_text(journal)
+    with pytest.raises(BundleError, match="is damaged"):
+        finish_new_files(tmp_path, BundleError)
+
+
 def test_what_a_kill_left_is_swept_unless_its_writer_is_alive(tmp_path: Path) -> None:
     for name in (".f.00000000.partial", ".f.11111111.partial", ".g.00000000.partial"):
         (tmp_path / name / "sub").mkdir(parents=True)

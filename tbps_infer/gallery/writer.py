@@ -240,7 +240,7 @@ class GalleryWriter:
                 given, there are none, and each id stands for itself.
 
         Raises:
-            UsageError: The vectors are no numbers ``[n, dim]``, a time is none, the lengths differ, or a path or id is
+            UsageError: The vectors are no numbers ``[n, dim]``, a time is none, lengths differ, or an id or a path is
                 there twice.
             GalleryError: As `commit`.
         """

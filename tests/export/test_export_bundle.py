@@ -148,7 +148,7 @@ def test_what_no_export_wrote_stays_when_a_bundle_is_replaced(
     theirs = ["engines", "engines/mine", "engines/mine/image.plan", "gallery", "gallery/notes.txt"]
     assert everything_below(out) == sorted([*everything_below(tiny_bundle), *theirs])
     assert (out / "gallery" / "notes.txt").read_text(encoding="utf-8") == "mine"
-    assert steps[-1] == f"Kept in {out}, for no export wrote it: engines, gallery"
+    assert steps[-1] == f"Kept in {out}, as it is not part of the bundle: engines, gallery"
     assert len(list(tmp_path.iterdir())) == 1
 
 
