@@ -405,6 +405,7 @@ PLAIN_WRITES = {
     "folder.writer_lock": "a lock has no content that matters",
     # Not a file's method, but the trainer's.
     "trainer.train": "calls save_checkpoint",
+    "trainer._Trainer.log": "loggers of Lightning Fabric, which keep files of their own",
 }
 """Functions that write without `tbps_infer.atomic`, and into what."""
 

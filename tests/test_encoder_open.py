@@ -91,7 +91,7 @@ def bundle(tmp_path: Path) -> Bundle:
         write_graph(folder, branch)
     files = file_facts(folder)
     model = FACTS.identified("0" * 64, files["tokenizer.json"].sha256)
-    Bundle(folder, model, files, 18, {}, {}, "2026-01-01T00:00:00Z", {}).write_facts()
+    Bundle(folder, model, files, 18, {}, {"name": "made up", "sha256": ""}, "2026-01-01T00:00:00Z", {}).write_facts()
     return Bundle.open(folder)
 
 

@@ -83,7 +83,7 @@ class Family:
         plan: Understands a checkpoint of it.
         options: Which attributes of `LoadOptions` mean something to it.
         rows: The length that some of the markers have.
-        rename: Brings a checkpoint's tensors to the names that ``plan`` knows, where that takes more than a table.
+        translate: Brings a checkpoint's tensors to the names that ``plan`` knows, where that takes more than a table.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Family:
     plan: Callable[[CheckpointFile, LoadOptions], Plan]
     options: tuple[str, ...] = ("config", "image_size", "max_length", "tokenizer", "drop")
     rows: Mapping[str, int] = field(default_factory=dict)
-    rename: Callable[[CheckpointFile], CheckpointFile] = lambda file: file
+    translate: Callable[[CheckpointFile], CheckpointFile] = lambda file: file
 
     def recognises(self, file: CheckpointFile) -> bool:
         """Whether a checkpoint has this family's markers."""

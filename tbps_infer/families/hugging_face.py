@@ -168,5 +168,5 @@ CLIP_FOLDER = Family(
     ("vision_model.embeddings.class_embedding", "visual_projection.weight"),
     _plan_clip,
     OPTIONS,
-    rename=_in_openais_layout,
+    translate=_in_openais_layout,
 )

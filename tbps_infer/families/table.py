@@ -186,7 +186,7 @@ def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Found 
     file = read_checkpoint_file(path, options)
     family = named or _recognise(file)
     options.refuse_unknown(f"the family {family.name}", family.options)
-    file = family.rename(file)
+    file = family.translate(file)
     plan = family.plan(file, options)
     return Found(family, file, plan, cover(file, plan.network, plan.table, plan.droppable, options.drop))
 

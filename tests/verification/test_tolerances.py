@@ -19,6 +19,7 @@ OTHER_NUMBERS = {
     "tbps_infer/training/options.py": "the learning rate's warm-up from 0.1 to 1",
     "tbps_infer/gallery/search/": "how much of the vectors' energy the sketch keeps",
     "benchmarks/studies/serve_load.py": "percentiles of latencies",
+    "cli/serve.py": "the share of --grace after which the server says what still runs",
 }
 """Where numbers from 0.9 to 1 are no limit on a comparison of embeddings, and what they are."""
 
