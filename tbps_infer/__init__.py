@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from tbps_infer.sources import SourceItem, read_sources
 
 # In a clone, the packages export, cli and benchmarks lie beside this folder, where Python does not look for them.
-_BESIDE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
-if os.path.isfile(os.path.join(_BESIDE, "setup.py")):  # noqa: PTH113, PTH118
-    __path__.append(_BESIDE)
+_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
+if not os.path.isdir(os.path.join(_HERE, "cli")):  # noqa: PTH112, PTH118
+    __path__.append(os.path.dirname(_HERE))  # noqa: PTH120
 
 __version__ = "0.2.0.dev0"
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import re
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from places import ROOT
-from recorded_disk import RecordedDisk
+from recorded_disk import RecordedDisk, files_up_to
 
 from tbps_infer.bundle import Bundle
 from tbps_infer.errors import TbpsError
@@ -331,17 +329,6 @@ def test_training_stopped_while_it_saves_its_best_keeps_the_one_before(
     assert load_checkpoint(best).training["epoch"] == 2
     assert (best / "notes.txt").read_text() == "mine"
     assert (best / "bundle" / "tokenizer.json").read_text() == "of a bundle"
-
-
-@contextlib.contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Writes beyond so many bytes of a file fail, as those on a full disk do."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("times", [0.5, 1.5], ids=["best", "state.ckpt"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import importlib.util
 import random
-import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 from command_line import fail
 from fake_vectors import embeddings
 from mutations import damaged, swapped
-from recorded_disk import RecordedDisk
+from recorded_disk import RecordedDisk, files_up_to
 from text_files import change_json
 
 from tbps_infer.errors import GalleryError, ModelMismatchError, TbpsError
@@ -139,23 +138,12 @@ def test_a_graph_is_read_once_for_a_file_as_it_is(copy: Path, monkeypatch: pytes
     assert len(read) > 3
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file may become longer, whoever writes it, C and C++ included: a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @needs_usearch
 @pytest.mark.parametrize("short", [1, 100, 2000, 4096, 5000, 9000])
 def test_a_graph_whose_last_write_failed_does_not_take_its_place(copy: Path, short: int) -> None:
     file = copy / "graph-0.usearch"
     before = file.read_bytes()
-    with largest_file(len(before) - 512 - short), pytest.raises(GalleryError, match="cannot be written"):
+    with files_up_to(len(before) - 512 - short), pytest.raises(GalleryError, match="cannot be written"):
         index_gallery(copy, graph=True)
     assert file.read_bytes() == before and not list(copy.glob(".*.partial"))
     use(copy)
@@ -326,14 +314,14 @@ def do(work: str, path: Path) -> object:
         return index_gallery(path)
     if work == "compact":
         return compact_gallery(path)
-    return remove_records(path, Filter(id=("7",)), purge=work == "purge")
+    return remove_records(path, Filter(id=("7",)), purge=True)
 
 
 @pytest.mark.parametrize("size", [*range(0, 40_000, 2500), *range(60_000, 160_000, 20_000)])
 @pytest.mark.parametrize("work", ["compact", "purge"])
 def test_a_full_disk_at_any_write_gives_a_sentence(copy: Path, work: str, size: int) -> None:
     """Whoever writes: this program, SQLite, or usearch."""
-    with largest_file(size):
+    with files_up_to(size):
         try:
             do(work, copy)
         except GalleryError as error:

@@ -1,10 +1,13 @@
-"""Records when files are synced and renamed, and says whether what lies in a place was made durable."""
+"""Disks that fail or fill up; records when files are synced and renamed, and says whether they were made durable."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +15,18 @@ import pytest
 
 from tbps_infer import atomic
 
-__all__ = ["Call", "RecordedDisk"]
+__all__ = ["Call", "RecordedDisk", "files_up_to"]
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writes beyond so many bytes of a file fail, C's and C++'s included, as those on a full disk do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @dataclass(frozen=True)
