@@ -361,7 +361,7 @@ class Gallery:
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
         missing = [number for number, row in zip(records.tolist(), rows, strict=True) if row is None]
-        if np.isin(missing, self._all.records).any():
+        if missing and np.isin(missing, self._all.records).any():
             raise damaged_records(self.path, "a record is not where its number leads")
         return {row[0]: self._record(row) for row in rows if row is not None}
 
