@@ -324,7 +324,7 @@ def test_a_gallery_that_cannot_be_written_to_can_be_searched(small: Path) -> Non
         # The superuser can write anywhere, so another user looks; everything is imported while it still can be.
         script = (
             "import mmap, os, sys; from pathlib import Path\n"
-            "from tbps_infer.gallery import Gallery\n"
+            "from tbps_infer.gallery import Gallery; import tbps_infer.layout\n"
             "os.setuid(65534)\n"
             "with Gallery.open(Path(sys.argv[1])) as gallery: print(gallery.verify(), gallery.count)\n"
         )
