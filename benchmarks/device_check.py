@@ -60,6 +60,7 @@ SECTIONS = (
     Section("onnxruntime", 110),
     Section("torch_models", 120),
     Section("engines", 300),
+    Section("accuracy", 60),
     Section("training", 60),
     Section("limits", 40),
 )

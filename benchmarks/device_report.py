@@ -70,7 +70,7 @@ def summary_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
 def report_text(outcomes: Sequence[Outcome]) -> str:
     """The report in Markdown: the device, a line per section, failed checks, and what was timed."""
     tables = [TextTable("Sections", _HEAD, tuple(outcome.cells for outcome in outcomes))]
-    tables += [table for outcome in outcomes if (table := _times(outcome))]
+    tables += [table for outcome in outcomes for table in (_accuracies(outcome), _times(outcome)) if table]
     facts = [str(fact["note"]) for outcome in outcomes for fact in outcome.facts if "note" in fact]
     failures = [
         f"{outcome.section}: {fact.get('check')}: {fact.get('error') or _rest(fact, frozenset({'check', 'ok'}))}"
@@ -79,6 +79,22 @@ def report_text(outcomes: Sequence[Outcome]) -> str:
     ]
     document = Document("Device check", facts, tables, "Failed checks", failures, "")
     return markdown_text(document).rstrip("\n") + "\n"
+
+
+def _accuracies(outcome: Outcome) -> TextTable | None:
+    measured = [fact for fact in outcome.facts if "rank_1" in fact]
+    if not measured:
+        return None
+    rows = tuple(
+        (
+            str(fact.get("accuracy", fact.get("check"))),
+            *(_number(fact.get(name)) for name in ("rank_1", "mean_ap", "items_per_s")),
+            f"{fact['least_cosine']:.7f}" if "least_cosine" in fact else "",
+        )
+        for fact in measured
+    )
+    head = ("what", "Rank-1 %", "mAP %", "items per second", "least cosine to the CPU")
+    return TextTable("Accuracy", head, rows)
 
 
 def _times(outcome: Outcome) -> TextTable | None:

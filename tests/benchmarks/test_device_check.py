@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from tbps_infer.benchmarks import device_check
 from tbps_infer.benchmarks.device_check import SECTIONS, Section, main
 from tbps_infer.benchmarks.device_report import Outcome, report_text, summary_lines
-from tbps_infer.benchmarks.device_sections import engine_runner, onnxruntime
+from tbps_infer.benchmarks.device_sections import accuracy, engine_runner, onnxruntime
 from tbps_infer.benchmarks.device_sections.context import SectionContext, checked, noted, skipped, timed
 from tbps_infer.benchmarks.device_sections.memory import memory_facts
 from tbps_infer.benchmarks.device_sections.search import stage_facts
 from tbps_infer.bundle import Bundle
+from tbps_infer.data.dataset import Split
 from tbps_infer.devices import Device
 from tbps_infer.gallery.search.kernel import KernelScan
 from tbps_infer.gallery.vectors import StoredVectors
@@ -147,6 +148,26 @@ def test_a_graph_passes_only_if_it_agrees_with_its_reference(
     (agrees,) = (fact for fact in facts if fact.get("check") == "fp32 agrees with its reference")
     assert agrees["ok"] is not harmed
     assert bool(agrees["report"]["failures"]) is harmed
+
+
+@pytest.mark.parametrize("harmed", [False, True])
+def test_rank_1_that_the_device_loses_is_a_failure(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harmed: bool
+) -> None:
+    """Embeddings of zeros tie with every picture, and ties are lost."""
+    embed = accuracy._embed
+
+    def harm(context: SectionContext, run: RunOptions, people: Split) -> Any:
+        texts, images, seconds = embed(context, run, people)
+        return (0 * texts if run.backend == "torch" else texts, images, seconds)
+
+    if harmed:
+        monkeypatch.setattr(accuracy, "_embed", harm)
+    context = SectionContext.of(work=tmp_path, bundle=tiny_bundle, checkpoint=tiny_checkpoint, device="cpu")
+    on_cpu, on_device = accuracy.facts(context)
+    assert on_device["rank_1_on_the_cpu"] == on_cpu["rank_1"] > 0
+    assert on_device["ok"] is not harmed
+    assert "Accuracy" in report_text([Outcome("accuracy", "", (on_cpu, on_device), 1.0)])
 
 
 def test_a_check_that_fails_is_said_and_is_the_exit_status(
