@@ -17,6 +17,7 @@ from tbps_infer.encoder import Encoder
 from tbps_infer.errors import TbpsError
 from tbps_infer.evaluation.evaluate import embed_split, evaluate_embeddings
 from tbps_infer.runners import RunOptions
+from tbps_infer.verification.similarity import cosines
 
 __all__ = ["facts"]
 
@@ -51,7 +52,7 @@ def facts(context: SectionContext) -> Iterator[Fact]:
             rank_1=rank_1,
             mean_ap=mean_ap,
             rank_1_on_the_cpu=wanted,
-            least_cosine=min(_least_cosine(*pair) for pair in zip(embeddings[:2], reference[:2], strict=True)),
+            least_cosine=float(min(cosines(*pair).min() for pair in zip(embeddings[:2], reference[:2], strict=True))),
             items_per_s=(len(people.pictures) + len(people.captions)) / embeddings[2],
         )
 
@@ -84,8 +85,3 @@ def _rank_1(embedded: _Embedded, people: Split) -> tuple[float, float]:
     """Rank-1 and mAP of captions that look for pictures, in percent; ties are lost."""
     named = evaluate_embeddings(embedded[0], embedded[1], people).text_to_image.pessimistic.named()
     return named["R@1"], named["mAP"]
-
-
-def _least_cosine(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
-    return float(((found * wanted).sum(1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1))).min())
