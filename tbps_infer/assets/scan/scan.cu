@@ -21,13 +21,14 @@ constexpr int STEPS = 1;
 constexpr int PARTS = 2;
 #endif
 
-// Warps that hide the memory's latency: each has 2 KiB on their way, and an H100 needs some 20 KiB per multiprocessor.
+// Warps that hide the memory's latency: each has DEPTH times 2 KiB on their way.
+constexpr int DEPTH = 2;
 constexpr int LEAST_BLOCKS = GROUPS == 1 ? 6 : GROUPS == 4 ? 4 : 3;
 
 typedef unsigned long long Entry;  // an ordered score in the upper half, a row in the lower
 
 struct Scan {
-    const uint4* rows;      // 64 * chunks bytes each, from row `offset` on; up to a multiple of 32 rows can be read
+    const uint4* rows;      // from row `offset` on, in tiles of 32 rows: the first 64 bytes of each, the next 64, ...
     const float* scales;    // of the same rows for int8, else null
     const unsigned* wanted; // a bit per row of the file; null for all
     const uint2* queries;   // float16 [chunks][STEPS][query / 8][lane][4], see multiply()
@@ -153,44 +154,61 @@ __device__ inline void unpack(uint4 from, int step, float power, unsigned (&pair
 #endif
 }
 
+// A lane's share of 64 bytes of 32 rows, which lie together.
+__device__ inline void load_chunk(const uint4* rows, unsigned chunk, uint4 (&to)[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = load_once(rows + 128 * chunk + 32 * i);
+}
+
+__device__ inline void multiply_chunk(
+    const Scan& scan, const uint4 (&now)[4], const uint2* queries, float (&sums)[2][GROUPS][4])
+{
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+        unsigned pairs[4][PARTS][2];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) unpack(now[i], step, scan.power, pairs[i]);
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group, queries += 32) {
+            const uint2 some = *queries;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+#pragma unroll
+                for (int part = 0; part < PARTS; ++part) {
+                    const unsigned(&upper)[2] = pairs[2 * half][part];
+                    const unsigned(&lower)[2] = pairs[2 * half + 1][part];
+                    const unsigned these[4] = {upper[0], lower[0], upper[1], lower[1]};
+                    multiply_add(sums[half][group], these, some);
+                }
+            }
+        }
+    }
+}
+
 // Products of 32 rows with 8 * GROUPS queries. A warp's lanes are 8 x 4: lane (g, t) reads 16 bytes at a time, the
 // t-th of 64, of the rows g, g + 8, g + 16 and g + 24. The columns that mma calls 2t, 2t + 1, 2t + 8 and 2t + 9 are
 // then four that lie together in a row: any order of columns gives the same sum if the queries come in the same one.
-// The next 64 bytes are asked for before these are multiplied.
+// The 64 bytes DEPTH further on are asked for before these are multiplied.
 __device__ inline void multiply(const Scan& scan, unsigned tile, unsigned lane, float (&sums)[2][GROUPS][4])
 {
-    const unsigned long long pitch = 4ull * scan.chunks;  // in 16 bytes
-    const uint4* rows = scan.rows + (32ull * tile - scan.offset + lane / 4) * pitch + lane % 4;
+    const uint4* rows = scan.rows + 128ull * scan.chunks * (tile - scan.offset / 32) + lane;
     const uint2* queries = scan.queries + lane;
-    uint4 now[4], next[4];
+    uint4 ahead[DEPTH][4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) next[i] = load_once(rows + 8 * i * pitch);
-    for (unsigned chunk = 1; chunk <= scan.chunks; ++chunk) {
+    for (int depth = 0; depth < DEPTH; ++depth) {
+        if (depth < scan.chunks) load_chunk(rows, depth, ahead[depth]);
+    }
+    for (unsigned start = 0; start < scan.chunks; start += DEPTH) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) now[i] = next[i];
-        if (chunk < scan.chunks) {
+        for (int depth = 0; depth < DEPTH; ++depth) {
+            const unsigned chunk = start + depth;
+            if (chunk >= scan.chunks) break;
+            uint4 now[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) next[i] = load_once(rows + 8 * i * pitch + 4 * chunk);
-        }
-#pragma unroll
-        for (int step = 0; step < STEPS; ++step) {
-            unsigned pairs[4][PARTS][2];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) unpack(now[i], step, scan.power, pairs[i]);
-#pragma unroll
-            for (int group = 0; group < GROUPS; ++group, queries += 32) {
-                const uint2 some = *queries;
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-#pragma unroll
-                    for (int part = 0; part < PARTS; ++part) {
-                        const unsigned(&upper)[2] = pairs[2 * half][part];
-                        const unsigned(&lower)[2] = pairs[2 * half + 1][part];
-                        const unsigned these[4] = {upper[0], lower[0], upper[1], lower[1]};
-                        multiply_add(sums[half][group], these, some);
-                    }
-                }
-            }
+            for (int i = 0; i < 4; ++i) now[i] = ahead[depth][i];
+            if (chunk + DEPTH < scan.chunks) load_chunk(rows, chunk + DEPTH, ahead[depth]);
+            multiply_chunk(scan, now, queries + 32 * STEPS * GROUPS * chunk, sums);
         }
     }
 }

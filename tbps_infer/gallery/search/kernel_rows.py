@@ -1,4 +1,7 @@
-"""Stored vectors on a GPU as they are stored, as far as its memory goes; the others copied piece by piece.
+"""Stored vectors on a GPU, as far as its memory goes; the others copied piece by piece.
+
+A warp reads 64 bytes of 32 rows at a time, and these lie together there: it reads one tile from end to end, as memory
+is read fastest.
 
 And which of them a search goes through: a range of rows, and a bit per row where that is not all of the range.
 """
@@ -29,7 +32,7 @@ class Piece:
     """Rows on the device.
 
     Attributes:
-        rows: Their address, and that of row `offset` of the file.
+        rows: The address of their tiles, which begin with row `offset` of the file.
         scales: The address of their scales; 0 where there are none.
         offset: The first row, a multiple of `TILE`.
         first: Of the rows to look at.
@@ -161,11 +164,9 @@ class DeviceRows:
         for start in range(first, last, self._piece):
             stop = min(start + self._piece, last)
             staging = self._free_staging()
-            there = staging[: (stop - start) * self._pitch].reshape(stop - start, self._pitch)
-            some = np.ascontiguousarray(self._vectors.values[start:stop])
-            there[:, : self._stored] = some.view(np.uint8).reshape(stop - start, self._stored)
-            there[:, self._stored :] = 0
-            self._memory.copy_to_device(rows + (start - first) * self._pitch, there.reshape(-1), self._stream)
+            there = staging[: _tiles(stop - start) * self._pitch]
+            self._lay_tiles(there, np.ascontiguousarray(self._vectors.values[start:stop]))
+            self._memory.copy_to_device(rows + (start - first) * self._pitch, there, self._stream)
             if self._vectors.scales is not None:
                 behind = staging[there.size : there.size + 4 * (stop - start)]
                 behind.view(np.float32)[:] = self._vectors.scales[start:stop]
@@ -173,6 +174,17 @@ class DeviceRows:
             self._memory.record(self._copied[self._turn], self._stream)
             if release is not None:
                 release(start, stop)
+
+    def _lay_tiles(self, there: NDArray[np.uint8], some: NDArray[np.generic]) -> None:
+        """Lay rows into uint8 ``[bytes]`` as the kernel reads them: tile, chunk, row; what is missing is 0."""
+        stored = some.view(np.uint8).reshape(len(some), self._stored)
+        if stored.size < there.size:
+            whole = np.zeros((_tiles(len(some)), self._pitch), np.uint8)
+            whole[: len(some), : self._stored] = stored
+            stored = whole
+        chunk = np.dtype((np.void, CHUNK_BYTES))  # copied as one: several times as fast as by bytes
+        tiles = stored.reshape(-1, self._pitch).view(chunk).reshape(-1, TILE, self.chunks)
+        there.view(chunk).reshape(-1, self.chunks, TILE)[:] = tiles.transpose(0, 2, 1)
 
     def _send(self, address: int, values: NDArray[np.uint8]) -> None:
         """Copy what need not be as large as the staging memory."""
