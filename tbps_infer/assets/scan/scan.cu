@@ -21,9 +21,12 @@ constexpr int STEPS = 1;
 constexpr int PARTS = 2;
 #endif
 
-// Warps that hide the memory's latency: each has DEPTH times 2 KiB on their way.
-constexpr int DEPTH = 2;
+// Blocks that hide the memory's latency: each of their warps has 2 KiB on the way. More would spill registers.
+#if defined(STORED_float16) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1200
+constexpr int LEAST_BLOCKS = GROUPS == 1 ? 6 : 4;
+#else
 constexpr int LEAST_BLOCKS = GROUPS == 1 ? 6 : GROUPS == 4 ? 4 : 3;
+#endif
 
 typedef unsigned long long Entry;  // an ordered score in the upper half, a row in the lower
 
@@ -155,10 +158,10 @@ __device__ inline void unpack(uint4 from, int step, float power, unsigned (&pair
 }
 
 // A lane's share of 64 bytes of 32 rows, which lie together.
-__device__ inline void load_chunk(const uint4* rows, unsigned chunk, uint4 (&to)[4])
+__device__ inline void load_chunk(const uint4* rows, uint4 (&to)[4])
 {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = load_once(rows + 128 * chunk + 32 * i);
+    for (int i = 0; i < 4; ++i) to[i] = load_once(rows + 32 * i);
 }
 
 __device__ inline void multiply_chunk(
@@ -189,27 +192,19 @@ __device__ inline void multiply_chunk(
 // Products of 32 rows with 8 * GROUPS queries. A warp's lanes are 8 x 4: lane (g, t) reads 16 bytes at a time, the
 // t-th of 64, of the rows g, g + 8, g + 16 and g + 24. The columns that mma calls 2t, 2t + 1, 2t + 8 and 2t + 9 are
 // then four that lie together in a row: any order of columns gives the same sum if the queries come in the same one.
-// The 64 bytes DEPTH further on are asked for before these are multiplied.
+// The next 64 bytes are asked for before these are multiplied.
 __device__ inline void multiply(const Scan& scan, unsigned tile, unsigned lane, float (&sums)[2][GROUPS][4])
 {
     const uint4* rows = scan.rows + 128ull * scan.chunks * (tile - scan.offset / 32) + lane;
     const uint2* queries = scan.queries + lane;
-    uint4 ahead[DEPTH][4];
+    uint4 now[4], next[4];
+    load_chunk(rows, next);
+    for (unsigned chunk = 1; chunk <= scan.chunks; ++chunk) {
 #pragma unroll
-    for (int depth = 0; depth < DEPTH; ++depth) {
-        if (depth < scan.chunks) load_chunk(rows, depth, ahead[depth]);
-    }
-    for (unsigned start = 0; start < scan.chunks; start += DEPTH) {
-#pragma unroll
-        for (int depth = 0; depth < DEPTH; ++depth) {
-            const unsigned chunk = start + depth;
-            if (chunk >= scan.chunks) break;
-            uint4 now[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) now[i] = ahead[depth][i];
-            if (chunk + DEPTH < scan.chunks) load_chunk(rows, chunk + DEPTH, ahead[depth]);
-            multiply_chunk(scan, now, queries + 32 * STEPS * GROUPS * chunk, sums);
-        }
+        for (int i = 0; i < 4; ++i) now[i] = next[i];
+        if (chunk < scan.chunks) load_chunk(rows + 128 * chunk, next);
+        multiply_chunk(scan, now, queries, sums);
+        queries += 32 * STEPS * GROUPS;
     }
 }
 
