@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _CUDA_CHOICES = {
     # FP32 means FP32: ONNX Runtime's default would round products to TF32's 10 bits.
     "use_tf32": "0",
@@ -160,6 +160,9 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     if device.kind == "cpu" and products_saturate():
         settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
     if device.kind == "cuda":
+        # The process's own logger calls a plan that cuDNN cannot make an error and then takes another, for each
+        # convolution and shape. What goes wrong is raised, and where the nodes run is read back.
+        ort.set_default_logger_severity(_FATAL_ONLY)
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for nodes_on_cpu
     return ort, _open_session(ort, graph, settings, device)
 
