@@ -1,0 +1,11 @@
+"""Street videos with their truth: synthetic pedestrians walk past cameras.
+
+Frames need Pillow; writing them as a video needs PyAV (the extra ``video``).
+"""
+
+from __future__ import annotations
+
+from tbps_infer.data.scenes.dataset import LIGHTS, SceneOptions, SceneReport, draw_films, write_scenes
+from tbps_infer.data.scenes.film import Film, Frame, TrueBox
+
+__all__ = ["LIGHTS", "Film", "Frame", "SceneOptions", "SceneReport", "TrueBox", "draw_films", "write_scenes"]
