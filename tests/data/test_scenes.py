@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tbps_infer.data.scenes import SceneOptions, TrueBox, draw_films, write_scenes
+from tbps_infer.data.scenes import SceneOptions, TrueBox, draw_films, read_truth, write_scenes
 from tbps_infer.data.scenes.film import Film
 from tbps_infer.data.scenes.view import View, plan_view
 from tbps_infer.data.scenes.walks import Walk, plan_walks
@@ -222,3 +222,29 @@ def test_without_pyav_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest
         write_scenes(tmp_path / "out", SMALL)
     assert "tbps-infer[video]" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_truth_read_back_tells_who_is_where(scenes: Path) -> None:
+    truth = read_truth(scenes)
+    assert sorted(text for text, _ in truth.descriptions) == sorted(
+        {r["caption"] for r in rows(scenes / "tracks.csv")}
+    )
+    film = draw_films(SMALL)[1]
+    boxes = [(number, box) for number in range(SMALL.frames) for box in film.frame(number, number / SMALL.fps).boxes]
+    assert len(boxes) > 10
+    clear = [(number, box) for number, box in boxes if box.visibility > 0.9]
+    for number, box in clear:
+        place = (box.left + 1.0, float(box.top), float(box.width), float(box.height))
+        assert truth.identity("cam_b", number, place) == film.walks[box.track - 1].identity
+    number, box = clear[0]
+    assert truth.identity("cam_b", number, (box.left + box.width, box.top, box.width, box.height)) is None
+    assert truth.identity("cam_b", SMALL.frames, (0, 0, 10, 10)) is None
+
+
+def test_a_folder_without_truth_says_so(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"tracks\.csv"):
+        read_truth(tmp_path)
+    (tmp_path / "tracks.csv").write_bytes((scenes / "tracks.csv").read_bytes())
+    (tmp_path / "cam_a.txt").write_text("1,1,left,2,3,4,1,1,1\n")
+    with pytest.raises(DatasetError, match="left"):
+        read_truth(tmp_path)
