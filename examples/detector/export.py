@@ -26,7 +26,7 @@ _FILE = {
     "resize": "letterbox",
     "layout": "nhwc",
     "score_threshold": 0.1,
-    "track_threshold": 0.5,
+    "track_threshold": 0.4,
     "iou_threshold": 0.6,
 }
 
