@@ -18,7 +18,9 @@ _PICTURES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 @click.command()
 @click.argument("gallery", type=EXISTING)
 @click.argument("record", type=click.IntRange(0))
-@click.option("-o", "--output", type=NewFile(), required=True, help="File to write: .mp4, .mkv or .mov; or .jpg, .png.")
+@click.option(
+    "-o", "--output", type=NewFile(), required=True, help="File to write: .mp4, .mkv or .mov; or .jpg, .png."
+)
 @click.option("--before", type=click.FloatRange(0), default=5.0, metavar="SECONDS", help="Seconds before the hit.")
 @click.option("--after", type=click.FloatRange(0), default=5.0, metavar="SECONDS", help="Seconds after it.")
 @verbosity_options

@@ -229,6 +229,8 @@ def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: Cro
 
         report = crop_source(source, people, make_tracker, folder, options, tell=tell, stop=stop)
     _tell(source, report)
+    if report.frames and getattr(people, "used", True) is False:
+        say(f"  no frame of {source.facts.name} has a box in {getattr(people, 'path', '')}; is it of this video?")
     return report
 
 

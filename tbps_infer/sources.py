@@ -16,14 +16,13 @@ An empty CSV cell is no value. A JSON value is text, a number, true (1), false (
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timezone, tzinfo
 from pathlib import Path
 
 from tbps_infer.errors import SourceError, TbpsError
-from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, is_picture
+from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, absolute_path, is_picture
 from tbps_infer.gallery.columns import ColumnType, Value, column_problem
 from tbps_infer.lists import ListReader, ListStyle, Row, is_stream, refuse_twice
 from tbps_infer.metadata import MetadataReader
@@ -250,9 +249,3 @@ _EXTENSIONS_HINT = (
     f"Pictures are recognised by their extensions: {' '.join(sorted(PICTURE_EXTENSIONS))}; a list can name any file. "
     "HEIC needs pip install 'tbps-infer[heif]'."
 )
-
-
-def absolute_path(path: str | Path) -> Path:
-    """A path from the root, without ``..``: what tells one picture from another."""
-    # Not resolve(): a picture is recorded under the name that it was given, not its link's target.
-    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -41,7 +41,7 @@ from tbps_infer.serve.models import (
     SearchRequest,
     SegmentReply,
 )
-from tbps_infer.serve.pictures import decode_example
+from tbps_infer.serve.pictures import PictureKind, decode_example
 from tbps_infer.serve.plain_text import plain_metadata, plain_text
 from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.service import Service, service_of
@@ -149,6 +149,18 @@ async def thumbnail(record: RecordPath, request: Request, gallery: InGalleryQuer
 async def picture(record: RecordPath, request: Request, gallery: InGalleryQuery = None) -> Response:
     """A record's picture as JPEG, 1600 pixels at most."""
     return await _picture(request, gallery, record, "picture")
+
+
+@router.get("/api/v1/records/{record}/frame", response_class=Response, responses=_PICTURE_ANSWERS)
+async def frame(record: RecordPath, request: Request, gallery: InGalleryQuery = None) -> Response:
+    """The video's frame that a record was cropped from, with its box, as JPEG, 1600 pixels at most."""
+    return await _picture(request, gallery, record, "frame")
+
+
+@router.get("/api/v1/records/{record}/strip", response_class=Response, responses=_PICTURE_ANSWERS)
+async def strip(record: RecordPath, request: Request, gallery: InGalleryQuery = None) -> Response:
+    """Seven frames of the three seconds before and after a record, side by side, as JPEG."""
+    return await _picture(request, gallery, record, "strip")
 
 
 @router.post(
@@ -317,9 +329,7 @@ def _why_nothing(service: Service, where: Filter, job: SearchJob, passing: int) 
         return why_nothing(snapshot.gallery, where, job.options.min_score, passing=passing)
 
 
-async def _picture(
-    request: Request, gallery: str | None, number: int, kind: Literal["thumbnail", "picture"]
-) -> Response:
+async def _picture(request: Request, gallery: str | None, number: int, kind: PictureKind) -> Response:
     service = service_of(request)
     record = await _record(service, gallery, number)
     etag = await _in_pool(service, service.pictures.etag, record, kind)

@@ -65,18 +65,18 @@ def open_video(file: Path, hardware: str | None = None) -> Iterator[Any]:
     """
     av = import_av()
     try:
-        with (
-            file.open("rb") as opened,
-            av.open(opened, options=_NOTHING_ELSE, hwaccel=_hardware(hardware)) as container,
-        ):
-            video_stream(container, str(file))
-            yield container
-    except av.error.FFmpegError as error:
-        raise VideoError(
-            f"{file} cannot be decoded: {_reason(error)}.", "Is it a whole video? Check it with: ffprobe FILE"
-        ) from error
+        opened = file.open("rb")
     except OSError as error:
         raise VideoError(f"{file} cannot be read: {error.strerror or error}.") from error
+    with opened:
+        try:
+            with av.open(opened, options=_NOTHING_ELSE, hwaccel=_hardware(hardware)) as container:
+                video_stream(container, str(file))
+                yield container
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(
+                f"{file} cannot be decoded: {_reason(error)}.", "Is it a whole video? Check it with: ffprobe FILE"
+            ) from error
 
 
 @contextmanager

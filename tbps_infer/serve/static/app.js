@@ -3,6 +3,7 @@
 import "./keyboard.js";
 import "./detail.js";
 import "./attention.js";
+import "./frame.js";
 import "./removal.js";
 import { call } from "./api.js";
 import { $ } from "./dom.js";
