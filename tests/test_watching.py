@@ -100,6 +100,34 @@ def test_what_comes_changes_and_goes_is_followed(watched: Watched, options: Watc
     assert sorted(every) == ["0000.ppm", "0001.ppm", "0001.ppm", "0002.ppm", "0010.ppm", "0011.ppm"]
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_list_that_is_replaced_is_followed(tmp_path: Path, options: WatchOptions) -> None:
+    if options is TOLD:
+        pytest.importorskip("watchfiles")
+    watched, stop = Watched(tmp_path), threading.Event()
+    crops = tmp_path / "crops.csv"
+
+    def write_list(new: range) -> None:
+        write_pictures(watched.folder, new)
+        rows = "".join(f"pictures/{number:04}.ppm,gate/{number}\n" for number in range(new.stop))
+        (tmp_path / "new.csv").write_text(f"path,id\n{rows}")
+        (tmp_path / "new.csv").replace(crops)
+
+    thread = threading.Thread(
+        target=watch_sources, args=(lambda: read_sources([str(crops)]), watched.embed, [crops], stop, options)
+    )
+    thread.start()
+    try:
+        write_list(range(2))
+        until(lambda: len(watched.names()) == 2)
+        write_list(range(2, 4))
+        until(lambda: len(watched.names()) == 4)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert [name for names in watched.embedded for name in names] == [f"{number:04}.ppm" for number in range(4)]
+
+
 def test_a_half_written_file_is_waited_for(watched: Watched) -> None:
     write_pictures(watched.folder, [0])
     content = picture(5)

@@ -42,31 +42,29 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
         seek(container, stream, first)
         try:
             with av.open(str(temporary), "w", format=form) as clip:
-                written = _copy(container, stream, clip, last)
+                found = _copy(container, stream, clip, (first, last))
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(
                 f"{file.name} cannot hold {stream.codec_context.name} of {moment.file}: {error}.",
                 "A name that ends with .mkv takes nearly any codec.",
             ) from error
-        if not written:
+        if not found:
             raise VideoError(
                 f"{moment.file} has nothing at {moment.offset:.1f} s.", "Is it the video that was cropped?"
             )
 
 
-def _copy(container: Any, stream: Any, clip: Any, last: int) -> int:
-    """Copy packets up to a time, their times counted from the first one's; returns how many."""
+def _copy(container: Any, stream: Any, clip: Any, span: tuple[int, int]) -> bool:
+    """Copy packets up to the end of a span, their times counted from the first one's; whether any is in the span."""
     copy = clip.add_stream_from_template(stream)
-    origin, written = None, 0
+    origin, found = None, False
     for packet in container.demux(stream):
-        if packet.dts is None:  # the end
+        if packet.dts is None or packet.dts > span[1]:
             break
-        if packet.dts > last:
-            break
+        found = found or packet.dts >= span[0]
         origin = packet.dts if origin is None else origin
         packet.dts -= origin
         packet.pts = None if packet.pts is None else packet.pts - origin
         packet.stream = copy
         clip.mux(packet)
-        written += 1
-    return written
+    return found

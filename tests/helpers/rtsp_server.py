@@ -1,11 +1,12 @@
 """A camera: an RTSP server on this machine, which plays a street to whoever connects and then hangs up.
 
-It speaks what a client needs that asks for TCP (RFC 2326, interleaved). FFmpeg's RTP muxer makes the packets and sends
-them to a UDP port of the server, which passes them on.
+It speaks what a client needs that asks for TCP (RFC 2326, interleaved). FFmpeg's RTP muxer makes the packets and
+sends them to a UDP port of the server, which passes them on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -53,11 +54,8 @@ class Camera:
             except OSError:
                 return
             self.connections += 1
-            with client, client.makefile("rb") as requests:
-                try:
-                    self._converse(client, requests)
-                except OSError:
-                    pass
+            with client, client.makefile("rb") as requests, contextlib.suppress(OSError):
+                self._converse(client, requests)
 
     def _converse(self, client: socket.socket, requests: object) -> None:
         while line := requests.readline().decode():  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_a_stream_is_opened_again_and_the_gap_is_told(monkeypatch: pytest.Monkey
             gaps.append(item)
         else:
             frames.append(item)
-        if len(gaps) == 1 and len(frames) > 15:
+        if len(gaps) > 1 or (gaps and len(frames) > 15):
             stop.set()
     camera.close()
     assert camera.connections == 2 and len(gaps) == 1
@@ -44,7 +45,7 @@ def test_a_stream_is_opened_again_and_the_gap_is_told(monkeypatch: pytest.Monkey
     assert offsets == sorted(offsets)
     now = datetime.now(timezone.utc)
     assert frames[-1].time is not None and abs((now - frames[-1].time).total_seconds()) < 5
-    steps = [after - before for before, after in zip(offsets[:8], offsets[1:9], strict=True)]
+    steps = [after - before for before, after in itertools.pairwise(offsets[:9])]
     assert steps == pytest.approx([0.1] * 8, abs=0.02)  # by the stream's clock, not by arrival
 
 

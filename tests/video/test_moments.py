@@ -78,7 +78,7 @@ def test_what_is_no_moment_is_told(video: Path, tmp_path: Path) -> None:
     ]:
         with pytest.raises(VideoError, match=told):
             find_moment(columns)
-    with pytest.raises(VideoError, match="has no frame at 99.0 s"):
+    with pytest.raises(VideoError, match=r"has no frame at 99\.0 s"):
         draw_frame(Moment(video, 99.0))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(VideoError, match="cannot be decoded"):
@@ -88,6 +88,6 @@ def test_what_is_no_moment_is_told(video: Path, tmp_path: Path) -> None:
 def test_a_clip_that_cannot_be_written_is_told(video: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"hit\.avi is no name of a clip"):
         write_clip(Moment(video, 1), tmp_path / "hit.avi")
-    with pytest.raises(VideoError, match="has nothing at 99.0 s"):
+    with pytest.raises(VideoError, match=r"has nothing at 99\.0 s"):
         write_clip(Moment(video, 99), tmp_path / "hit.mp4", before=1)
     assert list(tmp_path.iterdir()) == []
