@@ -23,10 +23,11 @@ from tbps_infer.data.synth.dataset import SynthOptions, check_out
 from tbps_infer.data.synth.shots import CAMERAS, plan_shot
 from tbps_infer.errors import DatasetError, UsageError
 
-__all__ = ["LIGHTS", "SceneOptions", "SceneReport", "draw_films", "write_scenes"]
+__all__ = ["SceneOptions", "SceneReport", "draw_films", "write_scenes"]
 
 SCHEMA = 1
-LIGHTS = ("day", "dusk", "mixed")
+_LIGHTS = ("day", "dusk", "mixed")
+_MOST_PEOPLE = 10_000
 _FIRST_TEST_PERSON = SynthOptions().train + SynthOptions().val + 1
 
 
@@ -60,15 +61,17 @@ class SceneOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.cameras <= len(CAMERAS):
             raise UsageError(f"cameras is {self.cameras}, want 1 to {len(CAMERAS)}")
-        for name in ("people", "first", "fps", "captions"):
+        if not 1 <= self.people <= _MOST_PEOPLE:
+            raise UsageError(f"people is {self.people}, want 1 to {_MOST_PEOPLE}")
+        for name in ("first", "fps", "captions"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, want at least 1")
         if not 1 <= self.seconds <= 86400:
             raise UsageError(f"seconds is {self.seconds}, want 1 to 86400, a day")
         if not 96 <= self.height <= 2160:
             raise UsageError(f"height is {self.height} pixels, want 96 to 2160")
-        if self.light not in LIGHTS:
-            raise UsageError(f"light is {self.light!r}, want {', '.join(LIGHTS)}")
+        if self.light not in _LIGHTS:
+            raise UsageError(f"light is {self.light!r}, want {', '.join(_LIGHTS)}")
 
     @property
     def size(self) -> tuple[int, int]:
