@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,7 @@ def embed(
         raise click.UsageError("--poll needs --watch.")
     if watch:
         _require_followed(sources)
+        reading = replace(reading, empty_lists=True)
     if prune is not None and any(map(is_stream, sources)):
         raise click.UsageError("--prune cannot look at a list on standard input or in a pipe again; use a file.")
 

@@ -60,6 +60,7 @@ class SourceOptions:
         style: How lists are written.
         first_row: Of several rows for one picture take the first, as of lists of captions, where that is an error
             otherwise.
+        empty_lists: Whether a list may name no picture yet, as one that is followed.
     """
 
     recursive: bool = True
@@ -69,6 +70,7 @@ class SourceOptions:
     names: NamePattern | None = None
     style: ListStyle = field(default_factory=ListStyle)
     first_row: bool = False
+    empty_lists: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class _Reading:
             if "\0" in path:
                 raise row.problem(f"the path {path!r} contains a NUL character.")
             yield _Mention(absolute_path(path if is_stream(source) else Path(source).parent / path), row)
-        if empty:
+        if empty and not self._options.empty_lists:
             raise SourceError(f"The list {source} names no picture.")
 
     def take(self, mention: _Mention) -> None:

@@ -18,7 +18,7 @@ from embedded_folders import contents, embed_items, picture, write_pictures
 from tbps_infer.errors import BackendError
 from tbps_infer.gallery import is_gallery
 from tbps_infer.pruning import prune_gallery
-from tbps_infer.sources import SourceItem, read_sources
+from tbps_infer.sources import SourceItem, SourceOptions, read_sources
 from tbps_infer.watching import WatchOptions, is_network, watch_sources
 
 FAST = WatchOptions(poll_seconds=0.05, settle_seconds=0.2)
@@ -105,7 +105,7 @@ def test_a_list_that_is_replaced_is_followed(tmp_path: Path, options: WatchOptio
     if options is TOLD:
         pytest.importorskip("watchfiles")
     watched, stop = Watched(tmp_path), threading.Event()
-    crops = tmp_path / "crops.csv"
+    crops, reading = tmp_path / "crops.csv", SourceOptions(empty_lists=True)
 
     def write_list(new: range) -> None:
         write_pictures(watched.folder, new)
@@ -114,10 +114,11 @@ def test_a_list_that_is_replaced_is_followed(tmp_path: Path, options: WatchOptio
         (tmp_path / "new.csv").replace(crops)
 
     thread = threading.Thread(
-        target=watch_sources, args=(lambda: read_sources([str(crops)]), watched.embed, [crops], stop, options)
+        target=watch_sources, args=(lambda: read_sources([str(crops)], reading), watched.embed, [crops], stop, options)
     )
     thread.start()
     try:
+        write_list(range(0))  # nobody has come yet
         write_list(range(2))
         until(lambda: len(watched.names()) == 2)
         write_list(range(2, 4))
