@@ -4,7 +4,7 @@ import { recordPath } from "./api.js";
 import { $, bar, make, shortTime } from "./dom.js";
 import { choose, chooseTo } from "./chosen.js";
 import { judge } from "./judged.js";
-import { chosenChanged, detailWanted, hitsAdded, hitsChanged, keyOf, moreWanted, scrolledTo, state } from "./state.js";
+import { aboutKnown, chosenChanged, detailWanted, hitsAdded, hitsChanged, keyOf, moreWanted, scrolledTo, state } from "./state.js";
 
 /** @import { Hit } from "./api.js" */
 
@@ -223,6 +223,8 @@ function drawSoon() {
   });
 }
 
+// Where nothing has a time, cards have no room for it.
+aboutKnown.add(() => $("hits").classList.toggle("timeless", state.about?.first_time === null));
 hitsChanged.add(() => {
   cards = new Map();
   rowHeight = 0;

@@ -21,11 +21,12 @@ export function only(shown) {
 }
 
 /**
- * In a narrow window the fields can fill it: bring what was found into sight.
+ * In a narrow window the fields can fill it: bring what was found into sight, there to the top of the window.
  * @param {string} id
  */
 export function showBelow(id) {
-  requestAnimationFrame(() => $(id).scrollIntoView({ block: "nearest" }));
+  const narrow = matchMedia("(max-width: 620px)").matches;
+  requestAnimationFrame(() => $(id).scrollIntoView({ block: narrow ? "start" : "nearest" }));
 }
 
 /** @param {unknown} error */
