@@ -68,6 +68,11 @@ function card(hit, index) {
     item.append(caption, bar(hit.score / mostOfAll()));
   }
   item.append(about);
+  item.addEventListener("focus", () => {
+    cards.get(state.focus)?.setAttribute("tabindex", "-1");
+    item.tabIndex = 0;
+    state.focus = index;
+  });
   item.addEventListener("click", (event) => {
     setFocus(index);
     const target = /** @type {HTMLElement} */ (event.target);
@@ -137,8 +142,7 @@ function draw() {
   if (wanted.size !== cards.size || [...wanted.keys()].some((index) => !cards.has(index))) show(wanted);
   grid.style.paddingTop = `${first * rowHeight}px`;
   grid.style.paddingBottom = `${(rows - last) * rowHeight}px`;
-  const seen = clamp(Math.floor((headerHeight() - top) / rowHeight), 0, rows - 1) * columns;
-  scrolledTo.send(seen);
+  scrolledTo.send(clamp(Math.ceil((headerHeight() - top - 1) / rowHeight), 0, rows - 1) * columns); // whole rows alone
   if (!state.complete && grid.getBoundingClientRect().bottom < innerHeight + NEAR_END_PX) moreWanted.send();
 }
 
@@ -196,13 +200,9 @@ export function scrollToHit(index, { nearest = false } = {}) {
 /** @param {number} index */
 export function setFocus(index, { scroll = false } = {}) {
   if (!state.hits.length) return;
-  cards.get(state.focus)?.setAttribute("tabindex", "-1");
-  state.focus = clamp(index, 0, state.hits.length - 1);
-  if (scroll || !cards.has(state.focus)) scrollToHit(state.focus, { nearest: true });
-  const item = cards.get(state.focus);
-  if (!item) return;
-  item.tabIndex = 0;
-  item.focus({ preventScroll: true });
+  const place = clamp(index, 0, state.hits.length - 1);
+  if (scroll || !cards.has(place)) scrollToHit(place, { nearest: true });
+  cards.get(place)?.focus({ preventScroll: true });
 }
 
 export function focusHit() {

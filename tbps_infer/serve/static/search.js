@@ -46,6 +46,7 @@ export async function search({ remember = true, at = 0 } = {}) {
   if (browsing) showNewest(found, asked.exclude.length > 0);
   else showFound(found, performance.now() - started);
   if (at) await scrollBackTo(at);
+  else if (!browsing) showBelow(found.hits.length ? "status" : "empty");
 }
 
 async function more() {
@@ -133,7 +134,6 @@ function showFound(found, milliseconds) {
   only(found.hits.length ? null : "empty");
   $("empty-clear").hidden = !filtersUsed();
   $("warnings").replaceChildren(...found.warnings.map((text) => make("li", "warning", text)));
-  showBelow(found.hits.length ? "status" : "empty");
   tell(found.hits.length ? `The ${number(found.hits.length)} best of ${among(found)}, in ${Math.max(1, Math.round(milliseconds))} ms` : "");
 }
 
