@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,6 @@ def _metadata(number: int) -> dict[str, Value]:
     return {
         "id": str(number // 2),
         "camera": camera,
-        "time": f"2024-03-{number + 1:02d}T10:00:00{zone}",
+        "time": f"{date(2024, 3, 1) + timedelta(days=number)}T10:00:00{zone}",
         "note": note,
     }

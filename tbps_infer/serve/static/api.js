@@ -3,19 +3,40 @@
 /**
  * @typedef {string | number | null} Value
  *
- * @typedef {object} Hit
+ * @typedef {object} Place
  * @property {number} record
- * @property {number} rank
- * @property {number} score
- * @property {Record<string, number>} split The score's share of every segment.
+ * @property {string} gallery
+ *
+ * @typedef {object} Seen What a card shows; without a query there are no scores.
  * @property {string} name
  * @property {Record<string, Value>} metadata
+ * @property {number} [rank]
+ * @property {number} [score]
+ * @property {Record<string, number>} [split] The score's share of every segment.
+ * @property {number | null} [stack] The rank of the better hit that looks like it.
+ * @property {number | null} [pictures] How many records its identity has, where one of each is shown.
+ * @property {Hit[]} [alike] Those that were stacked on it.
+ *
+ * @typedef {Place & Seen} Hit
  *
  * @typedef {object} Found
  * @property {Hit[]} hits
  * @property {string[]} warnings
+ * @property {string[]} unknown Words that the model does not know.
+ * @property {Record<string, number>} most The most that each segment can give to a score.
  * @property {number} searched Records that pass the filters.
  * @property {number} total
+ *
+ * @typedef {object} Timeline
+ * @property {number} start_s As the clock showed it, since 1970-01-01T00:00.
+ * @property {number} step_s
+ * @property {number[]} counts
+ *
+ * @typedef {object} Browsed
+ * @property {Hit[]} records
+ * @property {number} passing
+ * @property {number} total
+ * @property {Timeline | null} timeline
  *
  * @typedef {object} Segment
  * @property {string} name
@@ -27,6 +48,7 @@
  * @property {number | null} first_time
  * @property {number | null} last_time
  * @property {number} total
+ * @property {{ name: string, total: number, model: string }[]} galleries
  * @property {Segment[]} segments
  * @property {boolean} attention
  * @property {boolean} removal
@@ -44,14 +66,23 @@
  * @property {string | null} before
  * @property {string | null} where
  *
+ * @typedef {number | Place} Reference
+ *
  * @typedef {object} Query
  * @property {string[]} texts
  * @property {string[]} pictures
- * @property {number[]} like
+ * @property {Reference[]} like
+ * @property {{ record: Reference, segments: string[] }[]} parts
  * @property {string[]} exclude
+ * @property {string} combine
  * @property {number} image_weight
- * @property {number} k
+ * @property {Reference[]} relevant
+ * @property {Reference[]} not_relevant
+ * @property {{ query: number, relevant: number, not_relevant: number }} rocchio
+ * @property {Record<string, number>} part_weights
  * @property {boolean} per_id
+ * @property {number | null} alike
+ * @property {string[]} gallery
  * @property {Filter} filter
  */
 
@@ -105,8 +136,19 @@ export async function call(path, body, signal) {
 /** @param {unknown} error */
 export const isAbort = (error) => error instanceof DOMException && error.name === "AbortError";
 
-/** @param {number} record */
-export const thumbnail = (record) => `/api/v1/records/${record}/thumbnail`;
+/**
+ * POST what has an answer in JSON.
+ * @template Answer
+ * @param {string} path
+ * @param {unknown} body
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<Answer>}
+ */
+export const ask = async (path, body, signal) => (await call(path, body, signal)).json();
 
-/** @param {number} record */
-export const picture = (record) => `/api/v1/records/${record}/picture`;
+/**
+ * The address of a record, or of what belongs to it, such as "/picture".
+ * @param {Place} place
+ * @param {string} [end]
+ */
+export const recordPath = ({ gallery, record }, end = "") => `/api/v1/records/${record}${end}?gallery=${encodeURIComponent(gallery)}`;

@@ -5,24 +5,28 @@ import "./detail.js";
 import "./attention.js";
 import "./frame.js";
 import "./removal.js";
+import "./part_weights.js";
+import "./cameras.js";
+import "./calendar.js";
+import "./galleries.js";
+import { restore } from "./address.js";
 import { call } from "./api.js";
 import { $ } from "./dom.js";
-import { showWeights } from "./query.js";
 import { aboutKnown, searchWanted, state } from "./state.js";
-import { showFailure, showStart, showTotal } from "./views.js";
+import { showFailure, showTotal } from "./views.js";
 
 async function start() {
   try {
-    state.about = await (await call("/api/v1/columns")).json();
+    const gallery = new URLSearchParams(location.search).get("gallery");
+    state.about = await (await call(`/api/v1/columns${gallery ? `?gallery=${encodeURIComponent(gallery)}` : ""}`)).json();
     showTotal(state.about?.total ?? 0);
     aboutKnown.send();
-    showStart();
+    restore();
   } catch (error) {
     showFailure(error);
   }
 }
 
-$("sentence").addEventListener("input", showWeights);
 $("retry").addEventListener("click", () => (state.about ? searchWanted.send({}) : start()));
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => {

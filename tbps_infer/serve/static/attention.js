@@ -1,7 +1,7 @@
 // What the model looked at, drawn on the crop and the sentence.
 
 import { addHitAction } from "./actions.js";
-import { call } from "./api.js";
+import { call, recordPath } from "./api.js";
 import { make } from "./dom.js";
 import { state } from "./state.js";
 
@@ -10,7 +10,7 @@ addHitAction({
   label: "What it looked at",
   available: () => Boolean(state.about?.attention && state.asked?.texts.length),
   async run(hit, panel) {
-    const answer = await call(`/api/v1/records/${hit.record}/attention`, { text: state.asked?.texts[0] });
+    const answer = await call(recordPath(hit, "/attention"), { text: state.asked?.texts[0] });
     const address = URL.createObjectURL(await answer.blob());
     const [link, drawn] = [make("a"), make("img")];
     Object.assign(link, { id: "detail-looked", href: address, target: "_blank", rel: "noopener" });

@@ -3,15 +3,14 @@
 import { addHitAction } from "./actions.js";
 import { call, told } from "./api.js";
 import { $, make } from "./dom.js";
-import { chosenChanged, hitsChanged, state } from "./state.js";
+import { chosenChanged, hitsChanged, keyOf, placeOf, state } from "./state.js";
 import { tell } from "./views.js";
 
 /** @import { Hit } from "./api.js" */
 
 /** @param {Hit} hit */
-export function choose(hit, on = !state.chosen.has(hit.record)) {
-  if (on) state.chosen.add(hit.record);
-  else state.chosen.delete(hit.record);
+export function choose(hit) {
+  if (!state.chosen.delete(keyOf(hit))) state.chosen.add(keyOf(hit));
   chosenChanged.send();
 }
 
@@ -20,23 +19,24 @@ export function choose(hit, on = !state.chosen.has(hit.record)) {
  * @param {number} index
  */
 export function chooseTo(index) {
-  const last = state.hits.findLastIndex((hit, at) => at < index && state.chosen.has(hit.record));
-  for (let at = last < 0 ? index : last; at <= index; at += 1) state.chosen.add(state.hits[at].record);
+  const last = state.hits.findLastIndex((hit, at) => at < index && state.chosen.has(keyOf(hit)));
+  for (let at = last < 0 ? index : last; at <= index; at += 1) state.chosen.add(keyOf(state.hits[at]));
   chosenChanged.send();
 }
 
 export function showChosen() {
   $("chosen").hidden = !state.chosen.size;
   $("remove").hidden = !state.about?.removal;
+  for (const id of ["save-csv", "save-zip"]) $(id).hidden = !state.asked; // the table holds scores of a query
   $("chosen-count").textContent = `${state.chosen.size} chosen`;
-  const pressed = state.open !== null && state.chosen.has(state.hits[state.open]?.record);
+  const pressed = state.open !== null && state.hits[state.open] && state.chosen.has(keyOf(state.hits[state.open]));
   $("detail-choose").setAttribute("aria-pressed", String(pressed));
   $("detail-choose").textContent = pressed ? "Chosen ✓" : "Choose";
 }
 
 /** @param {"csv" | "zip"} format */
 async function save(format) {
-  const records = state.hits.map((hit) => hit.record).filter((record) => state.chosen.has(record));
+  const records = [...state.chosen].map(placeOf);
   $("busy").hidden = false;
   try {
     const answer = await call("/api/v1/export", { format, records, search: state.asked });

@@ -11,6 +11,9 @@ export function $(id) {
   return element;
 }
 
+/** @typedef {HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement} Field */
+
+export const field = (/** @type {string} */ id) => /** @type {Field} */ ($(id));
 export const input = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ ($(id));
 export const button = (/** @type {string} */ id) => /** @type {HTMLButtonElement} */ ($(id));
 export const dialog = (/** @type {string} */ id) => /** @type {HTMLDialogElement} */ ($(id));

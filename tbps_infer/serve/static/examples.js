@@ -1,21 +1,21 @@
 // Example pictures of the query: records of the gallery, and files that are chosen, dropped or pasted.
 
 import { addHitAction } from "./actions.js";
-import { Failure, thumbnail } from "./api.js";
-import { $, closeDialogs, input, make, makeButton } from "./dom.js";
+import { Failure, recordPath } from "./api.js";
+import { $, closeDialogs, field, input, make, makeButton } from "./dom.js";
 import { showWeights } from "./query.js";
-import { searchWanted, state } from "./state.js";
+import { searchWanted, state, stateRestored } from "./state.js";
 import { showFailure } from "./views.js";
 
 /** @import { Hit } from "./api.js" */
 
-export function showExamples() {
+function showExamples() {
   $("examples").replaceChildren(...state.examples.map((each, index) => {
     const chip = make("span", "example");
     const picture = make("img");
     picture.alt = "";
-    picture.src = each.url;
-    const name = "like" in each ? `like record ${each.like}` : each.name;
+    picture.src = "place" in each ? recordPath(each.place, "/thumbnail") : each.url;
+    const name = "picture" in each ? each.name : each.segments ? `${each.segments.join(", ")} of record ${each.place.record}` : `like record ${each.place.record}`;
     const remove = makeButton("✕", () => {
       state.examples.splice(index, 1);
       showExamples();
@@ -32,8 +32,9 @@ export function showExamples() {
 /** @param {Hit} hit */
 function moreLike(hit) {
   closeDialogs();
-  state.examples = [{ like: hit.record, url: thumbnail(hit.record) }];
-  input("sentence").value = "";
+  state.examples = [{ place: { gallery: hit.gallery, record: hit.record } }];
+  state.judged.clear();
+  field("sentence").value = "";
   showExamples();
   searchWanted.send({ focus: true });
   scrollTo({ top: 0 });
@@ -42,9 +43,9 @@ function moreLike(hit) {
 /** @param {File | null | undefined} file */
 async function addPicture(file) {
   if (!file) return;
-  const most = (state.about?.limits.body_bytes ?? 8 << 20) * 0.7;
-  if (!file.type.startsWith("image/") || file.size > most) {
-    const reason = file.size > most ? `is larger than ${Math.round(most / 2 ** 20)} MB` : "is not a picture";
+  const largest = (state.about?.limits.body_bytes ?? 8 << 20) * 0.7;
+  if (!file.type.startsWith("image/") || file.size > largest) {
+    const reason = file.size > largest ? `is larger than ${Math.round(largest / 2 ** 20)} MB` : "is not a picture";
     showFailure(new Failure(`${file.name} ${reason}.`, "Choose a crop of one person."));
     return;
   }
@@ -68,6 +69,21 @@ function asDataUrl(file) {
   });
 }
 
+/**
+ * Search with some parts of a hit, beside what there is.
+ * @param {Hit} hit
+ * @param {string[]} segments
+ */
+export function likeParts(hit, segments) {
+  closeDialogs();
+  const most = state.about?.limits.pictures ?? 4;
+  state.examples = [...state.examples, { place: { gallery: hit.gallery, record: hit.record }, segments }].slice(-most);
+  showExamples();
+  searchWanted.send({ focus: true });
+  scrollTo({ top: 0 });
+}
+
+stateRestored.add(showExamples);
 addHitAction({ id: "detail-like", label: "More like this", key: "m", main: true, run: moreLike });
 
 $("picture-choose").addEventListener("click", () => $("picture").click());

@@ -1,40 +1,24 @@
-// Which records are searched.
+// Which records are searched, and how hits are grouped.
 
-import { $, input, make, makeButton, number } from "./dom.js";
+import { $, field } from "./dom.js";
 import { filtersUsed } from "./query.js";
-import { aboutKnown, searchWanted, state } from "./state.js";
-
-export function showCameras() {
-  const cameras = Object.entries(state.about?.cameras ?? {});
-  $("cameras-field").hidden = !cameras.length;
-  $("cameras").replaceChildren(...cameras.map(([name, count]) => {
-    const chip = makeButton(name, () => {
-      if (!state.cameras.delete(name)) state.cameras.add(name);
-      chip.setAttribute("aria-pressed", String(state.cameras.has(name)));
-      filtersChanged();
-    });
-    chip.setAttribute("aria-pressed", String(state.cameras.has(name)));
-    chip.append(make("small", "", number(count)));
-    return chip;
-  }));
-  showFilterCount();
-}
+import { aboutKnown, searchWanted, state, stateRestored } from "./state.js";
 
 function showFilterCount() {
   $("filters-count").hidden = !filtersUsed();
   $("filters-count").textContent = String(filtersUsed());
+  $("start-clear").hidden = !filtersUsed();
 }
 
-function filtersChanged() {
+export function filtersChanged() {
   showFilterCount();
-  if (state.asked) searchWanted.send({});
+  searchWanted.send({});
 }
 
 function clearFilters() {
-  for (const id of ["after", "before", "where"]) input(id).value = "";
-  input("per-id").checked = false;
+  for (const id of ["after", "before", "where"]) field(id).value = "";
   state.cameras.clear();
-  showCameras();
+  aboutKnown.send();
   filtersChanged();
 }
 
@@ -42,14 +26,23 @@ export function toggleFilters() {
   const hidden = !$("filters").hidden;
   $("filters").hidden = hidden;
   $("filters-open").setAttribute("aria-expanded", String(!hidden));
-  if (!hidden) /** @type {HTMLElement | null} */ ($("filters").querySelector("button, input"))?.focus();
+  if (!hidden) /** @type {HTMLElement | null} */ ($("filters").querySelector("button:not([hidden]), input:not([hidden])"))?.focus();
+}
+
+/**
+ * Show the filters, and go to one.
+ * @param {string} id
+ */
+export function openFilters(id) {
+  if ($("filters").hidden) toggleFilters();
+  $(id).focus();
 }
 
 aboutKnown.add(() => {
-  showCameras();
+  showFilterCount();
   $("where-help").textContent = `Comparisons joined by and, or, not; over: ${["record", "path", ...(state.about?.columns ?? [])].join(", ")}`;
 });
-for (const id of ["after", "before", "where", "k", "per-id", "image-weight"]) $(id).addEventListener("change", filtersChanged);
+stateRestored.add(showFilterCount);
+for (const id of ["after", "before", "where", "group", "image-weight"]) $(id).addEventListener("change", filtersChanged);
 $("filters-open").addEventListener("click", toggleFilters);
-$("filters-clear").addEventListener("click", clearFilters);
-$("empty-clear").addEventListener("click", clearFilters);
+for (const id of ["filters-clear", "empty-clear", "start-clear"]) $(id).addEventListener("click", clearFilters);

@@ -1,7 +1,7 @@
 // Everything by keyboard.
 
 import { actionOfKey, runAction } from "./actions.js";
-import { $, dialog, input } from "./dom.js";
+import { $, dialog } from "./dom.js";
 import { toggleFilters } from "./filters.js";
 import { columnsOfGrid, focusHit, setFocus } from "./hits.js";
 import { detailWanted, state } from "./state.js";
@@ -48,7 +48,7 @@ function onDetailKey(event, target) {
 function onPageKey(event, target) {
   const inGrid = target.closest("#hits") !== null;
   /** @type {Record<string, () => void>} */
-  const keys = { "/": () => input("sentence").select(), "?": () => dialog("help").showModal(), f: toggleFilters };
+  const keys = { "/": () => /** @type {HTMLTextAreaElement} */ ($("sentence")).select(), "?": () => dialog("help").showModal(), f: toggleFilters };
   if (state.hits.length && (inGrid || target === document.body)) Object.assign(keys, movesFrom(state.focus, inGrid));
   const hit = inGrid ? state.hits[state.focus] : undefined;
   const action = hit && actionOfKey(event.key, hit);

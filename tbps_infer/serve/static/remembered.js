@@ -1,6 +1,6 @@
 // Earlier sentences, kept in this browser only, and examples for who has none.
 
-import { $, input, make, makeButton } from "./dom.js";
+import { $, field, makeButton } from "./dom.js";
 import { searchWanted } from "./state.js";
 
 const EXAMPLES = [
@@ -34,7 +34,6 @@ export function rememberSentence(text) {
 
 function showRemembered() {
   const list = remembered();
-  $("history").replaceChildren(...list.map((text) => Object.assign(make("option"), { value: text })));
   $("recent").replaceChildren(...list.slice(0, MOST_RECENT).map(sentenceChip));
   $("recent-part").hidden = !list.length;
 }
@@ -42,7 +41,7 @@ function showRemembered() {
 /** @param {string} text */
 function sentenceChip(text) {
   return makeButton(text, () => {
-    input("sentence").value = text;
+    field("sentence").value = text;
     searchWanted.send({ focus: true });
   });
 }

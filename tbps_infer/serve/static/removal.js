@@ -3,7 +3,7 @@
 import { call, told } from "./api.js";
 import { $, dialog } from "./dom.js";
 import { search } from "./search.js";
-import { state } from "./state.js";
+import { placeOf, state } from "./state.js";
 import { tell } from "./views.js";
 
 /** @param {boolean} again */
@@ -16,7 +16,7 @@ function ask(again) {
 }
 
 async function removeChosen() {
-  const records = [...state.chosen];
+  const records = [...state.chosen].map(placeOf);
   try {
     const gone = await (await call("/api/v1/remove", { records, confirm: records.length })).json();
     dialog("removal").close();

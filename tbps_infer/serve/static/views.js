@@ -1,4 +1,4 @@
-// Which part of the page is shown: the start, hits, that there are none, or a failure.
+// Which part of the page is shown: the start with the newest records, hits, that there are none, or a failure.
 
 import { Failure } from "./api.js";
 import { $, number } from "./dom.js";
@@ -7,30 +7,26 @@ import { hitsChanged, state } from "./state.js";
 /** @typedef {"start" | "empty" | "failure"} View */
 
 /**
- * Show one view without hits, or the hits alone.
+ * Show one view, or the hits alone. Only the start has records beside it.
  * @param {View | null} shown
  */
 export function only(shown) {
   for (const id of ["start", "empty", "failure"]) $(id).hidden = id !== shown;
   $("warnings").replaceChildren();
-  if (shown) {
-    state.hits = [];
+  if (shown === "empty" || shown === "failure") {
+    Object.assign(state, { hits: [], loaded: 0, complete: true });
     state.chosen.clear();
   }
   hitsChanged.send();
 }
 
 /**
- * In a narrow window the fields can fill it: bring what was found into sight.
+ * In a narrow window the fields can fill it: bring what was found into sight, there to the top of the window.
  * @param {string} id
  */
 export function showBelow(id) {
-  requestAnimationFrame(() => $(id).scrollIntoView({ block: "nearest" }));
-}
-
-export function showStart() {
-  only("start");
-  tell("");
+  const narrow = matchMedia("(max-width: 620px)").matches;
+  requestAnimationFrame(() => $(id).scrollIntoView({ block: narrow ? "start" : "nearest" }));
 }
 
 /** @param {unknown} error */
