@@ -114,7 +114,8 @@ def test_a_list_that_is_replaced_is_followed(tmp_path: Path, options: WatchOptio
         (tmp_path / "new.csv").replace(crops)
 
     thread = threading.Thread(
-        target=watch_sources, args=(lambda: read_sources([str(crops)], reading), watched.embed, [crops], stop, options)
+        target=watch_sources,
+        args=(lambda: read_sources([str(crops)], reading), watched.embed, [crops], stop, options),
     )
     thread.start()
     try:

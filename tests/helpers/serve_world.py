@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -55,6 +55,15 @@ class World:
             noise = np.random.default_rng(list(seed)).integers(0, 255, (60, 20, 3), dtype=np.uint8)
             Image.fromarray(noise).save(path)
             items.append(SourceItem(path, _metadata(number)))
+        with self.encoder() as encoder:
+            embed_gallery(encoder, items, self.gallery, EmbedOptions(batch_size=8))
+
+    def add_with(self, *columns: Mapping[str, Value]) -> None:
+        """Embed a picture for each of these columns: ``0.png``, ``1.png`` …"""
+        items = []
+        for number, metadata in enumerate(columns):
+            Image.fromarray(np.full((60, 20, 3), 40 * number, np.uint8)).save(self.folder / f"{number}.png")
+            items.append(SourceItem(self.folder / f"{number}.png", metadata))
         with self.encoder() as encoder:
             embed_gallery(encoder, items, self.gallery, EmbedOptions(batch_size=8))
 

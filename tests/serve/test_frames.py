@@ -12,22 +12,6 @@ from PIL import Image
 from serve_world import World
 from videos import HEIGHT, WIDTH, draw, write_video
 
-from tbps_infer.embedding import EmbedOptions, embed_gallery
-from tbps_infer.gallery.columns import Value
-from tbps_infer.sources import SourceItem
-
-
-def world_of(folder: Path, *columns: dict[str, Value]) -> World:
-    """A world with a record for each set of columns."""
-    items = []
-    for number, metadata in enumerate(columns):
-        Image.fromarray(draw(number)).save(folder / f"{number}.png")
-        items.append(SourceItem(folder / f"{number}.png", metadata))
-    world = World(folder)
-    with world.encoder() as encoder:
-        embed_gallery(encoder, items, world.gallery, EmbedOptions(batch_size=8))
-    return world
-
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +19,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_record_shows_its_frame_and_the_seconds_around_it(tmp_path: Path, video: Path) -> None:
-    world = world_of(tmp_path, {"video": str(video), "offset": 3.0, "box": "124 40 30 70"})
+    world = World(tmp_path)
+    world.add_with({"video": str(video), "offset": 3.0, "box": "124 40 30 70"})
     with world.client() as client:
         answer = client.get("/api/v1/records/1/frame")
         assert answer.status_code == 200 and answer.headers["content-type"] == "image/jpeg"
@@ -52,8 +37,8 @@ def test_a_record_shows_its_frame_and_the_seconds_around_it(tmp_path: Path, vide
 
 def test_a_record_without_a_video_or_with_one_that_is_gone_says_so(tmp_path: Path, video: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    world = world_of(
-        tmp_path,
+    world = World(tmp_path)
+    world.add_with(
         {"camera": "gate"},
         {"video": "/nowhere/gate.mp4", "offset": 3.0},
         {"video": str(tmp_path / "text.mp4"), "offset": 3.0},

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import fail, succeed
 from numpy.typing import NDArray
+from videos import write_video
 
 from tbps_infer.errors import DetectorError, UsageError
 from tbps_infer.runners.options import RunOptions
@@ -281,6 +283,20 @@ def test_a_graph_of_uint8_normalises_by_itself(tmp_path: Path) -> None:
     write_graph(tmp_path / "graph.onnx", outputs, dtype=TensorProto.UINT8)
     with Detector.open(file, RunOptions(threads=1)) as detector:
         assert len(detector.detect(frame(*SIZE))) == 1
+
+
+def test_the_command_crops_whom_a_detector_finds(tmp_path: Path) -> None:
+    relative = np.array([[0.1, 0.2, 0.2, 0.7], [0.5, 0.5, 0.6, 0.9]], np.float32)  # for 0.4 no track begins
+    outputs = {"boxes": relative, "scores": np.array([0.9, 0.4], np.float32)}
+    file = declare(tmp_path, outputs, decoder="boxes-scores", box_unit="relative")
+    video = write_video(tmp_path / "gate.mp4", [k / 10 for k in range(10)])
+    crops = tmp_path / "crops"
+    done = succeed("crop", video, "-o", crops, "--detector", file, "--per-track", 1)
+    assert "10 frames of 0.9 s, 1 tracks, 1 crops" in done.stdout
+    (row,) = (crops / "crops.csv").read_text().splitlines()[1:]
+    assert "32 38 32 97" in row
+    write_graph(tmp_path / "graph.onnx", outputs | {"more": np.zeros(1, np.float32)})
+    assert "made with detector" in fail(1, "crop", video, "-o", crops, "--detector", file, "--per-track", 1).stderr
 
 
 def test_a_backend_that_does_not_run_graphs_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 // Back to the video: the frame that a hit was cropped from, and the seconds around it.
 
 import { addHitAction } from "./actions.js";
-import { call } from "./api.js";
+import { call, recordPath } from "./api.js";
 import { make } from "./dom.js";
 
 addHitAction({
@@ -10,9 +10,9 @@ addHitAction({
   key: "v",
   available: (hit) => typeof hit.metadata.video === "string",
   async run(hit, panel) {
-    const frame = await shown(`/api/v1/records/${hit.record}/frame`, "The frame, with a box around the person");
+    const frame = await shown(recordPath(hit, "/frame"), "The frame, with a box around the person");
     panel.replaceChildren(frame);
-    panel.append(await shown(`/api/v1/records/${hit.record}/strip`, "The three seconds before and after it"));
+    panel.append(await shown(recordPath(hit, "/strip"), "The three seconds before and after it"));
   },
 });
 
