@@ -91,7 +91,7 @@ _crop_options = combined(
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", envvar="TBPS_CROP_SOURCES")
 @output_option("Folder of crops to create or continue.")
 @click.option("--detector", type=EXISTING, metavar="JSON", help="Detector that finds the people (docs/crop.md).")
 @click.option(
@@ -128,7 +128,8 @@ def crop(
 
     A SOURCE is a video, a folder of videos or of frames, or the address of a live stream. People are found by a
     detector or told by a file; each is followed through the frames, and the best crops of each are written. Run the
-    command again to continue after an interruption. Nobody is recognised: an id is a track of one video.
+    command again to continue after an interruption. Nobody is recognised: an id is a track of one video. An address
+    with a password can be in TBPS_CROP_SOURCES instead, where other users do not see it.
 
     \b
     tbps crop street.mp4 -o crops --detector nanodet.json --camera gate --start 2026-05-01T08:00
@@ -229,6 +230,8 @@ def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: Cro
 
         report = crop_source(source, people, make_tracker, folder, options, tell=tell, stop=stop)
     _tell(source, report)
+    if report.frames and getattr(people, "used", True) is False:
+        say(f"  no frame of {source.facts.name} has a box in {getattr(people, 'path', '')}; is it of this video?")
     return report
 
 

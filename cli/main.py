@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "embed": ("tbps_infer.cli.embed:embed", "Embed pictures into a gallery."),
     "crop": ("tbps_infer.cli.crop:crop", "Crop the people out of videos and frames."),
     "search": ("tbps_infer.cli.search:search", "Search a gallery for people."),
+    "clip": ("tbps_infer.cli.clip:clip", "Write the seconds around a hit as a video."),
     "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery as a web page and a JSON API."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
     "explain": ("tbps_infer.cli.explain:explain", "Draw what a model attends to."),

@@ -32,6 +32,7 @@ __all__ = [
 
 _NOTHING_ELSE = {"protocol_whitelist": "none"}
 _CONNECT_SECONDS = 10.0
+_PROBE_MICROSECONDS = "1000000"  # of a live stream, by which its first frames are late; FFmpeg's own are 5 s
 
 
 class Damage(str):
@@ -65,25 +66,27 @@ def open_video(file: Path, hardware: str | None = None) -> Iterator[Any]:
     """
     av = import_av()
     try:
-        with (
-            file.open("rb") as opened,
-            av.open(opened, options=_NOTHING_ELSE, hwaccel=_hardware(hardware)) as container,
-        ):
-            video_stream(container, str(file))
-            yield container
-    except av.error.FFmpegError as error:
-        raise VideoError(
-            f"{file} cannot be decoded: {_reason(error)}.", "Is it a whole video? Check it with: ffprobe FILE"
-        ) from error
+        opened = file.open("rb")
     except OSError as error:
         raise VideoError(f"{file} cannot be read: {error.strerror or error}.") from error
+    with opened:
+        try:
+            with av.open(opened, options=_NOTHING_ELSE, hwaccel=_hardware(hardware)) as container:
+                video_stream(container, str(file))
+                yield container
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(
+                f"{file} cannot be decoded: {_reason(error)}.", "Is it a whole video? Check it with: ffprobe FILE"
+            ) from error
 
 
 @contextmanager
 def open_stream(address: str, shown: str, hardware: str | None = None) -> Iterator[Any]:
     """Open a live stream; yields PyAV's container. Raises as `open_video`, in whose errors it is called `shown`."""
     av = import_av()
-    options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
+    options = {"analyzeduration": _PROBE_MICROSECONDS}
+    if address.startswith("rtsp"):
+        options["rtsp_transport"] = "tcp"
     try:
         with av.open(address, options=options, timeout=_CONNECT_SECONDS, hwaccel=_hardware(hardware)) as container:
             video_stream(container, shown)

@@ -118,7 +118,7 @@ def _gfl(spec: DetectorSpec, outputs: Arrays) -> tuple[Boxes, NDArray[Any]]:
 
 
 def _boxes_scores(spec: DetectorSpec, outputs: Arrays) -> tuple[Boxes, NDArray[Any]]:
-    """Detectors of torchvision (with labels), PP-YOLOE and DAMO-YOLO (with a score for each class)."""
+    """Detectors of torchvision, with labels; PP-YOLOE without its suppression, with a score for each class."""
     boxes = _table(spec, "boxes", outputs["boxes"], 4)
     scores = _without_batch(outputs["scores"])
     if "labels" in outputs:

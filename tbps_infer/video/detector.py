@@ -20,7 +20,8 @@ from tbps_infer.video.frames import Frame
 
 __all__ = ["Detector"]
 
-_SIZES_INPUT = "orig_target_sizes"
+_SIZES = ("orig_target_sizes", "scale_factor", "im_shape")
+"""Inputs that say how large the frame was before it was resized: answered so that boxes are in the input's pixels."""
 
 
 class Detector:
@@ -41,7 +42,11 @@ class Detector:
         self.runner = runner
         self._names = outputs_of(spec, tuple(output.name for output in runner.outputs))
         self._pixels = _pixel_input(spec, runner.inputs)
-        self._sizes = next((each for each in runner.inputs if each.name == _SIZES_INPUT), None)
+        height, width = spec.input_size
+        sizes = dict(zip(_SIZES, ((width, height), (1, 1), (height, width)), strict=True))
+        self._sizes = {
+            each.name: np.array([sizes[each.name]], each.dtype) for each in runner.inputs if each.name in sizes
+        }
 
     @classmethod
     def open(cls, file: Path, options: RunOptions | None = None) -> Detector:
@@ -80,10 +85,7 @@ class Detector:
         """
         height, width = frame.pixels.shape[:2]
         fitting = _Fitting.of(self.spec, height, width)
-        feeds = {self._pixels.name: self._fed(fitting.resized(frame.pixels))}
-        if self._sizes is not None:  # boxes come in pixels of this size, so they are in the input's
-            feeds[_SIZES_INPUT] = np.array([self.spec.input_size[::-1]], self._sizes.dtype)
-        outputs = self.runner.run(feeds)
+        outputs = self.runner.run({self._pixels.name: self._fed(fitting.resized(frame.pixels)), **self._sizes})
         found = decode(self.spec, {name: outputs[graph_name] for name, graph_name in self._names.items()})
         return Detections(fitting.to_frame(found.boxes), found.scores).inside(width, height)
 
@@ -137,11 +139,11 @@ class _Fitting:
 
 def _pixel_input(spec: DetectorSpec, inputs: Sequence[TensorSpec]) -> TensorSpec:
     """The input that takes the pixels; raises DetectorError where it does not take what the declaration says."""
-    pixels = [each for each in inputs if each.name != _SIZES_INPUT]
+    pixels = [each for each in inputs if each.name not in _SIZES]
     if len(pixels) != 1:
         raise DetectorError(
             f"{spec.model.name} has the inputs {', '.join(each.name for each in inputs)}; want one for the pixels, "
-            f"and {_SIZES_INPUT} at most.",
+            f"and {', '.join(_SIZES)} at most.",
             "Export it without its pre- and postprocessing where they want more (docs/crop.md).",
         )
     (found,) = pixels

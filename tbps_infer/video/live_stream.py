@@ -82,7 +82,8 @@ class LiveStream:
             for frame in decoded(container, stream):
                 now = self.clock()
                 if isinstance(frame, Damage):
-                    yield Gap(self._offset(now), str(frame))
+                    if ahead is not None:  # at first there are frames without times or key frames
+                        yield Gap(self._offset(now), str(frame))
                     continue
                 seconds = seconds_of(frame.pts, stream)
                 if ahead is None or abs(seconds + ahead - now) > _DRIFT_SECONDS:

@@ -10,10 +10,9 @@ from pathlib import Path
 from threading import Event
 
 from tbps_infer.errors import UsageError, VideoError
-from tbps_infer.folders import PictureFinder
+from tbps_infer.folders import PictureFinder, absolute_path
 from tbps_infer.gallery.times import TIME_WANTED, read_moment
 from tbps_infer.name_pattern import NamePattern
-from tbps_infer.sources import absolute_path
 from tbps_infer.video.frame_folder import FrameFolder, frames_stamp, frames_with_times, in_order_of_names
 from tbps_infer.video.frames import FrameSource, SourceFacts
 from tbps_infer.video.live_stream import LiveStream, is_address, without_password

@@ -54,7 +54,7 @@ class VideoFile:
         if start != BEGINNING:
             found = self._frames(start, every, sought=True)
             first = next(found, None)
-            if isinstance(first, Gap) or (first is not None and first.position.ticks == start.ticks):
+            if isinstance(first, Frame) and first.position.ticks == start.ticks:
                 yield first
                 yield from found
                 return
@@ -79,7 +79,7 @@ class VideoFile:
                     yield self._frame(frame, Position(number, frame.pts), end)
                 number += 1
             length = _length(container, stream)
-            if length - end > _SLACK_SECONDS + 2 / float(stream.average_rate or 1):
+            if begun and length - end > _SLACK_SECONDS + 2 / float(stream.average_rate or 1):
                 yield Gap(end, f"it ends after {end:.1f} of {length:.1f} s")
 
     def _frame(self, frame: Any, position: Position, offset: float) -> Frame:
