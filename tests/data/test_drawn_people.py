@@ -37,7 +37,7 @@ def test_people_on_an_unseen_street_are_found(detector: Detector, height: int, c
     """By day and at dusk; who is half hidden or smaller than 48 of 360 pixels need not be found."""
     film = draw_films(dataclasses.replace(UNSEEN, height=height))[camera]
     people = recalled = finds = right = 0
-    for number in range(5, UNSEEN.frames, 20):
+    for number in range(0, UNSEEN.frames, 10):
         drawn = film.frame(number, number / UNSEEN.fps)
         found = detector.detect(Frame(Position(number, 0), 0.0, drawn.pixels, None, ""))
         boxes = found.boxes[found.scores >= detector.spec.track_threshold]
@@ -48,8 +48,8 @@ def test_people_on_an_unseen_street_are_found(detector: Detector, height: int, c
         recalled += overlap[clear].any(axis=1).sum()
         finds += len(boxes)
         right += overlap.any(axis=0).sum()
-    assert people >= 12
-    assert recalled >= 0.9 * people
+    assert people >= 20
+    assert recalled >= 0.85 * people  # 0.934 on twelve cameras (docs/scenes.md)
     assert right >= 0.9 * finds
 
 
