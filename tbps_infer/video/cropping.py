@@ -36,6 +36,10 @@ class FindPeople(Protocol):
     def by_number(self) -> bool:
         """Whether it knows frames by their numbers, which are wrong after frames that could not be counted."""
 
+    @property
+    def crop_score(self) -> float:
+        """The score below which a person is followed, and not cropped."""
+
     def detect(self, frame: Frame) -> Detections:
         """The people, their boxes inside the frame."""
 
@@ -138,7 +142,7 @@ class _Cropping:
                 self.source.facts,
                 self.folder.path,
                 self.make_tracker(),
-                Selection(self.options.per_track, self.options.min_height),
+                Selection(self.options.per_track, self.options.min_height, self.people.crop_score),
                 writers,
                 self.progress.next_track,
             )

@@ -70,6 +70,7 @@ class DetectionFile:
     tracked: bool
     used: bool = False
     by_number: ClassVar[bool] = True
+    crop_score: ClassVar[float] = 0.0
 
     def detect(self, frame: Frame) -> Detections:
         """The people in a frame."""

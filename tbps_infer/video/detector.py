@@ -76,6 +76,11 @@ class Detector:
     ) -> None:
         self.runner.close()
 
+    @property
+    def crop_score(self) -> float:
+        """That with which a track may begin: weaker boxes are often beside the person."""
+        return self.spec.track_threshold
+
     def detect(self, frame: Frame) -> Detections:
         """The people in a frame, their boxes inside it.
 

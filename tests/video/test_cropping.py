@@ -267,6 +267,22 @@ def test_a_good_crop_is_tall_upright_whole_and_unhidden() -> None:
     assert qualities(people((100, 100, 140, 200), scores=[0.5]), 400, 600)[0] == pytest.approx(50)
 
 
+def test_weak_boxes_and_moments_that_are_much_worse_give_no_crop() -> None:
+    pixels = np.zeros((400, 600, 3), np.uint8)
+    selection = Selection(3, 10, min_score=0.4)
+    scores = [0.9, 0.3, 0.9, 0.38, 0.8, 0.8, 0.45]
+    for number, score in enumerate(scores):
+        box = (100, 100, 115, 130) if number == 6 else (100, 100, 140, 200)  # far away
+        selection.add(
+            Frame(Position(number, number), float(number), pixels, None, ""),
+            people(box, scores=[score]),
+            np.array([1]),
+        )
+    ((_, track, chosen),) = selection.ended()
+    assert track.last == 6
+    assert [candidate.number for candidate in chosen] == [0, 2, 4]
+
+
 def test_candidates_of_a_long_track_stay_few_and_the_best_stays() -> None:
     selection = Selection(2, 10)
     pixels = np.zeros((400, 600, 3), np.uint8)
