@@ -237,10 +237,10 @@ def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: Cro
 
 def _tell(source: FrameSource, report: CropReport) -> None:
     name, place = source.facts.name, source.facts.place
-    if not report.frames:
+    elapsed = report.elapsed
+    if not elapsed:
         click.echo(f"{name}: nothing new in {place}")
     else:
-        elapsed = max(report.elapsed, 1e-9)
         click.echo(
             f"{name}: {report.frames} frames of {report.seconds:.1f} s, {report.tracks} tracks, {report.crops} crops "
             f"in {elapsed:.1f} s ({report.frames / elapsed:.1f} frames/s, {report.seconds / elapsed:.1f} × real time)"

@@ -27,6 +27,8 @@ from tbps_infer.video.tracking import Tracker
 __all__ = ["CropOptions", "CropReport", "FindPeople", "crop_source"]
 
 _WRITERS = 2
+_MOST_GAPS = 1000
+"""The latest that are recorded of a source: a live stream may have any number."""
 
 
 class FindPeople(Protocol):
@@ -79,7 +81,7 @@ class CropReport:
         crops: Crops that were written.
         gaps: Where frames are missing, earlier runs' included.
         dropped: Frames of a live stream that came faster than they were looked at.
-        elapsed: Seconds that it took.
+        elapsed: Seconds that it took; 0 where there was nothing to do.
         stages: Seconds in which each stage was at work, by name: ``decode``, which overlaps the others, ``detect``,
             ``track`` (with the choice of the best crops) and ``write``, what had to be waited for.
     """
@@ -163,7 +165,7 @@ class _Cropping:
         useless = self.people.by_number and not gap.counted and not self.source.facts.live
         if useless:
             gap = replace(gap, reason=f"{gap.reason}; the detections of what follows are numbered otherwise")
-        self.progress = replace(self.progress, gaps=(*self.progress.gaps, gap))
+        self.progress = replace(self.progress, gaps=(*self.progress.gaps, gap)[-_MOST_GAPS:])
         self.report.gaps = self.progress.gaps
         if self._segment is not None:
             self._segment.broken = True

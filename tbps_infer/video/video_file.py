@@ -80,7 +80,7 @@ class VideoFile:
                 number += 1
             length = _length(container, stream)
             if begun and length - end > _SLACK_SECONDS + 2 / float(stream.average_rate or 1):
-                yield Gap(end, f"it ends after {end:.1f} of {length:.1f} s")
+                yield Gap(end, f"it ends after {end:.1f} of {length:.1f} s", counted=True)
 
     def _frame(self, frame: Any, position: Position, offset: float) -> Frame:
         return Frame(position, offset, upright(frame), self.facts.time(offset), str(self.file))
