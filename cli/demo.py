@@ -33,13 +33,13 @@ class _Material:
         listing: The pictures, as `tbps embed` reads them.
         descriptions: Sentences with the person that each is about.
         person_of: Who is in a hit's picture; None if that cannot be told.
-        options: What `tbps search` is given besides.
+        tracked: Whether an id is a track and not a person: then the best hit of each is shown, unjudged.
     """
 
     listing: Path
     descriptions: Sequence[tuple[str, int]]
     person_of: Callable[[Hit], int | None]
-    options: Sequence[str] = ()
+    tracked: bool = False
 
 
 @click.command()
@@ -78,8 +78,9 @@ def demo(output: Path, video: bool, people: int | None, seed: int) -> None:
     step = max(len(material.descriptions) // _DESCRIPTIONS, 1)
     chosen = material.descriptions[::step][:_DESCRIPTIONS]
     queries, page = output / "queries.csv", output / "search.html"
-    _write_rows(queries, ("text", "person"), chosen)
-    _run(["search", str(gallery), "--queries", str(queries), "-k", "5", *material.options, "--html", str(page)])
+    _write_rows(queries, ("text",) if material.tracked else ("text", "person"), chosen)
+    per_id = ["--per-id"] if material.tracked else []
+    _run(["search", str(gallery), "--queries", str(queries), "-k", "5", *per_id, "--html", str(page)])
     ranks, count = _ranks(bundle, gallery, chosen, material.person_of)
     click.echo(f"\nThe person described is at rank {', '.join(ranks)} of {count} pictures.")
     click.echo(f"The page of hits: {page.resolve()}  (all of it in {time.monotonic() - started:.0f} s)")
@@ -111,14 +112,14 @@ def _crops_of_videos(output: Path, people: int, seed: int) -> _Material:
         frame = int(str(hit.metadata["frame"]))
         return truth.identity(str(hit.metadata["camera"]), frame, (left, top, width, height))
 
-    return _Material(crops / "crops.csv", truth.descriptions, person_of, ("--per-id",))
+    return _Material(crops / "crops.csv", truth.descriptions, person_of, tracked=True)
 
 
 def _write_rows(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with new_file(file, UsageError) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(row[: len(columns)] for row in rows)
 
 
 def _listed(file: Path, output: Path) -> tuple[Path, int, str]:

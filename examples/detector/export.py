@@ -25,9 +25,9 @@ _FILE = {
     "input_size": list(INPUT_SIZE),
     "resize": "letterbox",
     "layout": "nhwc",
-    "score_threshold": 0.1,
-    "track_threshold": 0.5,
-    "iou_threshold": 0.6,
+    "score_threshold": 0.2,
+    "track_threshold": 0.4,
+    "iou_threshold": 0.5,
 }
 
 

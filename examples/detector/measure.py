@@ -11,7 +11,7 @@ from scenes import Example
 
 Detect = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
 
-_SCORE, _NMS_IOU, _RIGHT_IOU = 0.5, 0.6, 0.5
+_SCORE, _NMS_IOU, _RIGHT_IOU = 0.4, 0.5, 0.5
 _SEEN, _LEAST_HEIGHT = 0.5, 24.0
 """Who is to be found: at least half of the figure shows, and it is 48 pixels high in a picture of 640 by 360."""
 

@@ -131,9 +131,9 @@ def train(pixels: Tensor, boxes: Tensor, steps: int, batch: int, deadline: float
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the detector of drawn people.")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--streets", type=int, default=160, help="each with three cameras, 16 frames of each")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--streets", type=int, default=260, help="each with three cameras, 16 frames of each")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--drawing", type=float, default=600, help="at most so many seconds of drawing")
     parser.add_argument("--learning", type=float, default=600, help="at most so many seconds of learning")
     args = parser.parse_args()
