@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -58,9 +58,10 @@ class VideoFile:
                 yield first
                 yield from found
                 return
+            found.close()
         yield from self._frames(start, every, sought=False)
 
-    def _frames(self, start: Position, every: int, *, sought: bool) -> Iterator[Frame | Gap]:
+    def _frames(self, start: Position, every: int, *, sought: bool) -> Generator[Frame | Gap, None, None]:
         """The frames; where the video is to be searched for `start`, it is decoded from the key frame before it."""
         with open_video(self.file, self.hardware) as container:
             stream = video_stream(container, str(self.file))
