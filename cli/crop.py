@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -137,19 +137,23 @@ def crop(
     tbps crop rtsp://user:password@camera/stream -o crops --detector nanodet.json --camera gate
     tbps embed bundle crops/crops.csv -o gallery
     """
-    from tbps_infer.errors import VideoError
     from tbps_infer.video.crop_folder import LIST_FILE, open_crops
     from tbps_infer.video.sources import video_sources
 
     if (detector is None) == (detections is None):
         raise click.UsageError("Give either --detector or --detections.")
+    if detector is not None and person is not None:
+        raise click.UsageError("--person goes with --detections; a detector's JSON file names its class.")
+    if detections is not None and (device != "cpu" or threads is not None):
+        raise click.UsageError("--device and --threads go with --detector.")
     stop = Event()
     found = video_sources(sources, reading, stop)
     if any(source.facts.live for source in found):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+    readable = _readable(found)
     finder = _Finder.open(detector, detections, person, device, threads)
-    missing, unread = 0, 0
+    missing = 0
     made_with = {
         "every": options.every,
         "per-track": options.per_track,
@@ -158,19 +162,28 @@ def crop(
         "detector": finder.stamp,
     }
     with finder, open_crops(output, made_with) as folder:
-        for source in found:
-            try:
-                source.total  # noqa: B018 - opens it
-            except VideoError as error:
-                if len(found) == 1:
-                    raise
-                say(f"  left out: {error.message}")
-                unread += 1
-                continue
+        for source in readable:
             report = _crop(source, finder, folder, options, stop)
             missing += len(report.gaps)
     say(f"Embed them: tbps embed BUNDLE {output / LIST_FILE} -o GALLERY")
-    return int(unread == len(found) or (strict and bool(missing or unread)))
+    return int(strict and bool(missing or len(readable) < len(found)))
+
+
+def _readable(sources: Sequence[FrameSource]) -> list[FrameSource]:
+    """The sources that can be opened; the others are told. Raises VideoError where none can."""
+    from tbps_infer.errors import VideoError
+
+    readable = []
+    for number, source in enumerate(sources, start=1):
+        try:
+            source.total  # noqa: B018 - opens it
+        except VideoError as error:
+            if number == len(sources) and not readable:
+                raise
+            say(f"  left out: {error.message}")
+        else:
+            readable.append(source)
+    return readable
 
 
 class _Finder:

@@ -219,6 +219,7 @@ def test_a_damaged_video_loses_its_segment_and_not_the_run(street: Path, tmp_pat
     assert json.loads((crops / "progress.json").read_text())["sources"]["bad"]["gaps"]
     fail(1, "crop", *sources, "-o", crops, "--detections", labels, "--strict")
     fail(1, "crop", tmp_path / "none.mp4", "-o", tmp_path / "other", "--detections", labels)
+    assert not (tmp_path / "other").exists()
 
 
 def test_boxes_of_another_video_are_told(street: Path, tmp_path: Path) -> None:
@@ -228,7 +229,13 @@ def test_boxes_of_another_video_are_told(street: Path, tmp_path: Path) -> None:
 
 
 def test_neither_or_both_ways_to_find_people_are_refused(street: Path, tmp_path: Path) -> None:
-    assert "Give either --detector or --detections" in fail(2, "crop", street / "gate.mp4", "-o", tmp_path).stderr
+    arguments = ("crop", street / "gate.mp4", "-o", tmp_path / "crops")
+    assert "Give either --detector or --detections" in fail(2, *arguments).stderr
+    boxes = ("--detections", street / "gate.txt")
+    assert "--device and --threads go with --detector" in fail(2, *arguments, *boxes, "--threads", 1).stderr
+    refused = fail(2, *arguments, "--detector", street / "gate.txt", "--person", 1)
+    assert "--person goes with --detections" in refused.stderr
+    assert not (tmp_path / "crops").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -185,8 +186,10 @@ def test_the_names_of_videos_hold_camera_and_start(tmp_path: Path) -> None:
 def test_what_cannot_be_a_source_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", [0, 0.1])
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     wrong: list[tuple[list[str], VideoOptions, str]] = [
         (["nothing.mp4"], VideoOptions(), "does not exist"),
+        ([str(tmp_path / "pipe")], VideoOptions(), "is neither a file nor a folder"),
         ([str(tmp_path / "empty")], VideoOptions(), "holds neither videos nor frames"),
         ([str(tmp_path / "a.mp4")] * 2, VideoOptions(), "would both be called a"),
         ([str(tmp_path / "a.mp4")], VideoOptions(names=NamePattern("{camera}_x")), "does not follow the pattern"),
