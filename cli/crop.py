@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,16 @@ from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.video.crop_folder import CropFolder
-    from tbps_infer.video.cropping import CropOptions, CropReport, FindPeople
-    from tbps_infer.video.detector import Detector
+    from tbps_infer.video.cropping import CropOptions, CropReport
     from tbps_infer.video.frames import FrameSource
+    from tbps_infer.video.people import PeopleFinder
     from tbps_infer.video.sources import VideoOptions
-    from tbps_infer.video.tracking import Tracker
 
 __all__ = ["crop"]
 
 log = logging.getLogger(__name__)
 
 _GAPS_SHOWN = 10
-_FILE_THRESHOLD = 0.5
-"""The lowest score of a file's detections with which a track may begin."""
 
 
 def _video(
@@ -137,7 +133,9 @@ def crop(
     tbps crop rtsp://user:password@camera/stream -o crops --detector nanodet.json --camera gate
     tbps embed bundle crops/crops.csv -o gallery
     """
+    from tbps_infer.runners.options import RunOptions
     from tbps_infer.video.crop_folder import LIST_FILE, open_crops
+    from tbps_infer.video.people import PeopleFinder
     from tbps_infer.video.sources import video_sources
 
     if (detector is None) == (detections is None):
@@ -152,14 +150,18 @@ def crop(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     readable = _readable(found)
-    finder = _Finder.open(detector, detections, person, device, threads)
+    if detector is not None:
+        finder = PeopleFinder.with_detector(detector, RunOptions(device=device, threads=threads))
+    else:
+        assert detections is not None
+        finder = PeopleFinder(None, detections, person)
     missing = 0
     made_with = {
         "every": options.every,
         "per-track": options.per_track,
         "min-height": options.min_height,
         "segment": options.segment_seconds,
-        "detector": finder.stamp,
+        "detector": "" if finder.detector is None else finder.detector.stamp,
     }
     with finder, open_crops(output, made_with) as folder:
         for source in readable:
@@ -186,54 +188,13 @@ def _readable(sources: Sequence[FrameSource]) -> list[FrameSource]:
     return readable
 
 
-class _Finder:
-    """What finds the people of each source."""
-
-    def __init__(self, detector: Detector | None, detections: Path | None, person: int | None, stamp: str) -> None:
-        self._detector = detector
-        self._detections = detections
-        self._person = person
-        self.stamp = stamp
-
-    @classmethod
-    def open(
-        cls, detector: Path | None, detections: Path | None, person: int | None, device: str, threads: int | None
-    ) -> _Finder:
-        if detector is None:
-            return cls(None, detections, person, "")
-        from tbps_infer.runners.options import RunOptions
-        from tbps_infer.video.detector import Detector
-
-        opened = Detector.open(detector, RunOptions(device=device, threads=threads))
-        digest = hashlib.sha256(detector.read_bytes() + opened.spec.model.read_bytes()).hexdigest()
-        return cls(opened, None, None, f"{detector.name} {digest[:12]}")
-
-    def __enter__(self) -> _Finder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._detector is not None:
-            self._detector.runner.close()
-
-    def people(self, source: FrameSource, every: int) -> tuple[FindPeople, Callable[[], Tracker]]:
-        """What finds the people of a source, and what makes the trackers that follow them."""
-        from tbps_infer.video.detection_files import detections_of, open_detections
-        from tbps_infer.video.tracking import ByteTracker, GivenTracks
-
-        rate = source.rate / every
-        if self._detector is not None:
-            threshold = self._detector.spec.track_threshold
-            return self._detector, lambda: ByteTracker(rate, threshold)
-        assert self._detections is not None
-        file = open_detections(detections_of(self._detections, source.facts.name), self._person)
-        return file, GivenTracks if file.tracked else lambda: ByteTracker(rate, _FILE_THRESHOLD)
-
-
-def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: CropOptions, stop: Event) -> CropReport:
+def _crop(
+    source: FrameSource, finder: PeopleFinder, folder: CropFolder, options: CropOptions, stop: Event
+) -> CropReport:
     """Crop one source, and tell what came of it."""
     from tbps_infer.video.cropping import crop_source
 
-    people, make_tracker = finder.people(source, options.every)
+    people, make_tracker = finder.of_source(source, options.every)
     total = source.total // options.every
     with progress_bar(source.facts.name, "frames") as bar:
 
@@ -243,8 +204,8 @@ def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: Cro
 
         report = crop_source(source, people, make_tracker, folder, options, tell=tell, stop=stop)
     _tell(source, report)
-    if report.frames and getattr(people, "used", True) is False:
-        say(f"  no frame of {source.facts.name} has a box in {getattr(people, 'path', '')}; is it of this video?")
+    if report.frames and not people.used:
+        say(f"  no frame of {source.facts.name} has a box in the detections; are they of this video?")
     return report
 
 

@@ -13,37 +13,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Protocol
 
 from tbps_infer.errors import UsageError
-from tbps_infer.video.boxes import Detections
 from tbps_infer.video.crop_folder import CropFolder
 from tbps_infer.video.frames import Frame, FrameSource, Gap, Position
+from tbps_infer.video.people import FindPeople
 from tbps_infer.video.reading_ahead import ReadAhead
 from tbps_infer.video.segment import Segment
 from tbps_infer.video.selection import Selection
 from tbps_infer.video.tracking import Tracker
 
-__all__ = ["CropOptions", "CropReport", "FindPeople", "crop_source"]
+__all__ = ["CropOptions", "CropReport", "crop_source"]
 
 _WRITERS = 2
 _MOST_GAPS = 1000
 """The latest that are recorded of a source: a live stream may have any number."""
-
-
-class FindPeople(Protocol):
-    """Finds the people in a frame: a detector, or a file of detections."""
-
-    @property
-    def by_number(self) -> bool:
-        """Whether it knows frames by their numbers, which are wrong after frames that could not be counted."""
-
-    @property
-    def crop_score(self) -> float:
-        """The score below which a person is followed, and not cropped."""
-
-    def detect(self, frame: Frame) -> Detections:
-        """The people, their boxes inside the frame."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +94,7 @@ class _Cropping:
 
     def __post_init__(self) -> None:
         facts = self.source.facts
-        self.progress = self.folder.progress(facts.name, facts.place, facts.stamp)
+        self.progress = self.folder.progress(facts.name, facts.place, f"{facts.stamp} {self.people.stamp}".strip())
         self.report = CropReport(gaps=self.progress.gaps)
         self._first: float | None = None
         self._number = self.progress.next.number

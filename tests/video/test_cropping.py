@@ -134,6 +134,15 @@ def test_a_video_that_changed_is_refused(street: Path, tmp_path: Path) -> None:
     assert "has changed since" in fail(1, "crop", video, "-o", crops, "--detections", street).stderr
 
 
+def test_detections_that_changed_are_refused(street: Path, tmp_path: Path) -> None:
+    crops, boxes = tmp_path / "crops", tmp_path / "gate.txt"
+    boxes.write_text(mot_lines(TIMES))
+    succeed("crop", street / "gate.mp4", "-o", crops, "--detections", boxes)
+    boxes.write_text(mot_lines(TIMES[:30]))
+    refused = fail(1, "crop", street / "gate.mp4", "-o", crops, "--detections", boxes)
+    assert "what tells its people, has changed" in refused.stderr
+
+
 def test_two_writers_exclude_each_other(street: Path, tmp_path: Path) -> None:
     import fcntl
 
@@ -225,7 +234,7 @@ def test_a_damaged_video_loses_its_segment_and_not_the_run(street: Path, tmp_pat
 def test_boxes_of_another_video_are_told(street: Path, tmp_path: Path) -> None:
     (tmp_path / "late.txt").write_text("900,1,1,1,30,90,1\n")
     done = succeed("crop", street / "gate.mp4", "-o", tmp_path / "crops", "--detections", tmp_path / "late.txt")
-    assert "no frame of gate has a box in" in done.stderr
+    assert "no frame of gate has a box in the detections" in done.stderr
 
 
 def test_neither_or_both_ways_to_find_people_are_refused(street: Path, tmp_path: Path) -> None:
