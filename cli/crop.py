@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,16 @@ from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from tbps_infer.video.crop_folder import CropFolder
-    from tbps_infer.video.cropping import CropOptions, CropReport, FindPeople
-    from tbps_infer.video.detector import Detector
+    from tbps_infer.video.cropping import CropOptions, CropReport
     from tbps_infer.video.frames import FrameSource
+    from tbps_infer.video.people import PeopleFinder
     from tbps_infer.video.sources import VideoOptions
-    from tbps_infer.video.tracking import Tracker
 
 __all__ = ["crop"]
 
 log = logging.getLogger(__name__)
 
 _GAPS_SHOWN = 10
-_FILE_THRESHOLD = 0.5
-"""The lowest score of a file's detections with which a track may begin."""
 
 
 def _video(
@@ -137,90 +133,68 @@ def crop(
     tbps crop rtsp://user:password@camera/stream -o crops --detector nanodet.json --camera gate
     tbps embed bundle crops/crops.csv -o gallery
     """
-    from tbps_infer.errors import VideoError
+    from tbps_infer.runners.options import RunOptions
     from tbps_infer.video.crop_folder import LIST_FILE, open_crops
+    from tbps_infer.video.people import PeopleFinder
     from tbps_infer.video.sources import video_sources
 
     if (detector is None) == (detections is None):
         raise click.UsageError("Give either --detector or --detections.")
+    if detector is not None and person is not None:
+        raise click.UsageError("--person goes with --detections; a detector's JSON file names its class.")
+    if detections is not None and (device != "cpu" or threads is not None):
+        raise click.UsageError("--device and --threads go with --detector.")
     stop = Event()
     found = video_sources(sources, reading, stop)
     if any(source.facts.live for source in found):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-    finder = _Finder.open(detector, detections, person, device, threads)
-    missing, unread = 0, 0
+    readable = _readable(found)
+    if detector is not None:
+        finder = PeopleFinder.with_detector(detector, RunOptions(device=device, threads=threads))
+    else:
+        assert detections is not None
+        finder = PeopleFinder(None, detections, person)
+    missing = 0
     made_with = {
         "every": options.every,
         "per-track": options.per_track,
         "min-height": options.min_height,
         "segment": options.segment_seconds,
-        "detector": finder.stamp,
+        "detector": "" if finder.detector is None else finder.detector.stamp,
     }
     with finder, open_crops(output, made_with) as folder:
-        for source in found:
-            try:
-                source.total  # noqa: B018 - opens it
-            except VideoError as error:
-                if len(found) == 1:
-                    raise
-                say(f"  left out: {error.message}")
-                unread += 1
-                continue
+        for source in readable:
             report = _crop(source, finder, folder, options, stop)
             missing += len(report.gaps)
     say(f"Embed them: tbps embed BUNDLE {output / LIST_FILE} -o GALLERY")
-    return int(unread == len(found) or (strict and bool(missing or unread)))
+    return int(strict and bool(missing or len(readable) < len(found)))
 
 
-class _Finder:
-    """What finds the people of each source."""
+def _readable(sources: Sequence[FrameSource]) -> list[FrameSource]:
+    """The sources that can be opened; the others are told. Raises VideoError where none can."""
+    from tbps_infer.errors import VideoError
 
-    def __init__(self, detector: Detector | None, detections: Path | None, person: int | None, stamp: str) -> None:
-        self._detector = detector
-        self._detections = detections
-        self._person = person
-        self.stamp = stamp
-
-    @classmethod
-    def open(
-        cls, detector: Path | None, detections: Path | None, person: int | None, device: str, threads: int | None
-    ) -> _Finder:
-        if detector is None:
-            return cls(None, detections, person, "")
-        from tbps_infer.runners.options import RunOptions
-        from tbps_infer.video.detector import Detector
-
-        opened = Detector.open(detector, RunOptions(device=device, threads=threads))
-        digest = hashlib.sha256(detector.read_bytes() + opened.spec.model.read_bytes()).hexdigest()
-        return cls(opened, None, None, f"{detector.name} {digest[:12]}")
-
-    def __enter__(self) -> _Finder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._detector is not None:
-            self._detector.runner.close()
-
-    def people(self, source: FrameSource, every: int) -> tuple[FindPeople, Callable[[], Tracker]]:
-        """What finds the people of a source, and what makes the trackers that follow them."""
-        from tbps_infer.video.detection_files import detections_of, open_detections
-        from tbps_infer.video.tracking import ByteTracker, GivenTracks
-
-        rate = source.rate / every
-        if self._detector is not None:
-            threshold = self._detector.spec.track_threshold
-            return self._detector, lambda: ByteTracker(rate, threshold)
-        assert self._detections is not None
-        file = open_detections(detections_of(self._detections, source.facts.name), self._person)
-        return file, GivenTracks if file.tracked else lambda: ByteTracker(rate, _FILE_THRESHOLD)
+    readable = []
+    for number, source in enumerate(sources, start=1):
+        try:
+            source.total  # noqa: B018 - opens it
+        except VideoError as error:
+            if number == len(sources) and not readable:
+                raise
+            say(f"  left out: {error.message}")
+        else:
+            readable.append(source)
+    return readable
 
 
-def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: CropOptions, stop: Event) -> CropReport:
+def _crop(
+    source: FrameSource, finder: PeopleFinder, folder: CropFolder, options: CropOptions, stop: Event
+) -> CropReport:
     """Crop one source, and tell what came of it."""
     from tbps_infer.video.cropping import crop_source
 
-    people, make_tracker = finder.people(source, options.every)
+    people, make_tracker = finder.of_source(source, options.every)
     total = source.total // options.every
     with progress_bar(source.facts.name, "frames") as bar:
 
@@ -230,17 +204,17 @@ def _crop(source: FrameSource, finder: _Finder, folder: CropFolder, options: Cro
 
         report = crop_source(source, people, make_tracker, folder, options, tell=tell, stop=stop)
     _tell(source, report)
-    if report.frames and getattr(people, "used", True) is False:
-        say(f"  no frame of {source.facts.name} has a box in {getattr(people, 'path', '')}; is it of this video?")
+    if report.frames and not people.used:
+        say(f"  no frame of {source.facts.name} has a box in the detections; are they of this video?")
     return report
 
 
 def _tell(source: FrameSource, report: CropReport) -> None:
     name, place = source.facts.name, source.facts.place
-    if not report.frames:
+    elapsed = report.elapsed
+    if not elapsed:
         click.echo(f"{name}: nothing new in {place}")
     else:
-        elapsed = max(report.elapsed, 1e-9)
         click.echo(
             f"{name}: {report.frames} frames of {report.seconds:.1f} s, {report.tracks} tracks, {report.crops} crops "
             f"in {elapsed:.1f} s ({report.frames / elapsed:.1f} frames/s, {report.seconds / elapsed:.1f} × real time)"

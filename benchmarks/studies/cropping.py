@@ -54,7 +54,8 @@ def tracks_with_a_good_crop(truth: SceneTruth, crops: Sequence[Crop]) -> tuple[i
     Those could that are 64 pixels tall and mostly visible in some frame. A good crop has an IoU of 0.5 or more with
     the true box of its frame, at least 80 % of which is visible.
     """
-    possible, found = set(), set()
+    possible: set[tuple[str, int]] = set()
+    found: set[tuple[str, int]] = set()
     for camera, rows in truth.boxes.items():
         good = rows[(rows[:, 5] >= LEAST_HEIGHT) & (rows[:, 8] >= GOOD_VISIBILITY)]
         possible.update((camera, int(track)) for track in good[:, 1])

@@ -62,7 +62,7 @@ def open_video(file: Path, hardware: str | None = None) -> Iterator[Any]:
     Raises:
         VideoError: It cannot be read, or there is no video in it.
         UsageError: FFmpeg knows no such hardware.
-        BackendError: PyAV is not installed.
+        BackendError: PyAV is not installed, or the hardware does not decode it.
     """
     av = import_av()
     try:
@@ -75,6 +75,11 @@ def open_video(file: Path, hardware: str | None = None) -> Iterator[Any]:
                 video_stream(container, str(file))
                 yield container
         except (av.error.FFmpegError, OSError) as error:
+            if hardware is not None:
+                raise BackendError(
+                    f"{file} cannot be decoded by {hardware}: {_reason(error)}.",
+                    "Without that choice the CPU decodes; is the hardware here, and does it know the video's codec?",
+                ) from error
             raise VideoError(
                 f"{file} cannot be decoded: {_reason(error)}.", "Is it a whole video? Check it with: ffprobe FILE"
             ) from error

@@ -13,31 +13,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Protocol
 
 from tbps_infer.errors import UsageError
-from tbps_infer.video.boxes import Detections
 from tbps_infer.video.crop_folder import CropFolder
 from tbps_infer.video.frames import Frame, FrameSource, Gap, Position
+from tbps_infer.video.people import FindPeople
 from tbps_infer.video.reading_ahead import ReadAhead
 from tbps_infer.video.segment import Segment
 from tbps_infer.video.selection import Selection
 from tbps_infer.video.tracking import Tracker
 
-__all__ = ["CropOptions", "CropReport", "FindPeople", "crop_source"]
+__all__ = ["CropOptions", "CropReport", "crop_source"]
 
 _WRITERS = 2
-
-
-class FindPeople(Protocol):
-    """Finds the people in a frame: a detector, or a file of detections."""
-
-    @property
-    def by_number(self) -> bool:
-        """Whether it knows frames by their numbers, which are wrong after frames that could not be counted."""
-
-    def detect(self, frame: Frame) -> Detections:
-        """The people, their boxes inside the frame."""
+_MOST_GAPS = 1000
+"""The latest that are recorded of a source: a live stream may have any number."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ class CropReport:
         crops: Crops that were written.
         gaps: Where frames are missing, earlier runs' included.
         dropped: Frames of a live stream that came faster than they were looked at.
-        elapsed: Seconds that it took.
+        elapsed: Seconds that it took; 0 where there was nothing to do.
         stages: Seconds in which each stage was at work, by name: ``decode``, which overlaps the others, ``detect``,
             ``track`` (with the choice of the best crops) and ``write``, what had to be waited for.
     """
@@ -104,7 +94,7 @@ class _Cropping:
 
     def __post_init__(self) -> None:
         facts = self.source.facts
-        self.progress = self.folder.progress(facts.name, facts.place, facts.stamp)
+        self.progress = self.folder.progress(facts.name, facts.place, f"{facts.stamp} {self.people.stamp}".strip())
         self.report = CropReport(gaps=self.progress.gaps)
         self._first: float | None = None
         self._number = self.progress.next.number
@@ -138,7 +128,7 @@ class _Cropping:
                 self.source.facts,
                 self.folder.path,
                 self.make_tracker(),
-                Selection(self.options.per_track, self.options.min_height),
+                Selection(self.options.per_track, self.options.min_height, self.people.crop_score),
                 writers,
                 self.progress.next_track,
             )
@@ -159,7 +149,7 @@ class _Cropping:
         useless = self.people.by_number and not gap.counted and not self.source.facts.live
         if useless:
             gap = replace(gap, reason=f"{gap.reason}; the detections of what follows are numbered otherwise")
-        self.progress = replace(self.progress, gaps=(*self.progress.gaps, gap))
+        self.progress = replace(self.progress, gaps=(*self.progress.gaps, gap)[-_MOST_GAPS:])
         self.report.gaps = self.progress.gaps
         if self._segment is not None:
             self._segment.broken = True

@@ -13,6 +13,7 @@ Where every box has a track's number (an id of 0 or more), those are the tracks;
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import defaultdict
@@ -62,6 +63,7 @@ class DetectionFile:
         relative: Whether the boxes are relative to the frame's size.
         tracked: Whether the file tells the tracks.
         used: Whether a frame that was asked for is in it.
+        stamp: What tells that it is the same file as before.
     """
 
     path: Path
@@ -69,7 +71,9 @@ class DetectionFile:
     relative: bool
     tracked: bool
     used: bool = False
+    stamp: str = ""
     by_number: ClassVar[bool] = True
+    crop_score: ClassVar[float] = 0.0
 
     def detect(self, frame: Frame) -> Detections:
         """The people in a frame."""
@@ -125,7 +129,13 @@ def open_detections(path: Path, person: int | None = None) -> DetectionFile:
             )
         by_frame[key].append(_checked(box))
     frames = {key: _together(some, bool(tracked)) for key, some in by_frame.items()}
-    return DetectionFile(path, frames, relative, bool(tracked))
+    return DetectionFile(path, frames, relative, bool(tracked), stamp=_stamp(path))
+
+
+def _stamp(path: Path) -> str:
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    facts = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def _checked(box: _Box) -> _Box:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -36,6 +38,7 @@ class Detector:
     """
 
     by_number: ClassVar[bool] = False
+    used: ClassVar[bool] = True
 
     def __init__(self, spec: DetectorSpec, runner: Runner) -> None:
         self.spec = spec
@@ -75,6 +78,17 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.runner.close()
+
+    @cached_property
+    def stamp(self) -> str:
+        """The graph's name and SHA-256, shortened, and the declaration's."""
+        declared = repr(replace(self.spec, model=Path())).encode()
+        return f"{self.spec.model.name} {hashlib.sha256(self.spec.model.read_bytes() + declared).hexdigest()[:12]}"
+
+    @property
+    def crop_score(self) -> float:
+        """That with which a track may begin: weaker boxes are often beside the person."""
+        return self.spec.track_threshold
 
     def detect(self, frame: Frame) -> Detections:
         """The people in a frame, their boxes inside it.

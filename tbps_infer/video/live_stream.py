@@ -23,6 +23,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 _DRIFT_SECONDS = 2.0
 """How far a stream's own clock may be from this machine's before a frame's time is taken from the latter again."""
 
+_LEAST_STEP = 0.001
+"""Seconds between two frames at least: times rise, whatever the two clocks do."""
+
 
 @dataclass
 class LiveStream:
@@ -41,6 +44,7 @@ class LiveStream:
     stop: Event
     hardware: str | None = None
     clock: Callable[[], float] = field(default=time.time)
+    _last: float = 0.0
 
     @property
     def total(self) -> int:
@@ -89,7 +93,8 @@ class LiveStream:
                 if ahead is None or abs(seconds + ahead - now) > _DRIFT_SECONDS:
                     ahead = now - seconds
                 if number % every == 0:
-                    yield self._frame(frame, Position(number, number), self._offset(seconds + ahead))
+                    self._last = max(self._offset(seconds + ahead), self._last + _LEAST_STEP)
+                    yield self._frame(frame, Position(number, number), self._last)
                 number += 1
 
     def _offset(self, seconds: float) -> float:

@@ -12,7 +12,7 @@ from tbps_infer.video.frames import Frame, Gap
 
 __all__ = ["ReadAhead"]
 
-_AHEAD = 8
+_AHEAD = 4
 _PAUSE_SECONDS = 0.2
 _END = object()
 

@@ -23,6 +23,8 @@ _BORDER = 0.01
 _FIRST_SECONDS = 0.5
 _MOST_CANDIDATES = 4
 """For each crop that is wanted of a track."""
+_WORST = 0.4
+"""Of the best crop's quality: below it, another moment is not worth a worse crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Track:
         distance = (self.last - self.first) / (2 * count)
         chosen: list[Candidate] = []
         for each in sorted(self._best.values(), key=lambda each: -each.quality):
+            if chosen and each.quality < _WORST * chosen[0].quality:
+                break
             if all(abs(each.offset - other.offset) >= distance for other in chosen):
                 chosen.append(each)
         return sorted(chosen[:count], key=lambda each: each.offset)
@@ -97,11 +101,13 @@ class Selection:
     Args:
         per_track: Crops that are wanted of a track.
         min_height: Pixels below which a box is no candidate.
+        min_score: The score below which it is none.
     """
 
-    def __init__(self, per_track: int, min_height: int) -> None:
+    def __init__(self, per_track: int, min_height: int, min_score: float = 0.0) -> None:
         self._per_track = per_track
         self._min_height = min_height
+        self._min_score = min_score
         self._tracks: dict[int, Track] = {}
 
     @property
@@ -113,12 +119,14 @@ class Selection:
         """Take the people of the next frame."""
         height, width = frame.pixels.shape[:2]
         values = qualities(people, height, width)
+        strong = people.scores >= self._min_score
         for place in np.flatnonzero(tracks >= 0):
             number = int(tracks[place])
             track = self._tracks.setdefault(number, Track(frame.offset, frame.offset))
             track.last = frame.offset
             left, top, right, bottom = _whole(people.boxes[place], height, width)
-            if bottom - top >= self._min_height and track.wants(float(values[place]), frame.offset):
+            tall = bottom - top >= self._min_height
+            if tall and strong[place] and track.wants(float(values[place]), frame.offset):
                 candidate = Candidate(
                     quality=float(values[place]),
                     number=frame.position.number,

@@ -111,6 +111,8 @@ def _sources(name: str, options: VideoOptions, stop: Event) -> Iterator[FrameSou
     if path.is_file():
         yield _video(path, options)
         return
+    if not path.is_dir():
+        raise VideoError(f"{name} is neither a file nor a folder.", "Save the video as a file first.")
     videos = sorted(each for each in path.iterdir() if each.suffix.lower() in VIDEO_EXTENSIONS and each.is_file())
     pictures = PictureFinder(recursive=False).in_folder(path)
     if videos and pictures:

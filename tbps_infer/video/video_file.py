@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -58,9 +58,10 @@ class VideoFile:
                 yield first
                 yield from found
                 return
+            found.close()
         yield from self._frames(start, every, sought=False)
 
-    def _frames(self, start: Position, every: int, *, sought: bool) -> Iterator[Frame | Gap]:
+    def _frames(self, start: Position, every: int, *, sought: bool) -> Generator[Frame | Gap, None, None]:
         """The frames; where the video is to be searched for `start`, it is decoded from the key frame before it."""
         with open_video(self.file, self.hardware) as container:
             stream = video_stream(container, str(self.file))
@@ -80,7 +81,7 @@ class VideoFile:
                 number += 1
             length = _length(container, stream)
             if begun and length - end > _SLACK_SECONDS + 2 / float(stream.average_rate or 1):
-                yield Gap(end, f"it ends after {end:.1f} of {length:.1f} s")
+                yield Gap(end, f"it ends after {end:.1f} of {length:.1f} s", counted=True)
 
     def _frame(self, frame: Any, position: Position, offset: float) -> Frame:
         return Frame(position, offset, upright(frame), self.facts.time(offset), str(self.file))

@@ -45,6 +45,7 @@ class Camera:
 
     def close(self) -> None:
         """Refuse whoever comes from now on."""
+        self._listening.shutdown(socket.SHUT_RDWR)  # which ends an accept that waits
         self._listening.close()
 
     def _serve(self) -> None:

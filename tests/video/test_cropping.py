@@ -134,6 +134,15 @@ def test_a_video_that_changed_is_refused(street: Path, tmp_path: Path) -> None:
     assert "has changed since" in fail(1, "crop", video, "-o", crops, "--detections", street).stderr
 
 
+def test_detections_that_changed_are_refused(street: Path, tmp_path: Path) -> None:
+    crops, boxes = tmp_path / "crops", tmp_path / "gate.txt"
+    boxes.write_text(mot_lines(TIMES))
+    succeed("crop", street / "gate.mp4", "-o", crops, "--detections", boxes)
+    boxes.write_text(mot_lines(TIMES[:30]))
+    refused = fail(1, "crop", street / "gate.mp4", "-o", crops, "--detections", boxes)
+    assert "what tells its people, has changed" in refused.stderr
+
+
 def test_two_writers_exclude_each_other(street: Path, tmp_path: Path) -> None:
     import fcntl
 
@@ -219,16 +228,23 @@ def test_a_damaged_video_loses_its_segment_and_not_the_run(street: Path, tmp_pat
     assert json.loads((crops / "progress.json").read_text())["sources"]["bad"]["gaps"]
     fail(1, "crop", *sources, "-o", crops, "--detections", labels, "--strict")
     fail(1, "crop", tmp_path / "none.mp4", "-o", tmp_path / "other", "--detections", labels)
+    assert not (tmp_path / "other").exists()
 
 
 def test_boxes_of_another_video_are_told(street: Path, tmp_path: Path) -> None:
     (tmp_path / "late.txt").write_text("900,1,1,1,30,90,1\n")
     done = succeed("crop", street / "gate.mp4", "-o", tmp_path / "crops", "--detections", tmp_path / "late.txt")
-    assert "no frame of gate has a box in" in done.stderr
+    assert "no frame of gate has a box in the detections" in done.stderr
 
 
 def test_neither_or_both_ways_to_find_people_are_refused(street: Path, tmp_path: Path) -> None:
-    assert "Give either --detector or --detections" in fail(2, "crop", street / "gate.mp4", "-o", tmp_path).stderr
+    arguments = ("crop", street / "gate.mp4", "-o", tmp_path / "crops")
+    assert "Give either --detector or --detections" in fail(2, *arguments).stderr
+    boxes = ("--detections", street / "gate.txt")
+    assert "--device and --threads go with --detector" in fail(2, *arguments, *boxes, "--threads", 1).stderr
+    refused = fail(2, *arguments, "--detector", street / "gate.txt", "--person", 1)
+    assert "--person goes with --detections" in refused.stderr
+    assert not (tmp_path / "crops").exists()
 
 
 @pytest.mark.slow
@@ -265,6 +281,22 @@ def test_a_good_crop_is_tall_upright_whole_and_unhidden() -> None:
     behind, front = quality((100, 100, 140, 200), (120, 110, 160, 210))
     assert behind < 0.5 * plain and behind < front < plain
     assert qualities(people((100, 100, 140, 200), scores=[0.5]), 400, 600)[0] == pytest.approx(50)
+
+
+def test_weak_boxes_and_moments_that_are_much_worse_give_no_crop() -> None:
+    pixels = np.zeros((400, 600, 3), np.uint8)
+    selection = Selection(3, 10, min_score=0.4)
+    scores = [0.9, 0.3, 0.9, 0.38, 0.8, 0.8, 0.45]
+    for number, score in enumerate(scores):
+        box = (100, 100, 115, 130) if number == 6 else (100, 100, 140, 200)  # far away
+        selection.add(
+            Frame(Position(number, number), float(number), pixels, None, ""),
+            people(box, scores=[score]),
+            np.array([1]),
+        )
+    ((_, track, chosen),) = selection.ended()
+    assert track.last == 6
+    assert [candidate.number for candidate in chosen] == [0, 2, 4]
 
 
 def test_candidates_of_a_long_track_stay_few_and_the_best_stays() -> None:

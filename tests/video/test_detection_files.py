@@ -106,7 +106,7 @@ def test_coco_finds_frames_by_name_and_by_number(tmp_path: Path) -> None:
 
 def test_coco_results_count_frames_from_one(tmp_path: Path) -> None:
     results = [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]
-    results += [{"image_id": "b", "category_id": 1, "bbox": [1, 1, 1, 1], "score": 0.5}]  # type: ignore[dict-item]
+    results += [{"image_id": "b", "category_id": 1, "bbox": [1, 1, 1, 1], "score": 0.5}]
     file = open_detections(coco(tmp_path, results))
     assert detect(file, 0) == [[1, 2, 4, 6]]
     assert detect(file, 9, "/frames/b.png") == [[1, 1, 2, 2]]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from videos import write_video
 
 from tbps_infer.errors import DetectorError, UsageError
-from tbps_infer.runners.options import RunOptions
+from tbps_infer.runners import Feeds, RunOptions
 from tbps_infer.video.boxes import Detections, suppress
 from tbps_infer.video.detector import Detector
 from tbps_infer.video.detector_file import read_detector
@@ -58,6 +58,19 @@ def declare(folder: Path, gives: Arrays, /, *, sizes: bool = False, **values: An
     values = {"model": "graph.onnx", "input_size": list(SIZE), "resize": "stretch", **values}
     (folder / "detector.json").write_text(json.dumps(values))
     return folder / "detector.json"
+
+
+def recorded(detector: Detector) -> list[NDArray[Any]]:
+    """What the graph is fed from now on, as it comes."""
+    fed: list[NDArray[Any]] = []
+    run = detector.runner.run
+
+    def record(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        fed.append(feeds["images"])
+        return run(feeds)
+
+    detector.runner.run = record  # type: ignore[method-assign]
+    return fed
 
 
 def centre_size(box: tuple[float, ...]) -> list[float]:
@@ -161,7 +174,7 @@ def test_a_decoder_finds_the_person_where_the_graph_says(
 
 def test_relative_boxes_by_centre_and_size_are_read_as_declared(tmp_path: Path) -> None:
     relative = np.array(centre_size(BOX), np.float32) / np.array([SIZE[1], SIZE[0]] * 2, np.float32)
-    outputs = {"b": relative[None, None], "s": np.array([[0.5]], np.float32)}
+    outputs: Arrays = {"b": relative[None, None], "s": np.array([[0.5]], np.float32)}
     names = {"boxes": "b", "scores": "s"}
     file = declare(tmp_path, outputs, decoder="boxes-scores", box_format="cxcywh", box_unit="relative", outputs=names)
     with Detector.open(file, RunOptions(threads=1)) as detector:
@@ -174,9 +187,7 @@ def test_a_letterbox_keeps_the_shape_and_boxes_come_back(tmp_path: Path, place: 
     outputs = {"boxes": inside[None], "scores": np.array([1.0], np.float32)}
     file = declare(tmp_path, outputs, decoder="boxes-scores", resize="letterbox", place=place, fill=7, mean=[0, 0, 0])
     with Detector.open(file, RunOptions(threads=1)) as detector:
-        fed: list[NDArray[Any]] = []
-        run = detector.runner.run
-        detector.runner.run = lambda feeds: (fed.append(feeds["images"]), run(feeds))[1]  # type: ignore[method-assign]
+        fed = recorded(detector)
         found = detector.detect(frame(128, 128, 200))  # 64 × 64 in 64 × 96
     left, top = corner
     picture = fed[0][0].transpose(1, 2, 0)
@@ -190,9 +201,7 @@ def test_pixels_are_normalised_in_the_order_in_which_they_are_fed(tmp_path: Path
     outputs = {"boxes": np.zeros((1, 4), np.float32), "scores": np.zeros(1, np.float32)}
     file = declare(tmp_path, outputs, decoder="boxes-scores", colour="bgr", mean=[1, 2, 3], std=[2, 4, 8])
     with Detector.open(file, RunOptions(threads=1)) as detector:
-        fed: list[NDArray[Any]] = []
-        run = detector.runner.run
-        detector.runner.run = lambda feeds: (fed.append(feeds["images"]), run(feeds))[1]  # type: ignore[method-assign]
+        fed = recorded(detector)
         pixels = np.tile(np.array([10, 20, 30], np.uint8), (*SIZE, 1))
         assert len(detector.detect(Frame(Position(0, 0), 0.0, pixels, None, ""))) == 0
     assert fed[0].shape == (1, 3, *SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -185,22 +186,26 @@ def test_the_names_of_videos_hold_camera_and_start(tmp_path: Path) -> None:
 def test_what_cannot_be_a_source_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", [0, 0.1])
     (tmp_path / "empty").mkdir()
-    for names, options, told in [
-        (["nothing.mp4"], {}, "does not exist"),
-        ([str(tmp_path / "empty")], {}, "holds neither videos nor frames"),
-        ([str(tmp_path / "a.mp4")] * 2, {}, "would both be called a"),
-        ([str(tmp_path / "a.mp4")], {"names": NamePattern("{camera}_x")}, "does not follow the pattern"),
-        ([str(frame_files(tmp_path / "gate", ["1.png"]))], {}, "times of the frames"),
-    ]:
+    os.mkfifo(tmp_path / "pipe")
+    wrong: list[tuple[list[str], VideoOptions, str]] = [
+        (["nothing.mp4"], VideoOptions(), "does not exist"),
+        ([str(tmp_path / "pipe")], VideoOptions(), "is neither a file nor a folder"),
+        ([str(tmp_path / "empty")], VideoOptions(), "holds neither videos nor frames"),
+        ([str(tmp_path / "a.mp4")] * 2, VideoOptions(), "would both be called a"),
+        ([str(tmp_path / "a.mp4")], VideoOptions(names=NamePattern("{camera}_x")), "does not follow the pattern"),
+        ([str(frame_files(tmp_path / "gate", ["1.png"]))], VideoOptions(), "times of the frames"),
+    ]
+    for names, options, told in wrong:
         with pytest.raises(VideoError, match=told):
-            video_sources(names, VideoOptions(**options), Event())  # type: ignore[arg-type]
+            video_sources(names, options, Event())
     (tmp_path / "gate" / "b.mp4").write_bytes(b"")
     with pytest.raises(VideoError, match="holds 1 videos and 1 pictures"):
         source(tmp_path / "gate")
-    for names, options, told in [
-        ([str(tmp_path / "a.mp4"), "rtsp://camera/1"], {}, "goes alone"),
-        (["rtsp://camera/1"], {"start": "2026"}, "starts when it is opened"),
-        ([str(tmp_path / "a.mp4")], {"start": "yesterday"}, "The start is 'yesterday'"),
-    ]:
+    senseless = [
+        ([str(tmp_path / "a.mp4"), "rtsp://camera/1"], VideoOptions(), "goes alone"),
+        (["rtsp://camera/1"], VideoOptions(start="2026"), "starts when it is opened"),
+        ([str(tmp_path / "a.mp4")], VideoOptions(start="yesterday"), "The start is 'yesterday'"),
+    ]
+    for names, options, told in senseless:
         with pytest.raises(UsageError, match=told):
-            video_sources(names, VideoOptions(**options), Event())  # type: ignore[arg-type]
+            video_sources(names, options, Event())

@@ -50,11 +50,12 @@ def test_a_stream_is_opened_again_and_the_gap_is_told(monkeypatch: pytest.Monkey
 
 
 def test_a_camera_that_is_not_there_at_first_is_an_error() -> None:
-    camera = Camera([])
+    camera = Camera([], password="secret")
     camera.close()
     (source,) = video_sources([camera.address], VideoOptions(), Event())
-    with pytest.raises(VideoError, match="cannot be read"):
+    with pytest.raises(VideoError, match="cannot be read") as refused:
         next(iter(source.frames(BEGINNING, 1)))
+    assert "secret" not in refused.value.message
 
 
 def test_sigterm_commits_what_was_seen(tmp_path: Path) -> None:
@@ -81,6 +82,15 @@ def test_sigterm_commits_what_was_seen(tmp_path: Path) -> None:
     assert rows and {row["id"] for row in rows} == {"gate/1"} and rows[0]["video"] == ""
     assert abs(datetime.fromisoformat(rows[0]["time"]).timestamp() - time.time()) < 60
     assert "secret" not in (crops / "progress.json").read_text()
+
+
+def test_an_address_can_be_in_the_environment(tmp_path: Path) -> None:
+    camera = Camera([], password="secret")
+    camera.close()
+    env = {"TBPS_CROP_SOURCES": camera.address}
+    (tmp_path / "boxes.txt").write_text("1,1,1,1,30,90,1\n")
+    done = fail(1, "crop", "-o", tmp_path / "crops", "--detections", tmp_path / "boxes.txt", env=env)
+    assert "cannot be read" in done.stderr and "secret" not in done.stderr
 
 
 def test_a_stream_goes_alone(tmp_path: Path) -> None:

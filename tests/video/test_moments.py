@@ -9,6 +9,7 @@ import pytest
 from videos import HEIGHT, WIDTH, boxes_at, draw, write_video
 
 from tbps_infer.errors import UsageError, VideoError
+from tbps_infer.gallery.columns import Value
 from tbps_infer.video.clips import write_clip
 from tbps_infer.video.moments import Moment, draw_frame, draw_strip, find_moment
 
@@ -65,17 +66,18 @@ def test_the_frame_of_a_folder_is_its_picture(tmp_path: Path) -> None:
 
 
 def test_what_is_no_moment_is_told(video: Path, tmp_path: Path) -> None:
-    good = {"video": str(video), "offset": 1.5, "box": "1 2 3 4"}
+    good: dict[str, Value] = {"video": str(video), "offset": 1.5, "box": "1 2 3 4"}
     assert find_moment(good) == Moment(video, 1.5, (1, 2, 3, 4))
     assert find_moment(good | {"box": "left"}).box is None
-    for columns, told in [
+    wrong: list[tuple[dict[str, Value], str]] = [
         ({}, "does not tell which video"),
         (good | {"offset": "soon"}, "does not tell which video"),
         (good | {"offset": -1}, "no moment of a video"),
         (good | {"video": "gate.mp4"}, "no moment of a video"),
         (good | {"video": "http://example.org/gate.mp4"}, "no moment of a video"),
         (good | {"video": str(tmp_path / "gone.mp4")}, "is not there"),
-    ]:
+    ]
+    for columns, told in wrong:
         with pytest.raises(VideoError, match=told):
             find_moment(columns)
     with pytest.raises(VideoError, match=r"has no frame at 99\.0 s"):
