@@ -175,7 +175,7 @@ def _readable(sources: Sequence[FrameSource]) -> list[FrameSource]:
     """The sources that can be opened; the others are told. Raises VideoError where none can."""
     from tbps_infer.errors import VideoError
 
-    readable = []
+    readable: list[FrameSource] = []
     for number, source in enumerate(sources, start=1):
         try:
             source.total  # noqa: B018 - opens it
