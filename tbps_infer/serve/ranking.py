@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.gallery import Gallery, Hit, SearchOptions
-from tbps_infer.serve.failures import RefusedError
+from tbps_infer.gallery.search.rows import Selection
 
 __all__ = ["Found", "best_of", "lowest_of", "stacks"]
 
 Found = tuple[str, Hit]
 """A hit and the gallery that it is of."""
 
-Search = Callable[[NDArray[np.float32], int, NDArray[np.int64] | None, SearchOptions], Sequence[Sequence[Hit]]]
-"""Queries float32 ``[n, dim]``, how many hits, which records, and how; the hits of each query."""
-
 _MORE = 4
-_MOST_CANDIDATES = 4096
-# Scores are rounded to float32, whose step at a score of 3 is 2.4e-7; the average of some is off by less than this.
-_ROUNDING = 1e-5
+# Scores are rounded to float32, whose step at a score of 3 is 2.4e-7.
+_ROUNDING = 1e-6
 
 
 def best_of(lists: Iterable[Sequence[Found]], k: int, *, per_id: bool) -> list[Found]:
@@ -39,47 +35,40 @@ def best_of(lists: Iterable[Sequence[Found]], k: int, *, per_id: bool) -> list[F
     return list(best.values())
 
 
-def lowest_of(search: Search, queries: NDArray[np.float32], k: int, options: SearchOptions) -> list[Hit]:
-    """The k records whose lowest score over some queries is highest; each with that score.
+def lowest_of(
+    gallery: Gallery, selection: Selection, queries: NDArray[np.float32], k: int, options: SearchOptions
+) -> list[Hit]:
+    """The k records whose lowest score over some queries is highest; each with that score. It is exact.
 
-    No lowest score exceeds the average of the scores, which is the score of the average query. So records are taken
-    by that, more and more, until the next one's average is below the k-th lowest score that was found: a threshold
-    algorithm (Fagin, Lotem and Naor, 2003), whose result is exact.
+    All lowest scores are computed with a known error. The records are then scored exactly, from the highest on, until
+    the next one cannot be among the k best even if its score is off by that.
 
     Args:
-        search: Searches one gallery.
+        gallery: Where to search.
+        selection: Its records that are searched.
         queries: float32 ``[n, dim]``.
         k: How many.
         options: How to search; `per_id` returns the best record of each of k identities.
-
-    Raises:
-        RefusedError: 422, when the queries have so little in common that thousands of records would have to be read.
     """
-    average = queries.astype(np.float64).mean(axis=0).astype(np.float32)[None]
+    estimates, error = gallery.lowest_scores(queries, selection)
+    order = np.argsort(-estimates, kind="stable")
     plain = replace(options, per_id=False, min_score=None)
-    asked = min(_MORE * k, _MOST_CANDIDATES)
+    smallest = -np.inf if options.min_score is None else options.min_score
+    lowest: dict[int, Hit] = {}
+    done, asked = 0, _MORE * k
     while True:
-        candidates = search(average, asked, None, plain)[0]
-        records = np.sort(np.array([hit.record for hit in candidates], dtype=np.int64))
-        lowest: dict[int, Hit] = {}
-        for hits in search(queries, max(1, len(records)), records, plain):
-            for hit in hits:
-                known = lowest.get(hit.record)
-                if known is None or hit.score < known.score:
-                    lowest[hit.record] = hit
+        some = np.sort(selection.records[order[done:asked]])
+        done = min(asked, len(order))
+        found = gallery.search_with_report(queries, max(1, len(some)), gallery.selection(some), plain).hits
+        for hit in (hit for hits in found for hit in hits):
+            known = lowest.get(hit.record)
+            if known is None or hit.score < known.score:
+                lowest[hit.record] = hit
         ordered = sorted(lowest.values(), key=lambda hit: (-hit.score, hit.record))
         best = [hit for _, hit in best_of([[("", hit) for hit in ordered]], k, per_id=options.per_id)]
-        exhausted = len(candidates) < asked
-        if exhausted or (len(best) == k and best[-1].score >= candidates[-1].score + _ROUNDING):
-            smallest = -np.inf if options.min_score is None else options.min_score
+        if done == len(order) or (len(best) == k and best[-1].score > estimates[order[done]] + error + _ROUNDING):
             return [hit for hit in best if hit.score >= smallest]
-        if asked == _MOST_CANDIDATES:
-            raise RefusedError(
-                422,
-                f"The {len(queries)} sentences have too little in common to rank pictures by all of them.",
-                "Say in one sentence what belongs together, or search for any of them.",
-            )
-        asked = min(_MORE * asked, _MOST_CANDIDATES)
+        asked *= _MORE
 
 
 def stacks(galleries: Mapping[str, Gallery], found: Sequence[Found], cosine: float) -> list[int | None]:

@@ -6,7 +6,7 @@ import importlib.util
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = PAGE_MARKS
+
+Theme = Literal["light", "dark"]
 
 COUNT = 60
 TOKEN = "token-of-sixteen-characters"
@@ -71,7 +73,7 @@ def _violations(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
-def test_axe_finds_nothing_in_any_view(browser: Browser, server: Server, theme: str, width: int) -> None:
+def test_axe_finds_nothing_in_any_view(browser: Browser, server: Server, theme: Theme, width: int) -> None:
     page = _open(browser, server, color_scheme=theme, viewport={"width": width, "height": 800})
     assert _violations(page) == []
     page.goto(f"{server.address}/?q=a+hat+穿&q=a+coat&right=3&wrong=4&like=5&weight=global:2&group=id")
@@ -96,7 +98,7 @@ def test_axe_finds_nothing_in_any_view(browser: Browser, server: Server, theme: 
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_where_the_token_is_asked_for(browser: Browser, tmp_path: Path, theme: str) -> None:
+def test_axe_finds_nothing_where_the_token_is_asked_for(browser: Browser, tmp_path: Path, theme: Theme) -> None:
     world = World(tmp_path)
     world.add(range(2))
     guarded = Server(world, token=TOKEN)
