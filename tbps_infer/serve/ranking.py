@@ -17,6 +17,7 @@ Found = tuple[str, Hit]
 """A hit and the gallery that it is of."""
 
 _MORE = 4
+_MOST_VECTORS = 2048
 # Scores are rounded to float32, whose step at a score of 3 is 2.4e-7.
 _ROUNDING = 1e-6
 
@@ -52,23 +53,48 @@ def lowest_of(
     """
     estimates, error = gallery.lowest_scores(queries, selection)
     order = np.argsort(-estimates, kind="stable")
-    plain = replace(options, per_id=False, min_score=None)
-    smallest = -np.inf if options.min_score is None else options.min_score
-    lowest: dict[int, Hit] = {}
+    best: dict[object, tuple[float, int]] = {}
     done, asked = 0, _MORE * k
     while True:
-        some = np.sort(selection.records[order[done:asked]])
+        for record, score in _lowest(gallery, selection.records[order[done:asked]], queries):
+            whose = _identity(gallery, record) if options.per_id else record
+            best[whose] = max(best.get(whose, (-np.inf, 0)), (score, -record))
         done = min(asked, len(order))
-        found = gallery.search_with_report(queries, max(1, len(some)), gallery.selection(some), plain).hits
-        for hit in (hit for hits in found for hit in hits):
-            known = lowest.get(hit.record)
-            if known is None or hit.score < known.score:
+        ordered = sorted(best.values(), reverse=True)[:k]
+        if done == len(order) or (len(ordered) == k and ordered[-1][0] > estimates[order[done]] + error + _ROUNDING):
+            break
+        asked = done + min((_MORE - 1) * done, _MOST_VECTORS)
+    smallest = -np.inf if options.min_score is None else options.min_score
+    hits = _hits(gallery, np.array([-record for _, record in ordered], dtype=np.int64), queries, options)
+    return [hit for hit in hits if hit.score >= smallest]
+
+
+def _lowest(
+    gallery: Gallery, records: NDArray[np.int64], queries: NDArray[np.float32]
+) -> Iterable[tuple[int, float]]:
+    """Some records with their lowest scores over some queries, from their vectors as they are stored."""
+    for start in range(0, len(records), _MOST_VECTORS):
+        some = records[start : start + _MOST_VECTORS]
+        scores = gallery.vectors_of(some).astype(np.float64) @ queries.T.astype(np.float64)
+        yield from zip(some.tolist(), scores.min(axis=1).tolist(), strict=True)
+
+
+def _identity(gallery: Gallery, record: int) -> object:
+    identity = gallery.details(np.array([record], dtype=np.int64))[record].metadata.get("id")
+    return record if identity is None else str(identity)
+
+
+def _hits(
+    gallery: Gallery, records: NDArray[np.int64], queries: NDArray[np.float32], options: SearchOptions
+) -> list[Hit]:
+    """Some records as hits of the query that each scores lowest with, best first."""
+    lowest: dict[int, Hit] = {}
+    plain, selection = replace(options, per_id=False, min_score=None), gallery.selection(np.sort(records))
+    for hits in gallery.search_with_report(queries, max(1, len(records)), selection, plain).hits:
+        for hit in hits:
+            if hit.record not in lowest or hit.score < lowest[hit.record].score:
                 lowest[hit.record] = hit
-        ordered = sorted(lowest.values(), key=lambda hit: (-hit.score, hit.record))
-        best = [hit for _, hit in best_of([[("", hit) for hit in ordered]], k, per_id=options.per_id)]
-        if done == len(order) or (len(best) == k and best[-1].score > estimates[order[done]] + error + _ROUNDING):
-            return [hit for hit in best if hit.score >= smallest]
-        asked *= _MORE
+    return sorted(lowest.values(), key=lambda hit: (-hit.score, hit.record))
 
 
 def stacks(galleries: Mapping[str, Gallery], found: Sequence[Found], cosine: float) -> list[int | None]:

@@ -172,6 +172,7 @@ def test_words_that_the_model_does_not_know_are_named(client: TestClient) -> Non
     ("asked", "status", "told"),
     [
         ({"texts": ["a hat"], "skip": 1990, "k": 24}, 422, "the limit is 2000"),
+        ({"texts": ["a hat"], "skip": 490, "k": 24, "alike": 0.9}, 422, "the limit is 500"),
         ({"texts": ["a hat"], "skip": -1}, 422, "skip"),
         ({"texts": ["a hat"], "relevant": [999]}, 404, "no record 999"),
         ({"texts": ["a hat"], "relevant": list(range(101))}, 422, "relevant and not_relevant have 101 entries"),
