@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import threading
@@ -42,9 +43,10 @@ from tbps_infer.gallery.search.on_device import DeviceStage, open_device_stage
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Rows, Selection
 from tbps_infer.gallery.search.run import search_gallery
+from tbps_infer.gallery.search.scan import ScanOptions, lowest_products
 from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.tombstones import Tombstone
-from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
+from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, StoredVectors
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["Gallery", "Record"]
@@ -329,6 +331,28 @@ class Gallery:
             )
         selection = where if isinstance(where, Selection) else self.selected(where or Filter())
         return search_gallery(self, selection, queries, k, options)
+
+    def lowest_scores(
+        self, queries: NDArray[np.floating[Any]], where: Selection | None = None
+    ) -> tuple[NDArray[np.float32], float]:
+        """Each record's lowest score over some queries, float32 ``[n]``, and by how much one is off at most.
+
+        It tells which records to look at: `search` gives exact scores.
+
+        Args:
+            queries: As for `search_with_report`.
+            where: Which records, in whose order the scores come; None is all.
+
+        Raises:
+            UsageError, GalleryError: As `search_with_report` does.
+        """
+        queries = self._checked_queries(queries)
+        norm = NORM_MARGIN * math.sqrt(self.model.layout.squared_norm)
+        rows, options = (where or self._all).rows, ScanOptions(release=self.release)
+        try:
+            return lowest_products(self.stored, rows, queries, max_norm=norm, options=options)
+        except DamagedVectorsError as error:
+            raise self.damaged(error, "scan") from error
 
     def selected(self, where: Filter) -> Selection:
         """The records that pass a filter."""

@@ -181,9 +181,10 @@ class SearchRequest(Strict):
             )
         if self.k > limits.hits:
             raise RefusedError(422, f"k is {self.k}, and the limit is {limits.hits}.")
-        if self.skip + self.k > limits.depth:
+        depth = limits.depth if self.alike is None else limits.stacked
+        if self.skip + self.k > depth:
             raise RefusedError(
-                422, f"skip and k are {self.skip + self.k} together, and the limit is {limits.depth}.", _NARROW
+                422, f"skip and k are {self.skip + self.k} together, and the limit is {depth}.", _NARROW
             )
         check_filter(self.filter)
 

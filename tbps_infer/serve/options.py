@@ -31,6 +31,7 @@ class Limits:
         picture_pixels: The largest example picture.
         hits: Hits per query, and records per export.
         depth: Hits per query with those that were skipped.
+        stacked: Likewise, where near-duplicates are stacked: each hit is compared with those before it.
         judged: Records per query that were judged right or wrong.
         export_bytes: The largest sum of the pictures in a zip.
         where_seconds: How long a metadata expression may take.
@@ -51,6 +52,7 @@ class Limits:
     picture_pixels: int = 40_000_000
     hits: int = 200
     depth: int = 2000
+    stacked: int = 500
     judged: int = 100
     export_bytes: int = 256 << 20
     where_seconds: float = 2.0

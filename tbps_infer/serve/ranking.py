@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.gallery import Gallery, Hit, SearchOptions
-from tbps_infer.serve.failures import RefusedError
+from tbps_infer.gallery.search.rows import Selection
 
 __all__ = ["Found", "best_of", "lowest_of", "stacks"]
 
 Found = tuple[str, Hit]
 """A hit and the gallery that it is of."""
 
-Search = Callable[[NDArray[np.float32], int, NDArray[np.int64] | None, SearchOptions], Sequence[Sequence[Hit]]]
-"""Queries float32 ``[n, dim]``, how many hits, which records, and how; the hits of each query."""
-
 _MORE = 4
-_MOST_CANDIDATES = 4096
-# Scores are rounded to float32, whose step at a score of 3 is 2.4e-7; the average of some is off by less than this.
-_ROUNDING = 1e-5
+_MOST_VECTORS = 2048
+# Scores are rounded to float32, whose step at a score of 3 is 2.4e-7.
+_ROUNDING = 1e-6
 
 
 def best_of(lists: Iterable[Sequence[Found]], k: int, *, per_id: bool) -> list[Found]:
@@ -39,47 +36,65 @@ def best_of(lists: Iterable[Sequence[Found]], k: int, *, per_id: bool) -> list[F
     return list(best.values())
 
 
-def lowest_of(search: Search, queries: NDArray[np.float32], k: int, options: SearchOptions) -> list[Hit]:
-    """The k records whose lowest score over some queries is highest; each with that score.
+def lowest_of(
+    gallery: Gallery, selection: Selection, queries: NDArray[np.float32], k: int, options: SearchOptions
+) -> list[Hit]:
+    """The k records whose lowest score over some queries is highest; each with that score. It is exact.
 
-    No lowest score exceeds the average of the scores, which is the score of the average query. So records are taken
-    by that, more and more, until the next one's average is below the k-th lowest score that was found: a threshold
-    algorithm (Fagin, Lotem and Naor, 2003), whose result is exact.
+    All lowest scores are computed with a known error. The records are then scored exactly, from the highest on, until
+    the next one cannot be among the k best even if its score is off by that.
 
     Args:
-        search: Searches one gallery.
+        gallery: Where to search.
+        selection: Its records that are searched.
         queries: float32 ``[n, dim]``.
         k: How many.
         options: How to search; `per_id` returns the best record of each of k identities.
-
-    Raises:
-        RefusedError: 422, when the queries have so little in common that thousands of records would have to be read.
     """
-    average = queries.astype(np.float64).mean(axis=0).astype(np.float32)[None]
-    plain = replace(options, per_id=False, min_score=None)
-    asked = min(_MORE * k, _MOST_CANDIDATES)
+    estimates, error = gallery.lowest_scores(queries, selection)
+    order = np.argsort(-estimates, kind="stable")
+    best: dict[object, tuple[float, int]] = {}
+    done, asked = 0, _MORE * k
     while True:
-        candidates = search(average, asked, None, plain)[0]
-        records = np.sort(np.array([hit.record for hit in candidates], dtype=np.int64))
-        lowest: dict[int, Hit] = {}
-        for hits in search(queries, max(1, len(records)), records, plain):
-            for hit in hits:
-                known = lowest.get(hit.record)
-                if known is None or hit.score < known.score:
-                    lowest[hit.record] = hit
-        ordered = sorted(lowest.values(), key=lambda hit: (-hit.score, hit.record))
-        best = [hit for _, hit in best_of([[("", hit) for hit in ordered]], k, per_id=options.per_id)]
-        exhausted = len(candidates) < asked
-        if exhausted or (len(best) == k and best[-1].score >= candidates[-1].score + _ROUNDING):
-            smallest = -np.inf if options.min_score is None else options.min_score
-            return [hit for hit in best if hit.score >= smallest]
-        if asked == _MOST_CANDIDATES:
-            raise RefusedError(
-                422,
-                f"The {len(queries)} sentences have too little in common to rank pictures by all of them.",
-                "Say in one sentence what belongs together, or search for any of them.",
-            )
-        asked = min(_MORE * asked, _MOST_CANDIDATES)
+        for record, score in _lowest(gallery, selection.records[order[done:asked]], queries):
+            whose = _identity(gallery, record) if options.per_id else record
+            best[whose] = max(best.get(whose, (-np.inf, 0)), (score, -record))
+        done = min(asked, len(order))
+        ordered = sorted(best.values(), reverse=True)[:k]
+        if done == len(order) or (len(ordered) == k and ordered[-1][0] > estimates[order[done]] + error + _ROUNDING):
+            break
+        asked = done + min((_MORE - 1) * done, _MOST_VECTORS)
+    smallest = -np.inf if options.min_score is None else options.min_score
+    hits = _hits(gallery, np.array([-record for _, record in ordered], dtype=np.int64), queries, options)
+    return [hit for hit in hits if hit.score >= smallest]
+
+
+def _lowest(
+    gallery: Gallery, records: NDArray[np.int64], queries: NDArray[np.float32]
+) -> Iterable[tuple[int, float]]:
+    """Some records with their lowest scores over some queries, from their vectors as they are stored."""
+    for start in range(0, len(records), _MOST_VECTORS):
+        some = records[start : start + _MOST_VECTORS]
+        scores = gallery.vectors_of(some).astype(np.float64) @ queries.T.astype(np.float64)
+        yield from zip(some.tolist(), scores.min(axis=1).tolist(), strict=True)
+
+
+def _identity(gallery: Gallery, record: int) -> object:
+    identity = gallery.details(np.array([record], dtype=np.int64))[record].metadata.get("id")
+    return record if identity is None else str(identity)
+
+
+def _hits(
+    gallery: Gallery, records: NDArray[np.int64], queries: NDArray[np.float32], options: SearchOptions
+) -> list[Hit]:
+    """Some records as hits of the query that each scores lowest with, best first."""
+    lowest: dict[int, Hit] = {}
+    plain, selection = replace(options, per_id=False, min_score=None), gallery.selection(np.sort(records))
+    for hits in gallery.search_with_report(queries, max(1, len(records)), selection, plain).hits:
+        for hit in hits:
+            if hit.record not in lowest or hit.score < lowest[hit.record].score:
+                lowest[hit.record] = hit
+    return sorted(lowest.values(), key=lambda hit: (-hit.score, hit.record))
 
 
 def stacks(galleries: Mapping[str, Gallery], found: Sequence[Found], cosine: float) -> list[int | None]:

@@ -123,6 +123,7 @@ async def columns(request: Request, gallery: InGalleryQuery = None) -> ColumnsRe
         limits={
             "hits": limits.hits,
             "depth": limits.depth,
+            "stacked": limits.stacked,
             "judged": limits.judged,
             "texts": limits.texts,
             "pictures": limits.pictures,

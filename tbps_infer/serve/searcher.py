@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Gallery, Hit, SearchOptions
+from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.serve.batching import Batcher
 from tbps_infer.serve.composing import queries_of
@@ -186,14 +185,15 @@ class Searcher:
         for name in self._names(first):
             gallery = snapshots[name].gallery
             only = None if first.records is None else first.records[name]
+            selection = gallery.selected(Filter()) if only is None else gallery.selection(only)
             if first.combine == "all":
-                hits = lowest_of(partial(_search, gallery, only), queries[0], most, first.options)
+                hits = lowest_of(gallery, selection, queries[0], most, first.options)
                 lists[0].append([(name, hit) for hit in hits])
-                searched += gallery.count if only is None else len(gallery.selection(only).records)
-                method = "scan"
+                searched, method = searched + len(selection.records), "scan"
                 continue
-            selection = None if only is None else gallery.selection(only)
-            result = gallery.search_with_report(np.concatenate(queries), most, selection, first.options)
+            result = gallery.search_with_report(
+                np.concatenate(queries), most, None if only is None else selection, first.options
+            )
             searched, method = searched + result.report.searched, result.report.method
             every = iter(result.hits)
             for mine, asked in zip(lists, queries, strict=True):
@@ -229,20 +229,6 @@ class Searcher:
 
     def _names(self, job: SearchJob) -> tuple[str, ...]:
         return job.galleries or (next(iter(self.galleries)),)
-
-
-def _search(
-    gallery: Gallery,
-    all_of_them: NDArray[np.int64] | None,
-    queries: NDArray[np.float32],
-    k: int,
-    some: NDArray[np.int64] | None,
-    options: SearchOptions,
-) -> Sequence[Sequence[Hit]]:
-    """A search of some records of a gallery, or of those that a filter let pass."""
-    only = all_of_them if some is None else some
-    selection = None if only is None else gallery.selection(only)
-    return gallery.search_with_report(queries, k, selection, options).hits
 
 
 def _log_warmth(started: float) -> Callable[[Future[SearchAnswer]], None]:

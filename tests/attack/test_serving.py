@@ -218,10 +218,13 @@ def test_guesses_of_the_token_cost_time(world: World) -> None:
         '{"k": ' + "9" * 4_000 + "}",
         '{"texts": ["' + "\\u00e9" * 1_000_000 + '"]}',
         '{"texts": ["a"], "pictures": ["' + "\\n" * 1_000_000 + '"]}',
+        '{"texts": ["a"], "part_weights": {' + "".join(f'"k{n}": 1,' for n in range(10_000)) + '"k": 1}}',
+        '{"texts": ["a"], "relevant": [' + '{"gallery": "g", "record": 1},' * 10_000 + "1]}",
+        '{"texts": ["a"], "gallery": [' + '"g",' * 30_000 + '"g"]}',
         '{"texts": ["a"], "filter": {"where": "' + "x" * 1_000_000 + '"}}',
     ],
 )
-@pytest.mark.parametrize("path", [SEARCH, EXPORT, "/api/v1/remove"])
+@pytest.mark.parametrize("path", [SEARCH, EXPORT, "/api/v1/browse", "/api/v1/remove"])
 def test_no_json_costs_more_than_its_bytes(client: TestClient, path: str, body: str) -> None:
     client.get("/healthz")
     started = time.process_time()

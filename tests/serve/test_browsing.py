@@ -72,8 +72,11 @@ def test_a_timeline_of_any_length_fits_a_page(span_s: float) -> None:
     assert timeline(np.full(3, np.nan)) is None
 
 
-def test_a_gallery_tells_times_counts_and_vectors(world: World) -> None:
+def test_a_gallery_tells_times_counts_vectors_and_lowest_scores(world: World) -> None:
     with Gallery.open(world.gallery) as gallery:
+        lowest, error = gallery.lowest_scores(gallery.embeddings()[:3])
+        exact = (gallery.embeddings() @ gallery.embeddings()[:3].T).min(axis=1)
+        assert np.abs(lowest - exact).max() <= error < 0.01
         times = gallery.times()
         assert times.shape == (COUNT, 2)
         # The fourth is at 10:00 of a clock at +05:00.

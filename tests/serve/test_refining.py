@@ -172,6 +172,7 @@ def test_words_that_the_model_does_not_know_are_named(client: TestClient) -> Non
     ("asked", "status", "told"),
     [
         ({"texts": ["a hat"], "skip": 1990, "k": 24}, 422, "the limit is 2000"),
+        ({"texts": ["a hat"], "skip": 490, "k": 24, "alike": 0.9}, 422, "the limit is 500"),
         ({"texts": ["a hat"], "skip": -1}, 422, "skip"),
         ({"texts": ["a hat"], "relevant": [999]}, 404, "no record 999"),
         ({"texts": ["a hat"], "relevant": list(range(101))}, 422, "relevant and not_relevant have 101 entries"),
@@ -196,11 +197,17 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     assert told in answer.json()["error"]["message"]
 
 
-def test_sentences_with_nothing_in_common_are_not_ranked_without_end(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+def test_the_lowest_of_scores_is_exact_whatever_is_looked_at_first(
+    client: TestClient, stored: Any, texts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tbps_infer.serve import ranking
+    """With estimates that are off by more than scores differ, all records are scored exactly."""
+    honest = Gallery.lowest_scores
 
-    monkeypatch.setattr(ranking, "_MOST_CANDIDATES", 8)
-    answer = client.post(SEARCH, json={"texts": SENTENCES, "combine": "all", "k": 8})
-    assert answer.status_code == 422 and "too little in common" in answer.json()["error"]["message"]
+    def vague(gallery: Gallery, *given: Any) -> tuple[NDArray[np.float32], float]:
+        estimates, error = honest(gallery, *given)
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, len(estimates)).astype(np.float32)
+        return estimates + noise, error + 0.5
+
+    monkeypatch.setattr(Gallery, "lowest_scores", vague)
+    scores = {record: min(float(texts[each] @ vector) for each in SENTENCES) for record, vector in stored.items()}
+    _same(_search(client, texts=SENTENCES, combine="all", k=2), scores, 2)

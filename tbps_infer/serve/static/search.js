@@ -51,8 +51,7 @@ export async function search({ remember = true, at = 0 } = {}) {
 
 async function more() {
   if (state.complete || !$("busy").hidden) return;
-  const depth = state.about?.limits.depth ?? state.loaded;
-  const k = state.asked ? Math.min(PAGE, depth - state.loaded) : PAGE;
+  const k = Math.min(PAGE, depth() - state.loaded);
   await busy(async (signal) => add(await page(state.asked, state.loaded, k, signal), k), tell);
   hitsAdded.send();
 }
@@ -89,8 +88,13 @@ function add(found, wanted) {
     }
   }
   state.loaded += found.hits.length;
-  const depth = state.asked ? state.about?.limits.depth ?? 0 : Infinity;
-  state.complete = found.hits.length < wanted || state.loaded >= Math.min(found.searched, depth);
+  state.complete = found.hits.length < wanted || state.loaded >= Math.min(found.searched, depth());
+}
+
+/** How many can be loaded. */
+function depth() {
+  if (!state.asked) return Infinity;
+  return (state.asked.alike === null ? state.about?.limits.depth : state.about?.limits.stacked) ?? 0;
 }
 
 /**
