@@ -56,8 +56,9 @@ lint: $(STAMP)  ## Check format and lint.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(STAMP)  ## Check types.
+types: $(STAMP)  ## Check types, the page's too: deno carries TypeScript.
 	$(BIN)/mypy
+	$(BIN)/deno check --quiet --no-remote --config tsconfig.json tbps_infer/serve/static/*.js
 
 device-check: $(STAMP)  ## Check everything a GPU has to show; ARGS=--cpu tries the check itself on the CPU.
 	$(BIN)/python -m tbps_infer.benchmarks.device_check -o device-report $(ARGS)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, kind_option, output_option, seed_option, verbosity_options
+from tbps_infer.cli.shared.options import (
+    EXISTING,
+    combined,
+    kind_option,
+    output_option,
+    seed_option,
+    verbosity_options,
+)
 from tbps_infer.cli.shared.progress import progress_bar
+
+if TYPE_CHECKING:
+    from tbps_infer.data.scenes import SceneOptions
 
 __all__ = ["data"]
 
@@ -18,6 +29,7 @@ def data() -> None:
 
     \b
     tbps data synth -o synthetic --only test
+    tbps data scenes -o scenes
     tbps data info synthetic
     """
 
@@ -67,6 +79,62 @@ def synth(
     click.echo(
         f"{output}: {report.identities} identities, {report.pictures} pictures, {report.captions} captions "
         f"of {report.mean_words:.1f} words on average"
+    )
+
+
+def _scenes(
+    cameras: int, people: int, first: int, seconds: float, fps: int, height: int, light: str, captions: int, seed: int
+) -> Any:
+    from tbps_infer.data.scenes import SceneOptions
+
+    return SceneOptions(cameras, people, first, seconds, fps, height, light, captions, seed)
+
+
+_scene_options = combined(
+    "options",
+    _scenes,
+    click.option("--cameras", type=click.IntRange(1, 6), default=2, help="Number of videos."),
+    click.option("--people", type=click.IntRange(1), default=12, help="How many people walk past them."),
+    click.option(
+        "--first",
+        type=click.IntRange(1),
+        default=2101,
+        help="Identity of the first of them in `tbps data synth` with this seed; 2101 is its first test person.",
+    ),
+    click.option("--seconds", type=click.FloatRange(1), default=20.0, help="Length of each video."),
+    click.option("--fps", type=click.IntRange(1), default=10, help="Frames per second."),
+    click.option("--height", type=int, default=360, help="Height of the pictures in pixels; they are 16:9."),
+    click.option(
+        "--light",
+        type=click.Choice(("day", "dusk", "mixed")),
+        default="mixed",
+        help="mixed: every second camera at dusk.",
+    ),
+    click.option("--captions", type=click.IntRange(1), default=2, help="Sentences per person."),
+    seed_option(),
+)
+
+
+@data.command()
+@output_option("Folder to create.")
+@_scene_options
+@verbosity_options
+def scenes(output: Path, options: SceneOptions) -> None:
+    """Draw street videos of synthetic pedestrians.
+
+    For each camera a video and, in MOTChallenge's format, the true boxes with their tracks and visibility;
+    tracks.csv tells who each track is, and captions.csv describes the people. Needs the extra [video].
+
+    \b
+    tbps data scenes -o scenes --cameras 2 --seconds 20
+    """
+    from tbps_infer.data.scenes import write_scenes
+
+    with progress_bar("Drawing", "frames") as bar:
+        report = write_scenes(output, options, bar)
+    click.echo(
+        f"{output}: {report.cameras} videos of {options.frames} frames, {report.people} people in {report.tracks} "
+        f"tracks, {report.boxes} boxes"
     )
 
 

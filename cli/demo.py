@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,54 +16,110 @@ from tbps_infer.atomic import is_vacant, new_file
 from tbps_infer.cli.shared.options import seed_option, verbosity_options
 from tbps_infer.errors import UsageError
 
+if TYPE_CHECKING:
+    from tbps_infer.gallery import Hit
+
 __all__ = ["demo"]
 
 _DESCRIPTIONS = 5
+_PEOPLE, _PEOPLE_WALKING = 60, 12
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What there is to search.
+
+    Attributes:
+        listing: The pictures, as `tbps embed` reads them.
+        descriptions: Sentences with the person that each is about.
+        person_of: Who is in a hit's picture; None if that cannot be told.
+        tracked: Whether an id is a track and not a person: then the best hit of each is shown, unjudged.
+    """
+
+    listing: Path
+    descriptions: Sequence[tuple[str, int]]
+    person_of: Callable[[Hit], int | None]
+    tracked: bool = False
 
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="demo-output", help="Folder to create.")
-@click.option("--people", type=click.IntRange(5), default=60, help="Number of people, with three pictures each.")
+@click.option("--video", is_flag=True, help="Begin with the videos of two cameras. Needs the extra [video].")
+@click.option(
+    "--people",
+    type=click.IntRange(5),
+    help="Number of people.",
+    show_default=f"{_PEOPLE} with three pictures each, {_PEOPLE_WALKING} with --video",
+)
 @seed_option(7)
 @verbosity_options
-def demo(output: Path, people: int, seed: int) -> None:
+def demo(output: Path, video: bool, people: int | None, seed: int) -> None:
     """Run the whole pipeline on synthetic people.
 
-    Draws people, exports the shipped checkpoint, embeds the pictures, and searches for five of the people.
+    Draws people, exports the shipped checkpoint, embeds the pictures, and searches for five of the people. With
+    --video the pictures are cropped out of two street videos by a detector that finds drawn people alone.
 
     \b
     tbps demo -o demo-output
+    tbps demo --video -o demo-video
     """
-    from tbps_infer.data.synth import write_people
-
     if not is_vacant(output):
         raise UsageError(
             f"{output} already exists.", f"Remove it, or choose another folder: tbps demo -o {output}-2."
         )
     started = time.monotonic()
-    folder = output / "people"
+    if video:
+        material = _crops_of_videos(output, people or _PEOPLE_WALKING, seed)
+    else:
+        material = _pictures(output, people or _PEOPLE, seed)
+    bundle, gallery = output / "bundle", output / "gallery"
+    _run(["export", str(_shipped("tiny")), "-o", str(bundle)])
+    _run(["embed", str(bundle), str(material.listing), "-o", str(gallery)])
+    step = max(len(material.descriptions) // _DESCRIPTIONS, 1)
+    chosen = material.descriptions[::step][:_DESCRIPTIONS]
+    queries, page = output / "queries.csv", output / "search.html"
+    _write_rows(queries, ("text",) if material.tracked else ("text", "person"), chosen)
+    per_id = ["--per-id"] if material.tracked else []
+    _run(["search", str(gallery), "--queries", str(queries), "-k", "5", *per_id, "--html", str(page)])
+    ranks, count = _ranks(bundle, gallery, chosen, material.person_of)
+    click.echo(f"\nThe person described is at rank {', '.join(ranks)} of {count} pictures.")
+    click.echo(f"The page of hits: {page.resolve()}  (all of it in {time.monotonic() - started:.0f} s)")
+
+
+def _pictures(output: Path, people: int, seed: int) -> _Material:
+    """Three pictures of everybody, and a list of them."""
+    from tbps_infer.data.synth import write_people
+
+    folder, listing = output / "people", output / "people.csv"
     click.echo(f"# {people} synthetic people, three pictures each, into {folder}")
     described = write_people(folder, people, seed)
-    listing = output / "people.csv"
     _write_rows(listing, ("path", "id", "camera"), [_listed(file, output) for file in sorted(folder.glob("*.jpg"))])
-    bundle, gallery = output / "bundle", output / "gallery"
-    _run(["export", str(_shipped_checkpoint()), "-o", str(bundle)])
-    _run(["embed", str(bundle), str(listing), "-o", str(gallery)])
-    step = max(len(described) // _DESCRIPTIONS, 1)
-    chosen = described[::step][:_DESCRIPTIONS]
-    _write_rows(output / "queries.csv", ("text", "person"), [(one.caption, one.identity) for one in chosen])
-    queries, page = output / "queries.csv", output / "search.html"
-    _run(["search", str(gallery), "--queries", str(queries), "-k", "5", "--html", str(page)])
-    ranks = _ranks(bundle, gallery, [one.caption for one in chosen], [str(one.identity) for one in chosen])
-    click.echo(f"\nThe person described is at rank {', '.join(map(str, ranks))} of {3 * people} pictures.")
-    click.echo(f"The page of hits: {page.resolve()}  (all of it in {time.monotonic() - started:.0f} s)")
+    descriptions = [(one.caption, one.identity) for one in described]
+    return _Material(listing, descriptions, lambda hit: int(str(hit.metadata["id"])))
+
+
+def _crops_of_videos(output: Path, people: int, seed: int) -> _Material:
+    """The best crops of everybody who walks through the videos of two cameras."""
+    from tbps_infer.data.scenes import read_truth
+
+    scenes, crops = output / "scenes", output / "crops"
+    _run(["data", "scenes", "-o", str(scenes), "--people", str(people), "--seed", str(seed)])
+    _run(["crop", str(scenes), "-o", str(crops), "--detector", str(_shipped("drawn-people") / "detector.json")])
+    truth = read_truth(scenes)
+
+    def person_of(hit: Hit) -> int | None:
+        left, top, width, height = map(float, str(hit.metadata["box"]).split())
+        frame = int(str(hit.metadata["frame"]))
+        return truth.identity(str(hit.metadata["camera"]), frame, (left, top, width, height))
+
+    return _Material(crops / "crops.csv", truth.descriptions, person_of, tracked=True)
 
 
 def _write_rows(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with new_file(file, UsageError) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(row[: len(columns)] for row in rows)
 
 
 def _listed(file: Path, output: Path) -> tuple[Path, int, str]:
@@ -70,10 +128,11 @@ def _listed(file: Path, output: Path) -> tuple[Path, int, str]:
     return file.relative_to(output), int(identity), camera.rsplit("_", 1)[0]
 
 
-def _shipped_checkpoint() -> Path:
+def _shipped(name: str) -> Path:
+    """A folder that comes with this package."""
     import tbps_infer
 
-    return Path(tbps_infer.__file__).parent / "assets" / "tiny"
+    return Path(tbps_infer.__file__).parent / "assets" / name
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -85,14 +144,21 @@ def _run(arguments: Sequence[str]) -> None:
         cli.invoke(context)
 
 
-def _ranks(bundle: Path, gallery: Path, captions: Sequence[str], identities: Sequence[str]) -> list[int]:
-    """The rank of the first right picture for each caption."""
+def _ranks(
+    bundle: Path,
+    gallery: Path,
+    descriptions: Sequence[tuple[str, int]],
+    person_of: Callable[[Hit], int | None],
+) -> tuple[list[str], int]:
+    """The rank of the first right picture for each sentence, "none" without one, and how many pictures there are."""
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Gallery
 
     with Encoder.open(bundle) as encoder, Gallery.open(gallery) as opened:
-        results = opened.search(encoder.encode_texts(captions), k=opened.count)
-    return [
-        next(rank for rank, hit in enumerate(hits, start=1) if str(hit.metadata["id"]) == identity)
-        for hits, identity in zip(results, identities, strict=True)
-    ]
+        results = opened.search(encoder.encode_texts([text for text, _ in descriptions]), k=opened.count)
+        people = [[person_of(hit) for hit in hits] for hits in results]
+        ranks = [
+            str(found.index(person) + 1) if person in found else "none"
+            for found, (_, person) in zip(people, descriptions, strict=True)
+        ]
+        return ranks, opened.count

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,9 @@ _SHOWN = 10
     "in any case.",
 )
 @click.option("--forget-tombstones", is_flag=True, help="Embed pictures that were removed earlier, too.")
-@click.option("--watch", is_flag=True, help="Go on: embed what comes or changes in the folders, until stopped.")
+@click.option(
+    "--watch", is_flag=True, help="Go on: embed what comes or changes in the folders and lists, until stopped."
+)
 @click.option("--poll", type=click.FloatRange(0.05), metavar="SECONDS", help="With --watch: look so often instead.")
 @encoder_options
 @family_options
@@ -122,7 +125,8 @@ def embed(
     if poll is not None and not watch:
         raise click.UsageError("--poll needs --watch.")
     if watch:
-        _require_folders(sources)
+        _require_followed(sources)
+        reading = replace(reading, empty_lists=True)
     if prune is not None and any(map(is_stream, sources)):
         raise click.UsageError("--prune cannot look at a list on standard input or in a pipe again; use a file.")
 
@@ -191,24 +195,32 @@ def _watch(
     poll: float | None,
     prune: Callable[[], None] | None,
 ) -> None:
-    """Follow the folders until SIGTERM or SIGINT."""
+    """Follow the folders and lists until SIGTERM or SIGINT."""
+    from tbps_infer.lists import list_format
     from tbps_infer.pruning import source_folder
+    from tbps_infer.sources import absolute_path
     from tbps_infer.watching import WatchOptions, watch_sources
 
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     say(f"Watching {', '.join(sources)}; end it with SIGTERM or Ctrl-C")
-    watch_sources(read, embed_some, [*map(source_folder, sources)], stop, WatchOptions(poll), prune)
+    followed = [absolute_path(source) if list_format(source) else source_folder(source) for source in sources]
+    watch_sources(read, embed_some, followed, stop, WatchOptions(poll), prune)
     say("Stopped; everything that was embedded is committed")
 
 
-def _require_folders(sources: Sequence[str]) -> None:
+def _require_followed(sources: Sequence[str]) -> None:
     from tbps_infer.errors import UsageError
+    from tbps_infer.lists import is_stream, list_format
 
     for source in sources:
-        if source == "-" or (Path(source).exists() and not Path(source).is_dir()):
-            raise UsageError(f"{source} is not a folder, and --watch follows folders.", "Embed a list without it.")
+        path = Path(source)
+        if is_stream(source) or (path.exists() and not path.is_dir() and list_format(source) is None):
+            raise UsageError(
+                f"{source} is neither a folder nor a .csv or .jsonl list, which --watch follows.",
+                "Embed it without --watch.",
+            )
 
 
 def _tell(output: Path, report: EmbedReport, seconds: float) -> None:

@@ -21,7 +21,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("tbps_infer.cli.export:export", "Export a checkpoint to a verified bundle."),
     "build": ("tbps_infer.cli.build:build", "Build the TensorRT engines of a bundle."),
     "embed": ("tbps_infer.cli.embed:embed", "Embed pictures into a gallery."),
+    "crop": ("tbps_infer.cli.crop:crop", "Crop the people out of videos and frames."),
     "search": ("tbps_infer.cli.search:search", "Search a gallery for people."),
+    "clip": ("tbps_infer.cli.clip:clip", "Write the seconds around a hit as a video."),
     "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery as a web page and a JSON API."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
     "explain": ("tbps_infer.cli.explain:explain", "Draw what a model attends to."),
@@ -137,6 +139,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
     "train": ("lightning_fabric",),
     "cpu": ("onnxruntime",),
+    "video": ("av", "trackers", "supervision"),
     "serve": ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "python_multipart"),
 }
 """The packages that only some commands need, by the extra that installs them."""

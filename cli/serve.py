@@ -24,7 +24,7 @@ __all__ = ["serve"]
 
 
 @click.command()
-@click.argument("gallery", type=EXISTING)
+@click.argument("galleries", metavar="GALLERY...", type=EXISTING, nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", help="Address to listen on; all but loopback addresses need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Port to listen on; 0 for any free port.")
 @click.option("--token", help="Token that clients must send; safer in TBPS_SERVE_TOKEN.")
@@ -51,7 +51,7 @@ __all__ = ["serve"]
 @run_options
 @verbosity_options
 def serve(
-    gallery: Path,
+    galleries: tuple[Path, ...],
     host: str,
     port: int,
     token: str | None,
@@ -66,17 +66,19 @@ def serve(
     bundle: Path | None,
     run: RunOptions,
 ) -> None:
-    """Serve GALLERY as a web page and a JSON API.
+    """Serve galleries as a web page and a JSON API.
 
-    By default only this machine can connect.
+    By default only this machine can connect. Galleries of the same model can be searched together.
 
     \b
     tbps serve gallery
+    tbps serve monday tuesday
     TBPS_SERVE_TOKEN=$(openssl rand -hex 24) tbps serve gallery --host 0.0.0.0
     """
     from tbps_infer.encoder import Encoder
     from tbps_infer.gallery import Gallery, SearchOptions
     from tbps_infer.serve.app import create_app
+    from tbps_infer.serve.live_gallery import name_folders
     from tbps_infer.serve.metrics import Metrics
     from tbps_infer.serve.options import BatchOptions, Limits, ServeOptions
     from tbps_infer.serve.searcher import Searcher
@@ -86,18 +88,28 @@ def serve(
     limits = Limits(rate=rate, burst=max(1, round(3 * rate)))
     batches = BatchOptions(most=batch, queue=queue)
     options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches, proxies=proxies)
-    with Gallery.open(gallery) as opened:
-        model = bundle or opened.require_bundle()
-    encoder = Encoder.open(model, run, batch_size=batch)
+    models: dict[str, tuple[Path, dict[str, Path]]] = {}
+    for name, folder in name_folders(galleries).items():
+        with Gallery.open(folder) as opened:
+            model = bundle or opened.require_bundle()
+            models.setdefault(opened.model.fingerprint, (model, {}))[1][name] = folder
     metrics = Metrics()
     search = SearchOptions(threads=run.threads, device=search_device, backend=search_backend)
     with bind(options) as bound:
-        searcher = Searcher(encoder, gallery, batches, metrics, options=search, attention=_attention(model))
-        app = create_app(searcher, options, metrics)
+        searchers = [
+            Searcher(
+                *(Encoder.open(model, run, batch_size=batch), folders, batches, metrics),
+                options=search,
+                attention=_attention(model),
+            )
+            for model, folders in models.values()
+        ]
+        app = create_app(searchers, options, metrics)
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request
 
         def started(address: str) -> None:
-            say(f"Serving {searcher.gallery.count} records of {gallery} at {address} (Ctrl-C ends)")
+            count = sum(gallery.count for searcher in searchers for gallery in searcher.galleries.values())
+            say(f"Serving {count} records of {', '.join(map(str, galleries))} at {address} (Ctrl-C ends)")
             if not options.loopback:
                 say("It speaks HTTP: put a proxy in front that adds TLS, and name it with --proxy (docs/serve.md).")
 

@@ -294,6 +294,10 @@ class Encoder:
         """What of some captions the model cannot take in: see `tbps_infer.text.Tokenizer.warnings`."""
         return self._tokenizer.warnings(captions)
 
+    def unknown_words(self, caption: str) -> tuple[str, ...]:
+        """The words of a caption that the model does not know."""
+        return self._tokenizer.unknown_words(caption)
+
     def _open_branch(self, branch: Branch) -> Runner:
         runner = self._openers[branch]()
         wanted = [sorted(spec.name for spec in specs) for specs in branch_specs(self.facts, branch)]

@@ -7,6 +7,8 @@ TbpsError                      anything below; the command line prints it and ex
 ├── DatasetError               a data set's file or field is not what its format says
 ├── SourceError                a source of pictures (folder, list, glob) cannot be read
 ├── ImageError                 one picture cannot be decoded
+├── VideoError                 a video, a file of detections or a folder of crops cannot be read or written
+├── DetectorError              a detector's graph is not what its JSON file declares
 ├── GalleryError               a gallery cannot be read or written as asked
 │   ├── GalleryBusyError       another process is writing to it
 │   └── ModelMismatchError     it was embedded by another model
@@ -25,6 +27,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "DatasetError",
+    "DetectorError",
     "FeedError",
     "FilterError",
     "GalleryBusyError",
@@ -35,6 +38,7 @@ __all__ = [
     "TbpsError",
     "UsageError",
     "VerificationError",
+    "VideoError",
 ]
 
 
@@ -74,6 +78,14 @@ class SourceError(TbpsError):
 
 class ImageError(TbpsError):
     """Raised when one picture cannot be decoded; embedding a gallery records it and goes on."""
+
+
+class VideoError(TbpsError):
+    """Raised when a video, a file of detections or a folder of crops cannot be read or written."""
+
+
+class DetectorError(TbpsError):
+    """Raised when a detector's JSON file is not valid, or its graph is not what it declares."""
 
 
 class GalleryError(TbpsError):

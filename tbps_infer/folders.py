@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tbps_infer.errors import SourceError
 
-__all__ = ["EXCLUDED", "PICTURE_EXTENSIONS", "PictureFinder", "is_picture"]
+__all__ = ["EXCLUDED", "PICTURE_EXTENSIONS", "PictureFinder", "absolute_path", "is_picture"]
 
 _HEIF = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 PICTURE_EXTENSIONS = _HEIF | {
@@ -144,3 +144,9 @@ def _readable() -> frozenset[str]:
     from tbps_infer.images import readable_extensions
 
     return readable_extensions()
+
+
+def absolute_path(path: str | Path) -> Path:
+    """A path from the root, without ``..``: what tells one picture from another."""
+    # Not resolve(): a picture is recorded under the name that it was given, not its link's target.
+    return Path(os.path.abspath(path))  # noqa: PTH100

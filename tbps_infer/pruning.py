@@ -101,9 +101,10 @@ def source_folder(source: str) -> Path:
 def source_scope(source: str, items: Sequence[SourceItem]) -> Path:
     """The folder in which a source's records are looked for when it is pruned.
 
-    That is the folder of a folder or pattern, and the one that all pictures of a list are below.
+    That is the folder of a folder or pattern, and the one that all pictures of a list are below, or the list itself
+    where it names none.
     """
     is_list = Path(source).is_file() and not is_picture(source)
     if not is_list:
         return source_folder(source)
-    return Path(os.path.commonpath([item.path.parent for item in items]))
+    return Path(os.path.commonpath([item.path.parent for item in items] or [source_folder(source)]))

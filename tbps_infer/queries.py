@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from tbps_infer.model_facts import ModelFacts
 
-__all__ = ["PersonQuery", "QueryEncoder", "compose", "encode_queries", "plain_sentence"]
+__all__ = [
+    "PersonQuery",
+    "QueryEncoder",
+    "RocchioWeights",
+    "compose",
+    "encode_queries",
+    "only_segments",
+    "plain_sentence",
+    "refine",
+    "weigh_segments",
+]
 
 
 class QueryEncoder(Protocol):
@@ -139,6 +149,99 @@ def compose(
     if len(exclude):
         query = query - exclude_weight * _average(layout, exclude)
     return query.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RocchioWeights:
+    """What a query and the judgements on its hits weigh; the defaults are those of Manning, Raghavan and Schütze.
+
+    Attributes:
+        query: Of the query itself.
+        relevant: Of the average of the records that were judged right.
+        not_relevant: Of the average of those that were judged wrong.
+    """
+
+    query: float = 1.0
+    relevant: float = 0.75
+    not_relevant: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("query", "relevant", "not_relevant"):
+            if not (0 <= (value := getattr(self, name)) < math.inf):
+                raise UsageError(f"The weight {name} is {value}, want 0 or more.")
+
+
+def refine(
+    query: NDArray[np.float32],
+    relevant: NDArray[np.float32],
+    not_relevant: NDArray[np.float32],
+    weights: RocchioWeights,
+) -> NDArray[np.float32]:
+    """A query moved towards what was judged right and away from what was judged wrong, by Rocchio's formula.
+
+    ``query * q + relevant * mean(r) - not_relevant * mean(n)``, brought back to the length of the query: that changes
+    no order, and scores stay where they were.
+
+    Args:
+        query: float32 ``[dim]``.
+        relevant: float32 ``[n, dim]``, n may be 0.
+        not_relevant: float32 ``[m, dim]``, m may be 0.
+        weights: What each weighs.
+
+    Returns:
+        float32 ``[dim]``.
+
+    Raises:
+        UsageError: Nothing is left of the query.
+    """
+    if not len(relevant) and not len(not_relevant):
+        return query
+    moved = weights.query * query.astype(np.float64)
+    if len(relevant):
+        moved += weights.relevant * relevant.astype(np.float64).mean(axis=0)
+    if len(not_relevant):
+        moved -= weights.not_relevant * not_relevant.astype(np.float64).mean(axis=0)
+    length = float(np.linalg.norm(moved))
+    if length < 1e-9:
+        raise UsageError("Nothing is left of the query with these weights.", "Give the query a weight above 0.")
+    refined: NDArray[np.float32] = (moved * (float(np.linalg.norm(query)) / length)).astype(np.float32)
+    return refined
+
+
+def weigh_segments(
+    layout: VectorLayout, query: NDArray[np.float32], weights: Mapping[str, float]
+) -> NDArray[np.float32]:
+    """A query whose segments' shares of every score are multiplied by some factors, by name; the others stay.
+
+    A score is the sum of its segments' inner products, so multiplying a run of the query multiplies that share.
+
+    Raises:
+        UsageError: The layout has no such segment, or a factor is negative or not finite.
+    """
+    weighed: NDArray[np.float32] = query.copy()
+    for name, factor in weights.items():
+        if not (0 <= factor < math.inf):
+            raise UsageError(f"The weight of {name} is {factor}, want 0 or more.")
+        weighed[_run(layout, name)] *= np.float32(factor)
+    return weighed
+
+
+def only_segments(layout: VectorLayout, vector: NDArray[np.float32], names: Collection[str]) -> NDArray[np.float32]:
+    """Some segments of an embedding, the others zero: they add nothing to a score.
+
+    Raises:
+        UsageError: The layout has no such segment.
+    """
+    kept = np.zeros_like(vector)
+    for name in names:
+        kept[_run(layout, name)] = vector[_run(layout, name)]
+    return kept
+
+
+def _run(layout: VectorLayout, name: str) -> slice:
+    if name not in layout.slices:
+        raise UsageError(f"There is no segment {name!r}.", f"The model has {', '.join(layout.names)}.")
+    return layout.slices[name]
 
 
 def encode_queries(encoder: QueryEncoder, queries: Sequence[PersonQuery]) -> NDArray[np.float32]:

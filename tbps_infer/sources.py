@@ -16,14 +16,13 @@ An empty CSV cell is no value. A JSON value is text, a number, true (1), false (
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timezone, tzinfo
 from pathlib import Path
 
 from tbps_infer.errors import SourceError, TbpsError
-from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, is_picture
+from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, absolute_path, is_picture
 from tbps_infer.gallery.columns import ColumnType, Value, column_problem
 from tbps_infer.lists import ListReader, ListStyle, Row, is_stream, refuse_twice
 from tbps_infer.metadata import MetadataReader
@@ -61,6 +60,7 @@ class SourceOptions:
         style: How lists are written.
         first_row: Of several rows for one picture take the first, as of lists of captions, where that is an error
             otherwise.
+        empty_lists: Whether a list may name no picture yet, as one that is followed.
     """
 
     recursive: bool = True
@@ -70,6 +70,7 @@ class SourceOptions:
     names: NamePattern | None = None
     style: ListStyle = field(default_factory=ListStyle)
     first_row: bool = False
+    empty_lists: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class _Reading:
             if "\0" in path:
                 raise row.problem(f"the path {path!r} contains a NUL character.")
             yield _Mention(absolute_path(path if is_stream(source) else Path(source).parent / path), row)
-        if empty:
+        if empty and not self._options.empty_lists:
             raise SourceError(f"The list {source} names no picture.")
 
     def take(self, mention: _Mention) -> None:
@@ -250,9 +251,3 @@ _EXTENSIONS_HINT = (
     f"Pictures are recognised by their extensions: {' '.join(sorted(PICTURE_EXTENSIONS))}; a list can name any file. "
     "HEIC needs pip install 'tbps-infer[heif]'."
 )
-
-
-def absolute_path(path: str | Path) -> Path:
-    """A path from the root, without ``..``: what tells one picture from another."""
-    # Not resolve(): a picture is recorded under the name that it was given, not its link's target.
-    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -171,11 +171,21 @@ class Tokenizer:
         """
         return tuple(dict.fromkeys(warning for caption in captions for warning in self._warnings(caption)))
 
+    def unknown_words(self, caption: str) -> tuple[str, ...]:
+        """The words of a caption that the model does not know, each once, as its caption rule spells them."""
+        prepared = self._rule(caption)
+        (encoding,) = self._encodings([prepared])
+        return tuple(dict.fromkeys(self._unknown_words(encoding, prepared)))
+
+    def _unknown_words(self, encoding: tokenizers.Encoding, prepared: str) -> list[str]:
+        runs = _runs(self._unknown_spans(encoding, prepared))
+        return [word for start, stop in runs if _says_something(word := prepared[start:stop])]
+
     def _warnings(self, caption: str) -> Iterator[str]:
         prepared = self._rule(caption)
         (encoding,) = self._encodings([prepared])
-        unknown = self._unknown_spans(encoding, prepared)
-        if words := [word for start, stop in _runs(unknown) if _says_something(word := prepared[start:stop])]:
+        if words := self._unknown_words(encoding, prepared):
+            unknown = self._unknown_spans(encoding, prepared)
             read = set(encoding.offsets) - unknown
             if any(prepared[start:stop].isalnum() for start, stop in read):
                 yield f"The model does not know {_listed(words)}; the search ignores its meaning."

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import UsageError
 from tbps_infer.layout import Segment, VectorLayout
-from tbps_infer.queries import PersonQuery, compose, encode_queries, plain_sentence
+from tbps_infer.queries import (
+    PersonQuery,
+    RocchioWeights,
+    compose,
+    encode_queries,
+    only_segments,
+    plain_sentence,
+    refine,
+    weigh_segments,
+)
 from tbps_infer.runners.fake import fake_facts
 
 LAYOUT = VectorLayout((Segment("global", 5), Segment("fine.0", 3, 0.5), Segment("fine.1", 4, 0.5)))
@@ -143,3 +152,30 @@ def test_pasted_text_is_what_was_meant(text: str) -> None:
 def test_what_is_no_sentence_is_refused(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         PersonQuery((text,))
+
+
+def test_judgements_keep_the_length_of_a_query_and_move_it_by_their_weights() -> None:
+    query, right, wrong = embeddings(LAYOUT, 1, 1)[0], embeddings(LAYOUT, 2, 2), embeddings(LAYOUT, 3, 3)
+    moved = refine(query, right, wrong, RocchioWeights(1, 0.5, 0.25))
+    wanted = query + 0.5 * right.mean(axis=0) - 0.25 * wrong.mean(axis=0)
+    assert moved == pytest.approx(wanted * np.linalg.norm(query) / np.linalg.norm(wanted), abs=1e-6)
+    assert refine(query, NOTHING, NOTHING, RocchioWeights()) is query
+    with pytest.raises(UsageError, match="Nothing is left"):
+        refine(query, query[None], query[None], RocchioWeights(0, 1, 1))
+    with pytest.raises(UsageError, match="not_relevant is nan"):
+        RocchioWeights(not_relevant=float("nan"))
+
+
+def test_weights_multiply_the_shares_of_segments_and_parts_leave_the_rest_out() -> None:
+    query, other = embeddings(LAYOUT, 2, 4)
+    shares = [float(query[run] @ other[run]) for run in LAYOUT.slices.values()]
+    weighed = weigh_segments(LAYOUT, query, {"fine.0": 3.0, "global": 0.0})
+    assert float(weighed @ other) == pytest.approx(3 * shares[1] + shares[2], abs=1e-6)
+    part = only_segments(LAYOUT, query, ("fine.1",))
+    assert float(part @ other) == pytest.approx(shares[2], abs=1e-6) and not part[:8].any()
+    with pytest.raises(UsageError, match="no segment 'arms'"):
+        weigh_segments(LAYOUT, query, {"arms": 1})
+    with pytest.raises(UsageError, match="no segment 'arms'"):
+        only_segments(LAYOUT, query, ("arms",))
+    with pytest.raises(UsageError, match="want 0 or more"):
+        weigh_segments(LAYOUT, query, {"global": -1.0})

@@ -18,7 +18,7 @@ from embedded_folders import contents, embed_items, picture, write_pictures
 from tbps_infer.errors import BackendError
 from tbps_infer.gallery import is_gallery
 from tbps_infer.pruning import prune_gallery
-from tbps_infer.sources import SourceItem, read_sources
+from tbps_infer.sources import SourceItem, SourceOptions, read_sources
 from tbps_infer.watching import WatchOptions, is_network, watch_sources
 
 FAST = WatchOptions(poll_seconds=0.05, settle_seconds=0.2)
@@ -98,6 +98,36 @@ def test_what_comes_changes_and_goes_is_followed(watched: Watched, options: Watc
     assert watched.names() == {"0000.ppm", "0001.ppm", "0010.ppm", "0011.ppm"}
     every = [name for names in watched.embedded for name in names]
     assert sorted(every) == ["0000.ppm", "0001.ppm", "0001.ppm", "0002.ppm", "0010.ppm", "0011.ppm"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_list_that_is_replaced_is_followed(tmp_path: Path, options: WatchOptions) -> None:
+    if options is TOLD:
+        pytest.importorskip("watchfiles")
+    watched, stop = Watched(tmp_path), threading.Event()
+    crops, reading = tmp_path / "crops.csv", SourceOptions(empty_lists=True)
+
+    def write_list(new: range) -> None:
+        write_pictures(watched.folder, new)
+        rows = "".join(f"pictures/{number:04}.ppm,gate/{number}\n" for number in range(new.stop))
+        (tmp_path / "new.csv").write_text(f"path,id\n{rows}")
+        (tmp_path / "new.csv").replace(crops)
+
+    thread = threading.Thread(
+        target=watch_sources,
+        args=(lambda: read_sources([str(crops)], reading), watched.embed, [crops], stop, options),
+    )
+    thread.start()
+    try:
+        write_list(range(0))  # nobody has come yet
+        write_list(range(2))
+        until(lambda: len(watched.names()) == 2)
+        write_list(range(2, 4))
+        until(lambda: len(watched.names()) == 4)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert [name for names in watched.embedded for name in names] == [f"{number:04}.ppm" for number in range(4)]
 
 
 def test_a_half_written_file_is_waited_for(watched: Watched) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tbps_infer.atomic import is_vacant, new_folder
 from tbps_infer.errors import GalleryError
+from tbps_infer.folders import absolute_path
 from tbps_infer.gallery.creation import require_space
 from tbps_infer.gallery.folder import INDEX_FILES, RECORDS_FILE, index_files
 from tbps_infer.gallery.reader import Gallery
 from tbps_infer.gallery.writer import open_writer
-from tbps_infer.sources import absolute_path
 
 __all__ = ["copy_gallery", "relocate_gallery"]
 

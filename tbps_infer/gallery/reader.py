@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import sqlite3
 import threading
@@ -41,9 +43,10 @@ from tbps_infer.gallery.search.on_device import DeviceStage, open_device_stage
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Rows, Selection
 from tbps_infer.gallery.search.run import search_gallery
+from tbps_infer.gallery.search.scan import ScanOptions, lowest_products
 from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.tombstones import Tombstone
-from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors
+from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, StoredVectors
 from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["Gallery", "Record"]
@@ -266,6 +269,18 @@ class Gallery:
         """float32 ``[n, dim]``: the stored vectors of all records, or of those that pass, in the order of records."""
         return self.stored.exact(self.selected(where or Filter())[1].numbers).astype(np.float32)
 
+    def vectors_of(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 ``[n, dim]``: the stored vectors of some records, by number, in the order given.
+
+        Raises:
+            UsageError: There is no record of one of the numbers.
+        """
+        known = np.isin(records, self._all.records)
+        if not known.all():
+            raise UsageError(f"There is no record {records[~known][0]}.", "It may have been removed; search again.")
+        rows = self._all.rows.numbers[np.searchsorted(self._all.records, records)]
+        return self.stored.exact(rows).astype(np.float32)
+
     def search(
         self,
         queries: NDArray[np.floating[Any]],
@@ -317,6 +332,28 @@ class Gallery:
         selection = where if isinstance(where, Selection) else self.selected(where or Filter())
         return search_gallery(self, selection, queries, k, options)
 
+    def lowest_scores(
+        self, queries: NDArray[np.floating[Any]], where: Selection | None = None
+    ) -> tuple[NDArray[np.float32], float]:
+        """Each record's lowest score over some queries, float32 ``[n]``, and by how much one is off at most.
+
+        It tells which records to look at: `search` gives exact scores.
+
+        Args:
+            queries: As for `search_with_report`.
+            where: Which records, in whose order the scores come; None is all.
+
+        Raises:
+            UsageError, GalleryError: As `search_with_report` does.
+        """
+        queries = self._checked_queries(queries)
+        norm = NORM_MARGIN * math.sqrt(self.model.layout.squared_norm)
+        rows, options = (where or self._all).rows, ScanOptions(release=self.release)
+        try:
+            return lowest_products(self.stored, rows, queries, max_norm=norm, options=options)
+        except DamagedVectorsError as error:
+            raise self.damaged(error, "scan") from error
+
     def selected(self, where: Filter) -> Selection:
         """The records that pass a filter."""
         if not where:
@@ -340,6 +377,22 @@ class Gallery:
         text = f"CAST({quoted(column)} AS TEXT)"
         sql = f"SELECT DISTINCT {text} FROM record WHERE {text} IS NOT NULL ORDER BY 1 LIMIT ?"
         return [value for (value,) in self._fetch(sql, (most,))]
+
+    def counts_of(self, column: str, values: Sequence[str]) -> dict[str, int]:
+        """How many records hold each of some values, as text, in a metadata column; those that there are."""
+        text = f"CAST({quoted(column)} AS TEXT)"
+        sql = f"SELECT {text}, count(*) FROM record WHERE {text} IN (SELECT value FROM json_each(?)) GROUP BY 1"
+        return dict(self._fetch(sql, (json.dumps(list(values)),)))
+
+    def times(self) -> NDArray[np.float64]:
+        """float64 ``[records, 2]``, in the order of records: when they were, as Unix time and as the clock showed it.
+
+        The latter is in seconds since 1970-01-01T00:00 of the same clock; both are NaN where a record has no time.
+        Galleries of the previous schema know the first only, and have it in both.
+        """
+        clock = "tbps_clock_s" if self._is_current else "tbps_time_s"
+        rows = self._fetch(f"SELECT tbps_time_s, {clock} FROM record ORDER BY record")
+        return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
     def first_and_last_time(self) -> tuple[Value, Value] | None:
         """The earliest and the latest time, as they are written in the metadata; None where no record has one."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import UsageError
+from tbps_infer.folders import is_picture
+from tbps_infer.gallery.columns import Value
 from tbps_infer.inline_picture import image_html
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render.marks import NOTHING_FOUND, Verdict, verdict
@@ -105,8 +107,18 @@ def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
     return (
         f'<li class="{mark}" title="{title}"><figure>{image_html(hit.path, THUMBNAIL, _gone(hit.path))}{sign}'
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
-        f'<dl class="bars">{bars}</dl><p class="name">{_text(hit.path.name)}</p><dl class="facts">{facts}</dl></li>'
+        f'<dl class="bars">{bars}</dl><p class="name">{_text(hit.path.name)}</p><dl class="facts">{facts}</dl>'
+        f"{_frame_link(hit.metadata)}</li>"
     )
+
+
+def _frame_link(metadata: Mapping[str, Value]) -> str:
+    """A link to the moment in the video that a hit was cropped from; empty where it is from none."""
+    video, offset = metadata.get("video"), metadata.get("offset")
+    if not isinstance(video, str) or not Path(video).is_absolute() or not isinstance(offset, int | float):
+        return ""
+    moment = "" if is_picture(video) else f"#t={max(offset, 0):.3f}"
+    return f'<a class="frame" href="{escape(Path(video).as_uri() + moment)}">show the frame</a>'
 
 
 def _bar(name: str, share: float, weight: float) -> str:
@@ -158,6 +170,7 @@ color:var(--soft)}
 dd{margin:0}.bars dd{height:6px;border-radius:3px;background:var(--rest);overflow:hidden}
 .bars i{display:block;height:100%;background:var(--bar)}
 .facts{margin-top:4px}.facts dd{color:var(--ink);min-width:0;overflow-wrap:anywhere}
+.frame{font-size:11px;color:var(--bar)}
 .name{margin:6px 0 0;font-size:11px;color:var(--soft);overflow-wrap:anywhere}
 .empty{color:var(--soft)}
 @media(max-width:400px){ol{grid-template-columns:repeat(2,minmax(0,1fr))}}

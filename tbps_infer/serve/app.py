@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from tbps_infer import __version__
 from tbps_infer.errors import FilterError, GalleryError, TbpsError, UsageError
 from tbps_infer.serve.access import Access
+from tbps_infer.serve.browsing import browsing_router
 from tbps_infer.serve.connections import Connections
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.guard import RequestGuard, error_response
@@ -37,27 +38,30 @@ _PROBLEMS_TOLD = 3
 _LOG_LOOK_SECONDS = 1.0
 
 
-def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> FastAPI:
-    """An application over a searcher, which it closes when it ends.
+def create_app(searchers: Searcher | Sequence[Searcher], options: ServeOptions, metrics: Metrics) -> FastAPI:
+    """An application over searchers, which it closes when it ends.
 
     Args:
-        searcher: The model and the gallery.
+        searchers: Each a model and its galleries, whose names are all different.
         options: The limits and the token.
-        metrics: The same that the searcher counts in.
+        metrics: The same that the searchers count in.
     """
+    every = [searchers] if isinstance(searchers, Searcher) else list(searchers)
     access = Access(options)
     pictures = Pictures(options.threads, options.thumbnail_bytes, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         expressions = asyncio.Semaphore(_EXPRESSIONS_AT_ONCE)
-        app.state.service = Service(searcher, pictures, options, access, metrics, expressions)
-        searcher.warm_up()
-        upkeep = asyncio.create_task(_keep_log_short(searcher))
+        app.state.service = Service(every, pictures, options, access, metrics, expressions)
+        for searcher in every:
+            searcher.warm_up()
+        upkeep = asyncio.create_task(_keep_log_short(every))
         yield
         upkeep.cancel()
         pictures.close()
-        await asyncio.get_running_loop().run_in_executor(None, searcher.close)
+        for searcher in every:
+            await asyncio.get_running_loop().run_in_executor(None, searcher.close)
 
     app = FastAPI(
         title="tbps serve",
@@ -69,6 +73,7 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
     )
     app.state.connections = Connections(options.limits, metrics, options.proxies)
     app.include_router(router)
+    app.include_router(browsing_router)
     app.include_router(removal_router)
     app.include_router(page_router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -80,10 +85,12 @@ def create_app(searcher: Searcher, options: ServeOptions, metrics: Metrics) -> F
     return app
 
 
-async def _keep_log_short(searcher: Searcher) -> None:
+async def _keep_log_short(searchers: Sequence[Searcher]) -> None:
+    galleries = [gallery for searcher in searchers for gallery in searcher.galleries.values()]
     while True:
         await asyncio.sleep(_LOG_LOOK_SECONDS)
-        await asyncio.get_running_loop().run_in_executor(None, searcher.gallery.keep_log_short)
+        for gallery in galleries:
+            await asyncio.get_running_loop().run_in_executor(None, gallery.keep_log_short)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

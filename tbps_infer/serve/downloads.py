@@ -34,20 +34,20 @@ class _Label:
 
 
 def hits_csv(
-    hits: Sequence[Hit], layout: VectorLayout, columns: Sequence[str], pictures: Mapping[int, str] | None = None
+    hits: Sequence[Hit], layout: VectorLayout, columns: Sequence[str], first: Mapping[str, Sequence[str]]
 ) -> str:
     """A table of hits, as `tbps_infer.render.hits_csv.HitsCsv` writes it.
 
     Args:
         hits: Best first.
         layout: The model's.
-        columns: The gallery's metadata columns.
-        pictures: Per record where its picture lies in the zip, or why it does not: the first column, where given.
+        columns: The galleries' metadata columns.
+        first: What further columns at the beginning hold for each hit, by name.
     """
     out = io.StringIO()
-    table = HitsCsv(out, layout, columns, () if pictures is None else ("picture",))
-    for rank, hit in enumerate(hits, start=1):
-        table.add(rank, hit, () if pictures is None else (pictures[hit.record],))
+    table = HitsCsv(out, layout, columns, tuple(first))
+    for place, hit in enumerate(hits):
+        table.add(place + 1, hit, tuple(values[place] for values in first.values()))
     return out.getvalue()
 
 
@@ -58,14 +58,21 @@ class ZipContents:
     Attributes:
         hits: Best first.
         hashes: sha256 of each hit's file.
-        missing: Numbers of chosen records that are not there any more.
+        galleries: The gallery of each hit, where there are several; else empty.
+        missing: Chosen records that are not there any more.
         label: The query, as the sheet names it.
     """
 
     hits: Sequence[Hit]
-    hashes: Mapping[int, str]
-    missing: Sequence[int]
+    hashes: Sequence[str]
+    galleries: Sequence[str]
+    missing: Sequence[str]
     label: str
+
+    @property
+    def first_columns(self) -> dict[str, Sequence[str]]:
+        """What the table begins with."""
+        return {"gallery": self.galleries} if self.galleries else {}
 
 
 def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str], most: int) -> IO[bytes]:
@@ -86,20 +93,21 @@ def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str]
     from tbps_infer.render.html import write_page
 
     out = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - the caller streams it
-    states: dict[int, str] = {}
+    states: list[str] = []
     total = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for rank, hit in enumerate(contents.hits, start=1):
-            data = _read_unchanged(hit.path, contents.hashes[hit.record], most - total)
+        for rank, (hit, sha256) in enumerate(zip(contents.hits, contents.hashes, strict=True), start=1):
+            data = _read_unchanged(hit.path, sha256, most - total)
             if data is None:
-                states[hit.record] = "changed or gone since it was embedded"
+                states.append("changed or gone since it was embedded")
                 continue
             total += len(data)
-            states[hit.record] = f"pictures/{rank:03d}-{hit.record}-{_plain_name(hit.path)}"
-            archive.writestr(states[hit.record], data, zipfile.ZIP_STORED)
-        archive.writestr("hits.csv", hits_csv(contents.hits, layout, columns, states))
+            states.append(f"pictures/{rank:03d}-{hit.record}-{_plain_name(hit.path)}")
+            archive.writestr(states[-1], data, zipfile.ZIP_STORED)
+        first = {"picture": states, **contents.first_columns}
+        archive.writestr("hits.csv", hits_csv(contents.hits, layout, columns, first))
         if contents.missing:
-            archive.writestr("MISSING.txt", _MISSING + "".join(f"{number}\n" for number in contents.missing))
+            archive.writestr("MISSING.txt", _MISSING + "".join(f"{record}\n" for record in contents.missing))
         with tempfile.TemporaryDirectory() as folder:
             sheet = Path(folder) / "sheet.html"
             write_page(sheet, [(_Label(contents.label), contents.hits)], layout)

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.errors import TbpsError
+from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.gallery import Filter, Gallery, Record
 from tbps_infer.gallery.filters import matching_records
 from tbps_infer.gallery.folder import current_records_file
 from tbps_infer.gallery.records import connect_reader, empty_log, sqlite_errors
 
-__all__ = ["Facets", "LiveGallery", "Snapshot"]
+__all__ = ["Facets", "LiveGallery", "Snapshot", "name_folders"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 # Opening reads the numbers of all records: while a gallery grows, this share of the time at most goes into it.
 _OPENING_SHARE = 0.1
-_MOST_CAMERAS = 200
+_MOST_CAMERAS = 2000
 # A snapshot keeps SQLite from beginning its log anew. SQLite itself writes it back from 4 MiB on.
 _LOG_BYTES = 16 << 20
+
+
+def name_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by the shortest ends of their paths that tell them apart: ``gallery``, or ``monday/gallery``.
+
+    Raises:
+        UsageError: One is named twice.
+    """
+    whole = [folder.resolve() for folder in folders]
+    for number, folder in enumerate(whole):
+        if folder in whole[:number]:
+            raise UsageError(f"The gallery {folders[number]} is named twice.", "Name each once.")
+    length = 1
+    while len({"/".join(folder.parts[-length:]) for folder in whole}) < len(whole):
+        length += 1
+    return {"/".join(each.parts[-length:]): folder for each, folder in zip(whole, folders, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class Snapshot:
         self.seen = seen
         self.users = 1
         self.facets: Facets | None = None
+        self._times: NDArray[np.float64] | None = None
 
     def record(self, number: int) -> Record | None:
         """One record; None where there is none of this number."""
@@ -57,16 +74,11 @@ class Snapshot:
             return None
         return self.gallery.details(np.array([number], dtype=np.int64))[number]
 
-    def vector(self, number: int) -> NDArray[np.float32] | None:
-        """float32 ``[dim]``: the embedding of a record as it is stored; None where there is none of this number."""
-        position = self._position(number)
-        if position is None:
-            return None
-        rows = self.gallery.selected(Filter())[1]
-        vector: NDArray[np.float32] = self.gallery.stored.exact(rows.stored(position, position + 1))[0].astype(
-            np.float32
-        )
-        return vector
+    def times(self) -> NDArray[np.float64]:
+        """float64 ``[records, 2]``: `Gallery.times`, read once."""
+        if self._times is None:
+            self._times = self.gallery.times()
+        return self._times
 
     def _position(self, number: int) -> int | None:
         records = self.gallery.selected(Filter())[0]

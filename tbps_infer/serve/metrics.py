@@ -44,12 +44,14 @@ class Metrics:
         )
         self._connections = Gauge("tbps_connections", "Open connections.", registry=registry)
         self._queue = Gauge("tbps_queue_depth", "Queries that wait for the model.", registry=registry)
-        self._records = Gauge("tbps_gallery_records", "Records in the gallery.", registry=registry)
+        self._records = Gauge("tbps_gallery_records", "Records in the galleries.", registry=registry)
+        self._watched: list[tuple[Callable[[], int], Callable[[], int]]] = []
 
     def watch(self, queue_depth: Callable[[], int], records: Callable[[], int]) -> None:
-        """Read these when somebody asks."""
-        self._queue.set_function(queue_depth)
-        self._records.set_function(records)
+        """Read these when somebody asks, and give the sum of those of all models."""
+        self._watched.append((queue_depth, records))
+        self._queue.set_function(lambda: sum(depth() for depth, _ in self._watched))
+        self._records.set_function(lambda: sum(count() for _, count in self._watched))
 
     def watch_connections(self, connections: Callable[[], int]) -> None:
         """Read this when somebody asks."""

@@ -30,6 +30,9 @@ class Limits:
         pictures: Example pictures per query, and likewise records that it is to be like.
         picture_pixels: The largest example picture.
         hits: Hits per query, and records per export.
+        depth: Hits per query with those that were skipped.
+        stacked: Likewise, where near-duplicates are stacked: each hit is compared with those before it.
+        judged: Records per query that were judged right or wrong.
         export_bytes: The largest sum of the pictures in a zip.
         where_seconds: How long a metadata expression may take.
         rate: Searches and exports per second that one address may ask for over time; 0 is no limit.
@@ -48,6 +51,9 @@ class Limits:
     pictures: int = 4
     picture_pixels: int = 40_000_000
     hits: int = 200
+    depth: int = 2000
+    stacked: int = 500
+    judged: int = 100
     export_bytes: int = 256 << 20
     where_seconds: float = 2.0
     rate: float = 20.0

@@ -20,12 +20,15 @@ page_router = APIRouter()
 @page_router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(request: Request) -> Response:
     """200 once the model has answered; 503 before, while it is stuck, and while the gallery cannot be read."""
-    searcher = service_of(request).searcher
-    status = {"status": "ready" if searcher.ready else "starting"}
-    if (stuck_s := searcher.stuck_seconds) is not None:
-        status = {"status": "stuck", "reason": f"The model has computed one batch for {stuck_s:.0f} s."}
-    elif await run_in_threadpool(searcher.gallery.problem):  # whose sentence names the folder, and anybody asks here
-        status = {"status": "gallery unreadable"}
+    service = service_of(request)
+    status = {"status": "ready" if all(searcher.ready for searcher in service.searchers) else "starting"}
+    stuck = [seconds for searcher in service.searchers if (seconds := searcher.stuck_seconds) is not None]
+    if stuck:
+        status = {"status": "stuck", "reason": f"The model has computed one batch for {max(stuck):.0f} s."}
+    else:
+        for gallery in service.galleries.values():
+            if await run_in_threadpool(gallery.problem):  # whose sentence names the folder, and anybody asks here
+                status = {"status": "gallery unreadable"}
     return JSONResponse(status, 200 if status["status"] == "ready" else 503)
 
 

@@ -8,12 +8,12 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.errors import ImageError
+from tbps_infer.errors import BackendError, ImageError, VideoError
 from tbps_infer.gallery import Record
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.metrics import Metrics
@@ -22,11 +22,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tbps_infer.preprocessing import Preprocessing
+    from tbps_infer.video.moments import Moment
 
-__all__ = ["Pictures", "decode_example"]
+__all__ = ["PictureKind", "Pictures", "decode_example"]
 
-_SIZES = {"thumbnail": (192, 576), "picture": (1600, 1600)}  # width, height at most: twice what the page shows
-_QUALITY = {"thumbnail": 82, "picture": 92}
+PictureKind = Literal["thumbnail", "picture", "frame", "strip"]
+"""The record's own picture, small or large; or of its video, the frame and the seconds around it."""
+
+# Width and height at most: twice what the page shows.
+_SIZES: dict[PictureKind, tuple[int, int]] = {
+    "thumbnail": (192, 576),
+    "picture": (1600, 1600),
+    "frame": (1600, 1600),
+    "strip": (3200, 1600),
+}
+_QUALITY: dict[PictureKind, int] = {"thumbnail": 82, "picture": 92, "frame": 88, "strip": 82}
 _EXAMPLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 
@@ -47,20 +57,22 @@ class Pictures:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def etag(self, record: Record, kind: str) -> str:
+    def etag(self, record: Record, kind: PictureKind) -> str:
         """What names a record's picture as the file is now; raises RefusedError (404) when the file is gone."""
+        moment = _moment(record) if kind in ("frame", "strip") else None
+        file = record.path if moment is None else moment.file
         try:
-            stat = record.path.stat()
+            stat = file.stat()
         except OSError:
             raise RefusedError(404, "The picture is not there any more.", "Embed the gallery again.") from None
-        facts = f"{record.record} {record.path} {stat.st_size} {stat.st_mtime_ns} {kind}"
+        facts = f"{record.record} {file} {stat.st_size} {stat.st_mtime_ns} {kind} {moment}"
         return f'"{hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
 
-    def make(self, record: Record, kind: str, etag: str) -> bytes:
-        """The picture as JPEG, from memory or from its file; kind is ``thumbnail`` or ``picture``.
+    def make(self, record: Record, kind: PictureKind, etag: str) -> bytes:
+        """The picture as JPEG, from memory or from its file.
 
         Raises:
-            RefusedError: 404, when the file cannot be decoded any more.
+            RefusedError: 404, when the file cannot be decoded any more, or not on this machine.
         """
         with self._lock:
             data = self._kept.get(etag)
@@ -78,15 +90,11 @@ class Pictures:
         """End the threads."""
         self.pool.shutdown(cancel_futures=True)
 
-    def _encode(self, record: Record, kind: str) -> bytes:
-        from tbps_infer.images import load_rgb
-
-        try:
-            image = load_rgb(record.path, lambda image: _shrunk(image, _SIZES[kind]))
-        except ImageError as error:
-            raise RefusedError(
-                404, "The picture cannot be decoded.", "It was changed since it was embedded."
-            ) from error
+    def _encode(self, record: Record, kind: PictureKind) -> bytes:
+        if kind in ("frame", "strip"):
+            image = _of_video(record, kind)
+        else:
+            image = _of_file(record, kind)
         data = io.BytesIO()
         image.save(data, "JPEG", quality=_QUALITY[kind])
         return data.getvalue()
@@ -99,6 +107,35 @@ class Pictures:
             self._bytes += len(data)
             while self._bytes > self._limit:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
+
+
+def _of_file(record: Record, kind: PictureKind) -> Image.Image:
+    from tbps_infer.images import load_rgb
+
+    try:
+        return load_rgb(record.path, lambda image: _shrunk(image, _SIZES[kind]))
+    except ImageError as error:
+        raise RefusedError(404, "The picture cannot be decoded.", "It was changed since it was embedded.") from error
+
+
+def _of_video(record: Record, kind: PictureKind) -> Image.Image:
+    from tbps_infer.video.moments import draw_frame, draw_strip
+
+    draw = draw_frame if kind == "frame" else draw_strip
+    try:
+        return _shrunk(draw(_moment(record)), _SIZES[kind])
+    except (VideoError, BackendError) as error:
+        raise RefusedError(404, error.message, error.hint) from error
+
+
+def _moment(record: Record) -> Moment:
+    """Where a record was cropped out; raises RefusedError (404) where its columns do not tell, or it is gone."""
+    from tbps_infer.video.moments import find_moment
+
+    try:
+        return find_moment(record.metadata)
+    except VideoError as error:
+        raise RefusedError(404, error.message, error.hint) from error
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,12 +1,13 @@
-"""The model and the gallery behind a server: queries of all clients, encoded and searched together."""
+"""A model and the galleries embedded by it: queries of all clients, encoded and searched together."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,94 +15,58 @@ from numpy.typing import NDArray
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Hit, SearchOptions
+from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
 from tbps_infer.model_facts import ModelFacts
-from tbps_infer.queries import compose
 from tbps_infer.serve.batching import Batcher
-from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.composing import queries_of
+from tbps_infer.serve.jobs import SearchAnswer, SearchJob
 from tbps_infer.serve.live_gallery import LiveGallery, Snapshot
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import BatchOptions
+from tbps_infer.serve.ranking import Found, best_of, lowest_of, stacks
 
-__all__ = ["SearchAnswer", "SearchJob", "Searcher"]
+__all__ = ["Searcher"]
 
 _logger = logging.getLogger(__name__)
 
 _FIRST_SENTENCE = "a person"
 
-_AS_USUAL = SearchOptions()
-
-
-@dataclass(frozen=True, eq=False)
-class SearchJob:
-    """One search.
-
-    Attributes:
-        texts: Sentences, averaged.
-        crops: uint8 ``[n, height, width, 3]`` of the model's size: example pictures, averaged with `like`.
-        like: Records whose stored embeddings are example pictures, too; they are left out of the hits.
-        exclude: What is subtracted.
-        image_weight: The pictures' share beside sentences.
-        exclude_weight: How much is subtracted.
-        k: Hits.
-        records: int64 ``[n]``, numbers of the records to search, ascending; None is all.
-        options: How to search.
-        keep_like: Whether the records of `like` may be among the hits.
-    """
-
-    texts: tuple[str, ...] = ()
-    crops: NDArray[np.uint8] | None = None
-    like: tuple[int, ...] = ()
-    exclude: tuple[str, ...] = ()
-    image_weight: float = 0.5
-    exclude_weight: float = 0.5
-    k: int = 10
-    records: NDArray[np.int64] | None = None
-    options: SearchOptions = _AS_USUAL
-    keep_like: bool = False
-
-
-@dataclass(frozen=True)
-class SearchAnswer:
-    """Hits, best first; how many records passed the filter; and what the batch took, in milliseconds."""
-
-    hits: tuple[Hit, ...]
-    searched: int
-    method: str
-    encode_ms: float
-    search_ms: float
-
 
 class Searcher:
-    """One model in memory over one gallery; searches from any thread, run in one.
+    """One model in memory over its galleries; searches from any thread, run in one.
 
     Args:
         encoder: Opened; closed by `close`, in the thread that used it.
-        gallery: The folder.
+        galleries: The folders by name, or one folder, whose name is its own.
         batch: How queries are run together.
         metrics: Where they are counted.
         options: How to search.
         attention: The model's attention graphs, where its bundle has them; closed with it.
 
     Raises:
-        GalleryError: The gallery cannot be read.
+        GalleryError: A gallery cannot be read.
         ModelMismatchError: It was embedded by another model.
+
+    Attributes:
+        galleries: As they grow, by name.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        gallery: Path,
+        galleries: Path | Mapping[str, Path],
         batch: BatchOptions,
         metrics: Metrics,
         *,
         options: SearchOptions | None = None,
         attention: AttentionGraphs | None = None,
     ) -> None:
-        self.gallery = LiveGallery(gallery)
-        with self.gallery.snapshot() as snapshot:
-            snapshot.gallery.require_model(encoder.facts)
-        self.search_options = options or _AS_USUAL
+        folders = galleries if isinstance(galleries, Mapping) else {galleries.resolve().name: galleries}
+        self.galleries = {name: LiveGallery(folder) for name, folder in folders.items()}
+        for gallery in self.galleries.values():
+            with gallery.snapshot() as snapshot:
+                snapshot.gallery.require_model(encoder.facts)
+        self.search_options = options or SearchOptions()
         self.attention = attention
         self._encoder = encoder
         self._metrics = metrics
@@ -109,7 +74,12 @@ class Searcher:
         self._batcher: Batcher[SearchJob, SearchAnswer] = Batcher(self._run, batch, metrics, encoder.close)
         self._warm: Future[SearchAnswer] | None = None
         self._is_warm = False
-        metrics.watch(lambda: self._batcher.depth, lambda: self.gallery.count)
+        metrics.watch(lambda: self._batcher.depth, lambda: sum(each.count for each in self.galleries.values()))
+
+    @property
+    def gallery(self) -> LiveGallery:
+        """The first of the galleries."""
+        return next(iter(self.galleries.values()))
 
     @property
     def facts(self) -> ModelFacts:
@@ -135,6 +105,10 @@ class Searcher:
         """What of some sentences the model cannot take in."""
         return self._encoder.text_warnings(sentences)
 
+    def unknown_words(self, sentence: str) -> tuple[str, ...]:
+        """The words of a sentence that the model does not know."""
+        return self._encoder.unknown_words(sentence)
+
     def warm_up(self) -> Future[SearchAnswer]:
         """Run all that later queries will use, then ask once; until that is answered the server is not ready."""
         if self._warm is None:
@@ -153,7 +127,8 @@ class Searcher:
     def close(self) -> None:
         """Answer what waits and give everything back."""
         self._batcher.close()
-        self.gallery.close()
+        for gallery in self.galleries.values():
+            gallery.close()
         if self.attention is not None:
             self.attention.close()
 
@@ -162,70 +137,98 @@ class Searcher:
             self._encoder.warm()
             self._is_warm = True
         started = time.perf_counter()
-        with self.gallery.snapshot() as snapshot:
-            queries = self._encode(snapshot, jobs)
+        with self._snapshots() as snapshots:
+            queries = self._encode(snapshots, jobs)
             encoded = time.perf_counter()
-            found = self._search(snapshot, jobs, queries)
+            found = self._search(snapshots, jobs, queries)
         ended = time.perf_counter()
         self._metrics.stage_seconds.labels("encode").observe(encoded - started)
         self._metrics.stage_seconds.labels("search").observe(ended - encoded)
         encode_ms, search_ms = 1000 * (encoded - started), 1000 * (ended - encoded)
         return [replace(answer, encode_ms=encode_ms, search_ms=search_ms) for answer in found]
 
-    def _encode(self, snapshot: Snapshot, jobs: Sequence[SearchJob]) -> NDArray[np.float32]:
-        """float32 ``[n, dim]``: each job's query."""
-        layout = self.facts.layout
-        nothing = np.empty((0, layout.dim), dtype=np.float32)
-        sentences = list(dict.fromkeys(text for job in jobs for text in (*job.texts, *job.exclude)))
-        row = {text: number for number, text in enumerate(sentences)}
-        texts = self._encoder.encode_texts(sentences) if sentences else nothing
-        crops = [job.crops for job in jobs if job.crops is not None]
-        pictures = self._encoder.encode_crops(np.concatenate(crops)) if crops else nothing
-        composed, used = [], 0
-        for job in jobs:
-            count = 0 if job.crops is None else len(job.crops)
-            stored = [self._stored(snapshot, number) for number in job.like]
-            examples = np.concatenate([pictures[used : used + count], *(vector[None] for vector in stored)])
-            used += count
-            composed.append(
-                compose(
-                    layout,
-                    texts[[row[text] for text in job.texts]],
-                    examples,
-                    texts[[row[text] for text in job.exclude]],
-                    image_weight=job.image_weight,
-                    exclude_weight=job.exclude_weight,
-                )
-            )
-        return np.stack(composed)
+    @contextmanager
+    def _snapshots(self) -> Iterator[dict[str, Snapshot]]:
+        with ExitStack() as opened:
+            yield {name: opened.enter_context(each.snapshot()) for name, each in self.galleries.items()}
+
+    def _encode(self, snapshots: Mapping[str, Snapshot], jobs: Sequence[SearchJob]) -> list[NDArray[np.float32]]:
+        """float32 ``[m, dim]`` per job: its query, or one per sentence where these are scored apart."""
+        galleries = {name: snapshot.gallery for name, snapshot in snapshots.items()}
+        return queries_of(self._encoder, galleries, jobs)
 
     def _search(
-        self, snapshot: Snapshot, jobs: Sequence[SearchJob], queries: NDArray[np.float32]
+        self, snapshots: Mapping[str, Snapshot], jobs: Sequence[SearchJob], queries: Sequence[NDArray[np.float32]]
     ) -> list[SearchAnswer]:
-        """Search once for all jobs with the same records and options."""
-        alike: dict[tuple[bytes | None, SearchOptions], list[int]] = {}
+        """Search each gallery once for all jobs with the same records and options."""
+        alike: dict[object, list[int]] = {}
         for number, job in enumerate(jobs):
-            records = None if job.records is None else job.records.tobytes()
-            alike.setdefault((records, job.options), []).append(number)
+            key: object = number  # what is ranked by the lowest of several scores is searched alone
+            if job.combine != "all":
+                records = {name: each.tobytes() for name, each in (job.records or {}).items()}
+                key = (tuple(self._names(job)), tuple(records.items()), job.options)
+            alike.setdefault(key, []).append(number)
         answers: dict[int, SearchAnswer] = {}
-        for (_, options), numbers in alike.items():
-            k = max(jobs[number].k + len(jobs[number].like) for number in numbers)
-            only = jobs[numbers[0]].records
-            selection = None if only is None else snapshot.gallery.selection(only)
-            result = snapshot.gallery.search_with_report(queries[numbers], k, selection, options)
-            for number, hits in zip(numbers, result.hits, strict=True):
-                job = jobs[number]
-                left_out = () if job.keep_like else job.like
-                kept = tuple(hit for hit in hits if hit.record not in left_out)[: job.k]
-                answers[number] = SearchAnswer(kept, result.report.searched, result.report.method, 0, 0)
+        for numbers in alike.values():
+            some = [jobs[number] for number in numbers]
+            found = self._search_alike(snapshots, some, [queries[number] for number in numbers])
+            answers.update(zip(numbers, found, strict=True))
         return [answers[number] for number in range(len(jobs))]
 
-    @staticmethod
-    def _stored(snapshot: Snapshot, record: int) -> NDArray[np.float32]:
-        vector = snapshot.vector(record)
-        if vector is None:
-            raise RefusedError(404, f"There is no record {record}.", "It may have been removed; search again.")
-        return vector
+    def _search_alike(
+        self, snapshots: Mapping[str, Snapshot], jobs: Sequence[SearchJob], queries: Sequence[NDArray[np.float32]]
+    ) -> list[SearchAnswer]:
+        """Answer jobs that have the same galleries, records and options."""
+        first, most = jobs[0], max(job.depth for job in jobs)
+        lists: list[list[list[Found]]] = [[] for _ in jobs]
+        searched, method = 0, ""
+        for name in self._names(first):
+            gallery = snapshots[name].gallery
+            only = None if first.records is None else first.records[name]
+            selection = gallery.selected(Filter()) if only is None else gallery.selection(only)
+            if first.combine == "all":
+                hits = lowest_of(gallery, selection, queries[0], most, first.options)
+                lists[0].append([(name, hit) for hit in hits])
+                searched, method = searched + len(selection.records), "scan"
+                continue
+            result = gallery.search_with_report(
+                np.concatenate(queries), most, None if only is None else selection, first.options
+            )
+            searched, method = searched + result.report.searched, result.report.method
+            every = iter(result.hits)
+            for mine, asked in zip(lists, queries, strict=True):
+                mine += [[(name, hit) for hit in next(every)] for _ in asked]
+        galleries = {name: snapshot.gallery for name, snapshot in snapshots.items()}
+        return [
+            replace(
+                self._answer(galleries, job, best_of(mine, job.depth, per_id=job.options.per_id), asked),
+                searched=searched,
+                method=method,
+            )
+            for job, mine, asked in zip(jobs, lists, queries, strict=True)
+        ]
+
+    def _answer(
+        self, galleries: Mapping[str, Gallery], job: SearchJob, found: Sequence[Found], queries: NDArray[np.float32]
+    ) -> SearchAnswer:
+        examples = {*job.like, *(part.place for part in job.parts)}
+        left_out = set() if job.keep_like else {(place.gallery, place.record) for place in examples}
+        kept = [each for each in found if (each[0], each[1].record) not in left_out][: job.skip + job.k]
+        on: list[int | None] = [None] * len(kept)
+        if job.alike is not None:
+            on = stacks({name: galleries[name] for name in self._names(job)}, kept, job.alike)
+        hits: list[Hit] = [hit for _, hit in kept[job.skip :]]
+        layout = self.facts.layout
+        most = {
+            each.name: float(np.linalg.norm(queries[:, layout.slices[each.name]], axis=1).max() * each.weight**0.5)
+            for each in layout.segments
+        }
+        return SearchAnswer(
+            tuple(hits), tuple(name for name, _ in kept[job.skip :]), tuple(on[job.skip :]), most, 0, ""
+        )
+
+    def _names(self, job: SearchJob) -> tuple[str, ...]:
+        return job.galleries or (next(iter(self.galleries)),)
 
 
 def _log_warmth(started: float) -> Callable[[Future[SearchAnswer]], None]:

@@ -28,6 +28,7 @@ from tbps_infer.serve.addresses import owner, plain
 from tbps_infer.serve.connections import Connections
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import Limits, ServeOptions
+from tbps_infer.serve.pages import STATIC
 
 SEARCH = "/api/v1/search"
 EXPORT = "/api/v1/export"
@@ -146,12 +147,13 @@ def test_unfinished_bodies_are_bounded_in_sum(server: ServedProcess, crowd: list
 
 def test_who_does_not_read_is_hung_up_on(server: ServedProcess, crowd: list[socket.socket]) -> None:
     closed = 'tbps_connections_closed_total{reason="slow reader"}'
+    largest = max(STATIC.iterdir(), key=lambda file: file.stat().st_size).name
     before = server.counted(closed)
-    for size in (1, 400):  # within what is buffered, and beyond
+    for size in (1, 1200):  # within what is buffered, and beyond
         crowd.append(server.connect(receive_buffer=2048))
         with contextlib.suppress(OSError):
             crowd[-1].settimeout(1)
-            crowd[-1].sendall(b"GET /static/app.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * size)
+            crowd[-1].sendall(f"GET /static/{largest} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() * size)
     end = time.monotonic() + WRITE_SECONDS + 8
     while server.counted(closed) <= before and time.monotonic() < end:
         time.sleep(0.5)
@@ -216,10 +218,13 @@ def test_guesses_of_the_token_cost_time(world: World) -> None:
         '{"k": ' + "9" * 4_000 + "}",
         '{"texts": ["' + "\\u00e9" * 1_000_000 + '"]}',
         '{"texts": ["a"], "pictures": ["' + "\\n" * 1_000_000 + '"]}',
+        '{"texts": ["a"], "part_weights": {' + "".join(f'"k{n}": 1,' for n in range(10_000)) + '"k": 1}}',
+        '{"texts": ["a"], "relevant": [' + '{"gallery": "g", "record": 1},' * 10_000 + "1]}",
+        '{"texts": ["a"], "gallery": [' + '"g",' * 30_000 + '"g"]}',
         '{"texts": ["a"], "filter": {"where": "' + "x" * 1_000_000 + '"}}',
     ],
 )
-@pytest.mark.parametrize("path", [SEARCH, EXPORT, "/api/v1/remove"])
+@pytest.mark.parametrize("path", [SEARCH, EXPORT, "/api/v1/browse", "/api/v1/remove"])
 def test_no_json_costs_more_than_its_bytes(client: TestClient, path: str, body: str) -> None:
     client.get("/healthz")
     started = time.process_time()

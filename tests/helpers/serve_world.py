@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ class World:
         with self.encoder() as encoder:
             embed_gallery(encoder, items, self.gallery, EmbedOptions(batch_size=8))
 
+    def add_with(self, *columns: Mapping[str, Value]) -> None:
+        """Embed a picture for each of these columns: ``0.png``, ``1.png`` …"""
+        items = []
+        for number, metadata in enumerate(columns):
+            Image.fromarray(np.full((60, 20, 3), 40 * number, np.uint8)).save(self.folder / f"{number}.png")
+            items.append(SourceItem(self.folder / f"{number}.png", metadata))
+        with self.encoder() as encoder:
+            embed_gallery(encoder, items, self.gallery, EmbedOptions(batch_size=8))
+
     @contextmanager
     def client(
         self, options: ServeOptions | None = None, *, base_url: str = "http://127.0.0.1"
@@ -77,6 +87,6 @@ def _metadata(number: int) -> dict[str, Value]:
     return {
         "id": str(number // 2),
         "camera": camera,
-        "time": f"2024-03-{number + 1:02d}T10:00:00{zone}",
+        "time": f"{date(2024, 3, 1) + timedelta(days=number)}T10:00:00{zone}",
         "note": note,
     }

@@ -30,7 +30,7 @@ FLOORS = (
     ("reference", "runners.buckets", "text"),
     ("families", "tensorrt", "training"),
     ("runners",),
-    ("encoder",),
+    ("encoder", "video"),
     ("gallery.folder", "gallery.roots", "gallery.vectors"),
     ("gallery.records",),
     ("gallery.filters",),

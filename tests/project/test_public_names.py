@@ -18,6 +18,18 @@ def test_every_public_name_loads() -> None:
         _ = tbps_infer.Galery
 
 
+def test_every_public_name_can_be_the_first_that_is_imported() -> None:
+    homes = sorted({f"tbps_infer.{home}" for home in tbps_infer._HOMES.values()})
+    code = (
+        "import importlib, os\n"
+        f"for home in {homes!r}:\n"
+        "    if os.fork() == 0: importlib.import_module(home); os._exit(0)\n"
+        "    assert os.wait()[1] == 0, home"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_the_package_loads_none_of_them() -> None:
     code = "import sys, tbps_infer; print([m for m in sys.modules if m.startswith(('tbps_infer.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -29,7 +29,7 @@ class _Query:
     warnings: tuple[str, ...] = ()
 
 
-def _hit(path: Path, record: int = 1, **metadata: str | int) -> Hit:
+def _hit(path: Path, record: int = 1, **metadata: str | float) -> Hit:
     return Hit(record, path, 1.25, {"global": 0.75, "fine.0": 0.5, "fine.1": 0.0}, metadata)
 
 
@@ -113,6 +113,19 @@ def test_a_picture_of_nobody_known_is_neither_right_nor_wrong(tmp_path: Path, pi
     page = _write(tmp_path / "page.html", [(_Query("a man", person="7"), [_hit(picture), _hit(picture, 2, id=0)])])
     assert re.findall(r'<li class="(\w+)"', page) == ["unknown", "wrong"]
     assert re.findall(r'class="mark" aria-label="(\w+)">(.)<', page) == [("unknown", "?"), ("wrong", "✕")]
+
+
+def test_a_hit_from_a_video_links_to_its_moment(tmp_path: Path, picture: Path) -> None:
+    hits = [
+        _hit(picture, video="/videos/gate #1.mp4", offset=12.5),
+        _hit(picture, 2, video="/frames/1.png", offset=3),
+        _hit(picture, 3, video="javascript:alert(1)", offset=3),
+        _hit(picture, 4),
+    ]
+    page = _write(tmp_path / "page.html", [(_Query("a man"), hits)])
+    assert page.count("show the frame") == 2 and 'href="javascript' not in page
+    assert '<a class="frame" href="file:///videos/gate%20%231.mp4#t=12.500">' in page
+    assert '<a class="frame" href="file:///frames/1.png">' in page
 
 
 def test_a_picture_that_cannot_be_shown_leaves_a_frame_that_says_why(tmp_path: Path) -> None:

@@ -305,6 +305,7 @@ def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(client: TestC
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/api/v1/search",
+        "/api/v1/browse",
         "/api/v1/columns",
         "/api/v1/export",
         "/api/v1/remove",

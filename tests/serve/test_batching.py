@@ -16,9 +16,10 @@ from tbps_infer.errors import UsageError
 from tbps_infer.gallery import Filter
 from tbps_infer.serve.batching import Batcher
 from tbps_infer.serve.failures import RefusedError
+from tbps_infer.serve.jobs import SearchJob
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import BatchOptions, ServeOptions
-from tbps_infer.serve.searcher import Searcher, SearchJob
+from tbps_infer.serve.searcher import Searcher
 
 
 class _Squares:
@@ -113,7 +114,9 @@ def test_many_clients_get_what_each_would_get_alone(tmp_path: Path) -> None:
     searcher = Searcher(world.encoder(), world.gallery, BatchOptions(wait_ms=20), metrics)
     only = [searcher.gallery.matching(Filter(camera=("cam_a",)), 10) for _ in range(14)]
     jobs = [
-        SearchJob((words[number % 4],), k=1 + number % 5, records=None if number % 3 else only[number // 3])
+        SearchJob(
+            (words[number % 4],), k=1 + number % 5, records=None if number % 3 else {"gallery": only[number // 3]}
+        )
         for number in range(40)
     ]
     alone = [searcher.search(job).result(10) for job in jobs]

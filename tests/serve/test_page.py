@@ -3,70 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from page_server import PAGE_MARKS, Server, chromium, until
 from PIL import Image
-from places import ROOT
 from serve_world import SCRIPT, World
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = PAGE_MARKS
 
 COUNT = 30
-SERVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from serve_world import World
-from tbps_infer.serve.app import create_app
-from tbps_infer.serve.searcher import Searcher
-from tbps_infer.serve.metrics import Metrics
-from tbps_infer.serve.options import ServeOptions
-from tbps_infer.serve.server import bind, run
-world, metrics = World(Path(sys.argv[2])), Metrics()
-options = ServeOptions(port=int(sys.argv[3]), token=sys.argv[4] or None)
-searcher = Searcher(world.encoder(), world.gallery, options.batch, metrics)
-run(create_app(searcher, options, metrics), bind(options), lambda address: print(address, flush=True))
-"""
-
-
-class Server:
-    """A server process over a world; `address` is where."""
-
-    def __init__(self, world: World, port: int = 0, token: str = "") -> None:
-        self.world = world
-        command = [sys.executable, "-c", SERVER, str(ROOT / "tests" / "helpers"), str(world.folder), str(port), token]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
-        assert self.process.stdout is not None
-        self.address = self.process.stdout.readline().strip()
-        assert self.address.startswith("http://127.0.0.1:")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(20)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
@@ -98,18 +47,10 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     made.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     made.on("request", lambda request: problems.append(request.url) if not _own(request.url, server) else None)
     made.goto(server.address)
-    _until(made, "document.getElementById('gallery').textContent")
+    until(made, "document.getElementById('gallery').textContent")
     yield made
     context.close()
     assert not [problem for problem in problems if "Failed to load resource" not in problem]
-
-
-def _until(page: Page, condition: str) -> None:
-    """Wait for a condition; Playwright's own wait needs ``eval``, which the page's policy forbids."""
-    end = time.monotonic() + 15
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(20)
 
 
 def _own(url: str, server: Server) -> bool:
@@ -120,7 +61,12 @@ def _search(page: Page, sentence: str) -> None:
     page.fill("#sentence", sentence)
     with page.expect_response("**/api/v1/search"):
         page.keyboard.press("Enter")
-    _until(page, "document.getElementById('busy').hidden")
+    until(page, "document.getElementById('busy').hidden")
+
+
+def _start_again(page: Page) -> None:
+    """The page without a query: a reload would bring the query back."""
+    page.goto(page.url.partition("?")[0])
 
 
 def _names(page: Page) -> list[str]:
@@ -137,19 +83,19 @@ def test_a_sentence_shows_people_best_first(page: Page) -> None:
     _search(page, "a woman in a red coat")
     scores = [float(text) for text in page.locator(".hit .caption span").all_inner_texts()]
     assert len(scores) == 24 and scores == sorted(scores, reverse=True)
-    _until(page, "[...document.querySelectorAll('.hit img')].slice(0, 9).every(i => i.naturalWidth === 20)")
+    until(page, "[...document.querySelectorAll('.hit img')].slice(0, 9).every(i => i.naturalWidth === 20)")
     assert "24 best of 30" in page.inner_text("#status")
     assert _focused(page) == "hit-0"
 
 
 def test_what_was_asked_is_remembered_on_this_machine(page: Page) -> None:
     _search(page, "a man with a hat")
-    page.reload()
+    _start_again(page)
     page.wait_for_selector("#recent button")
     assert page.locator("#recent button").all_inner_texts() == ["a man with a hat"]
     page.click("#recent button")
-    page.wait_for_selector(".hit")
-    page.reload()
+    until(page, "document.querySelectorAll('.hit .caption').length === 24")
+    _start_again(page)
     page.click("#forget")
     assert not page.is_visible("#recent-part")
 
@@ -159,12 +105,12 @@ def test_filters_narrow_and_clear(page: Page) -> None:
     page.click("#filters-open")
     with page.expect_response("**/api/v1/search"):
         page.click("#cameras button:has-text('cam_a')")
-    _until(page, "document.querySelectorAll('.hit').length === 15")
+    until(page, "document.querySelectorAll('.hit').length === 15")
     assert all(int(name[:3]) % 2 == 1 for name in _names(page))
     with page.expect_response("**/api/v1/search"):
         page.fill("#before", "2024-03-05T00:00")
         page.dispatch_event("#before", "change")
-    _until(page, "document.querySelectorAll('.hit').length === 2")
+    until(page, "document.querySelectorAll('.hit').length === 2")
     assert sorted(_names(page)) == ["001.png", "003.png"]
     page.fill("#where", "note = 'nothing'")
     page.press("#where", "Enter")
@@ -172,14 +118,14 @@ def test_filters_narrow_and_clear(page: Page) -> None:
     assert page.inner_text("#filters-count") == "3"
     assert page.inner_text("#warnings") == "No picture satisfies camera, before, where together."
     page.click("#empty-clear")
-    _until(page, "document.querySelectorAll('.hit').length === 24")
+    until(page, "document.querySelectorAll('.hit').length === 24")
 
 
 def test_what_the_model_cannot_read_is_told(page: Page) -> None:
     _search(page, "a hat 穿")
     assert page.inner_text("#warnings") == "The model does not know '穿'; the search ignores its meaning."
     _search(page, "a hat")
-    _until(page, "document.querySelector('#warnings').childElementCount === 0")
+    until(page, "document.querySelector('#warnings').childElementCount === 0")
 
 
 def test_times_are_filtered_as_they_are_shown(page: Page) -> None:
@@ -189,7 +135,7 @@ def test_times_are_filtered_as_they_are_shown(page: Page) -> None:
         with page.expect_response("**/api/v1/search"):
             page.fill(field, moment)
             page.dispatch_event(field, "change")
-    _until(page, "document.querySelectorAll('.hit').length === 1")
+    until(page, "document.querySelectorAll('.hit').length === 1")
     assert _names(page) == ["003.png"]
     assert "2024-03-04 10:00 +05:00" in page.inner_text(".hit")
 
@@ -241,11 +187,11 @@ def test_the_keyboard_does_it_all(page: Page) -> None:
         page.focus("#hit-1")
         page.keyboard.press("m")
     page.wait_for_selector(".example")
-    _until(page, f"!document.querySelector('.hit').getAttribute('aria-label').endsWith({names[1]!r})")
+    until(page, f"!document.querySelector('.hit').getAttribute('aria-label').endsWith({names[1]!r})")
     assert names[1] not in _names(page)
     page.go_back()
-    _until(page, "document.getElementById('sentence').value === 'a hat'")
-    _until(page, f"document.querySelector('.hit').getAttribute('aria-label').endsWith({names[0]!r})")
+    until(page, "document.getElementById('sentence').value === 'a hat'")
+    until(page, f"document.querySelector('.hit').getAttribute('aria-label').endsWith({names[0]!r})")
 
 
 def test_a_picture_beside_the_words(page: Page, server: Server) -> None:
@@ -264,9 +210,9 @@ def test_details_show_shares_that_sum_and_text_as_text(page: Page) -> None:
     page.click("#filters-open")
     page.fill("#where", "note like '%script%'")
     page.press("#where", "Enter")
-    _until(page, "document.querySelectorAll('.hit').length === 1")
+    until(page, "document.querySelectorAll('.hit').length === 1")
     page.click(".hit .shot")
-    _until(page, "document.getElementById('metadata').textContent.includes('file')")
+    until(page, "document.getElementById('metadata').textContent.includes('file')")
     assert SCRIPT in page.inner_text("#metadata") and page.title() == "Person search"
     shares = [float(text.split(" of ")[0]) for text in page.locator("#parts li > span:last-child").all_inner_texts()]
     score = float(page.inner_text("#detail-score").split("score ")[1].split(" ")[0])
@@ -280,7 +226,7 @@ def test_details_show_shares_that_sum_and_text_as_text(page: Page) -> None:
 
 def test_a_sentence_with_markup_stays_text(page: Page) -> None:
     _search(page, SCRIPT)
-    page.reload()
+    _start_again(page)
     page.wait_for_selector("#recent button")
     assert page.inner_text("#recent button") == SCRIPT and page.title() == "Person search"
 
@@ -360,7 +306,7 @@ def test_chosen_hits_are_removed_after_asking_twice(browser: Browser, tmp_path: 
         page.goto(f"{server.address}/?token=token-of-sixteen-characters")
         if page.locator("form button[type=submit]").first.inner_text() != "Search":
             page.click("form button[type=submit]")
-        _until(page, "document.getElementById('gallery')?.textContent")
+        until(page, "document.getElementById('gallery')?.textContent")
         _search(page, "a person")
         for index in (0, 2):
             page.click(f"#hit-{index}", modifiers=["Control"])
@@ -370,7 +316,7 @@ def test_chosen_hits_are_removed_after_asking_twice(browser: Browser, tmp_path: 
         page.click("#removal-first")
         assert "Really remove 2?" in page.inner_text("#removal-title")
         page.click("#removal-second")
-        _until(page, "document.getElementById('status').textContent === 'Removed 2.'")
+        until(page, "document.getElementById('status').textContent === 'Removed 2.'")
         assert page.locator("#hits li").count() == 6
     finally:
         context.close()

@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tbps_infer.data.synth.canvas import Framing, oval_points
 from tbps_infer.data.synth.palette import COLOURS, RGB, scaled, shade_of
-from tbps_infer.data.synth.shots import Shot
+from tbps_infer.data.synth.shots import Camera, Shot
 from tbps_infer.data.synth.streams import pixel_stream
 
-__all__ = ["draw_background", "draw_occluder", "expose", "to_jpeg"]
+__all__ = ["SCENERY", "draw_background", "draw_occluder", "expose", "graded", "smooth_noise", "to_jpeg"]
 
 # Wall or sky, ground, and the colours of the clutter between them.
-_SCENES: dict[str, tuple[RGB, RGB, tuple[RGB, ...]]] = {
+SCENERY: dict[str, tuple[RGB, RGB, tuple[RGB, ...]]] = {
     "street": ((168, 166, 162), (128, 126, 124), ((92, 96, 104), (150, 70, 60), (70, 90, 120), (196, 190, 176))),
     "park": ((120, 148, 92), (150, 144, 118), ((62, 98, 48), (90, 124, 60), (112, 84, 58), (48, 76, 44))),
     "corridor": (
@@ -31,7 +31,7 @@ _SCENES: dict[str, tuple[RGB, RGB, tuple[RGB, ...]]] = {
 }
 
 
-def _upscaled_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float32]:
+def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float32]:
     """Smooth noise in about -1..1, float32 [height, width, 1]."""
     coarse = rng.integers(0, 256, size=(cells[1], cells[0]), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
@@ -41,7 +41,7 @@ def _upscaled_noise(rng: np.random.Generator, size: tuple[int, int], cells: tupl
 def draw_background(shot: Shot, rng: Random) -> NDArray[np.float32]:
     """The crop without the person, float32 [height, width, 3] in 0..255."""
     size = (shot.width, shot.height)
-    wall, ground, clutter = _SCENES[shot.camera.scene]
+    wall, ground, clutter = SCENERY[shot.camera.scene]
     image = Image.new("RGB", size, shade_of(rng, wall, 0.14))
     draw = ImageDraw.Draw(image)
     horizon = shot.height * rng.uniform(0.3, 0.72)
@@ -65,7 +65,7 @@ def draw_background(shot: Shot, rng: Random) -> NDArray[np.float32]:
     _draw_shadow(image, shot, rng)
     pixels = np.asarray(image, dtype=np.float32)
     noise = pixel_stream(rng)
-    grain = _upscaled_noise(noise, size, (6, 14)) * 14 + _upscaled_noise(noise, size, (24, 60)) * 6
+    grain = smooth_noise(noise, size, (6, 14)) * 14 + smooth_noise(noise, size, (24, 60)) * 6
     return np.asarray(np.clip(pixels + grain, 0, 255), dtype=np.float32)
 
 
@@ -147,16 +147,21 @@ def draw_occluder(image: Image.Image, shot: Shot, framing: Framing, rng: Random)
             draw.ellipse([x - r, y - r * 0.7, x + r, y + r * 0.7], fill=green)
 
 
+def graded(scene: NDArray[np.float32], camera: Camera, brightness: float) -> NDArray[np.float32]:
+    """The colours as a camera gives them, not yet cut off at 0 and 255: saturation, white balance, contrast."""
+    grey = (scene[..., :1] + scene[..., 1:2] + scene[..., 2:]) / np.float32(3)
+    pixels = grey + (scene - grey) * np.float32(camera.saturation)
+    gains = np.asarray(camera.gains, dtype=np.float32) * np.float32(camera.brightness * brightness)
+    return np.asarray((pixels * gains - 128) * np.float32(camera.contrast) + 128, dtype=np.float32)
+
+
 def expose(scene: NDArray[np.float32], shot: Shot, rng: Random) -> Image.Image:
     """What the camera makes of the light: cast, contrast, saturation, lost detail, motion blur, noise.
 
     The noise is grey: JPEG's halved chroma would wipe out coloured noise anyway.
     """
     camera = shot.camera
-    grey = (scene[..., :1] + scene[..., 1:2] + scene[..., 2:]) / np.float32(3)
-    pixels = grey + (scene - grey) * np.float32(camera.saturation)
-    gains = np.asarray(camera.gains, dtype=np.float32) * np.float32(camera.brightness * shot.brightness)
-    pixels = (pixels * gains - 128) * np.float32(camera.contrast) + 128
+    pixels = graded(scene, camera, shot.brightness)
     slope = np.linspace(1 - 0.1 * camera.light, 1 + 0.1 * camera.light, shot.width, dtype=np.float32)
     pixels = pixels * slope[None, :, None]
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

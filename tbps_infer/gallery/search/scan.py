@@ -21,7 +21,7 @@ from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
 
-__all__ = ["FirstStage", "ScanOptions", "Scanned", "top_k"]
+__all__ = ["FirstStage", "ScanOptions", "Scanned", "lowest_products", "top_k"]
 
 # Rows scored exactly before the memory that they were read into is given back.
 _PAIRS_AT_ONCE = 128
@@ -142,6 +142,39 @@ def top_k(
     return Scanned(scores, indices, first_stage.row_bytes * len(covered) + vectors.row_bytes * in_full)
 
 
+def lowest_products(
+    vectors: StoredVectors,
+    rows: Rows,
+    queries: NDArray[np.float32],
+    *,
+    max_norm: float,
+    options: ScanOptions | None = None,
+) -> tuple[NDArray[np.float32], float]:
+    """Each row's lowest inner product with some queries, float32 ``[m]``, and by how much one is off at most.
+
+    Args:
+        vectors: ``[stored rows, dim]``, usually memory-mapped.
+        rows: The m rows.
+        queries: float32 ``[q, dim]``, finite.
+        max_norm: A bound on the Euclidean norm of every stored vector.
+        options: How to go about it.
+
+    Raises:
+        DamagedVectorsError: A product exceeds ``max_norm`` times the query's norm, or is NaN.
+    """
+    lowest = np.empty(len(rows), dtype=np.float32)
+    largest = 0.0
+
+    def keep(start: int, estimates: NDArray[np.float32], slack: NDArray[np.float64]) -> None:
+        nonlocal largest
+        lowest[start : start + len(estimates)] = estimates.min(axis=1)
+        largest = float(slack.max())
+
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    _multiply(vectors, rows, queries, max_norm, options or ScanOptions(), keep)
+    return lowest, largest
+
+
 def _exact_scores(
     vectors: StoredVectors,
     rows: NDArray[np.int64],
@@ -171,6 +204,22 @@ def _scan(
     options: ScanOptions,
 ) -> None:
     """Add rows to the pool, where they are known by their positions, by their products with every query."""
+
+    def add(start: int, estimates: NDArray[np.float32], slack: NDArray[np.float64]) -> None:
+        pool.add(lambda found: rows.positions_of(start + found), estimates, slack)
+
+    _multiply(vectors, rows, queries, max_norm, options, add)
+
+
+def _multiply(
+    vectors: StoredVectors,
+    rows: Rows,
+    queries: NDArray[np.float32],
+    max_norm: float,
+    options: ScanOptions,
+    take: Callable[[int, NDArray[np.float32], NDArray[np.float64]], None],
+) -> None:
+    """Hand on the products of every block of rows: its first row, float32 ``[n, q]``, and their error ``[q]``."""
     multiplier = partial(multiplier_for, queries, vectors.values.dtype, numkong=options.numkong)
     first = multiplier()
     norms = np.linalg.norm(queries.astype(np.float64), axis=1)
@@ -187,7 +236,7 @@ def _scan(
         if not (estimates.max(axis=0) <= ceiling).all():
             damaged = rows.numbers[start:stop]
             raise DamagedVectorsError(f"Rows {damaged[0]} to {damaged[-1]} hold damaged numbers.")
-        pool.add(lambda found: rows.positions_of(start + found), estimates, slack)
+        take(start, estimates, slack)
         if options.release is not None and isinstance(block.stored, slice):
             options.release(block.stored.start, block.stored.stop)
 
