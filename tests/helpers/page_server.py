@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -44,17 +44,19 @@ from tbps_infer.serve.options import ServeOptions
 from tbps_infer.serve.server import bind, run
 world, metrics = World(Path(sys.argv[2])), Metrics()
 options = ServeOptions(port=int(sys.argv[3]), token=sys.argv[4] or None)
-searcher = Searcher(world.encoder(), world.gallery, options.batch, metrics)
+galleries = {Path(folder).parent.name: Path(folder) for folder in (world.gallery, *sys.argv[5:])}
+searcher = Searcher(world.encoder(), galleries, options.batch, metrics)
 run(create_app(searcher, options, metrics), bind(options), lambda address: print(address, flush=True))
 """
 
 
 class Server:
-    """A server process over a world; `address` is where."""
+    """A server process over a world, and over others embedded by the same model; `address` is where."""
 
-    def __init__(self, world: World, port: int = 0, token: str = "") -> None:
+    def __init__(self, world: World, port: int = 0, token: str = "", others: Sequence[World] = ()) -> None:
         self.world = world
         command = [sys.executable, "-c", SERVER, str(ROOT / "tests" / "helpers"), str(world.folder), str(port), token]
+        command += [str(other.gallery) for other in others]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = PAGE_MARKS
 
 COUNT = 300
+_LABELS = "hits => hits.map(hit => hit.getAttribute('aria-label'))"
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +302,28 @@ def test_words_that_the_model_does_not_know_are_underlined(page: Page, server: S
     _open(page, server, "/?q=a+hat+穿+and+a+coat")
     assert page.locator("#sentence-words u").all_inner_texts() == ["穿"]
     assert page.evaluate("document.getElementById('sentence-words').textContent") == page.input_value("#sentence")
+
+
+def test_galleries_are_chosen_alone_and_together(page: Page, tmp_path: Path) -> None:
+    worlds = []
+    for name, numbers in (("monday", range(5)), ("tuesday", range(5, 12))):
+        (tmp_path / name).mkdir()
+        worlds.append(World(tmp_path / name))
+        worlds[-1].add(numbers)
+    both = Server(worlds[0], others=worlds[1:])
+    _open(page, both, "/?q=a+hat")
+    choices = page.locator("#galleries option").all_inner_texts()
+    assert choices == ["monday (5)", "tuesday (7)", "monday + tuesday, together"]
+    for choice, count in ((choices[1], 7), (choices[2], 12)):
+        with page.expect_response("**/api/v1/search"):
+            page.select_option("#galleries", label=choice)
+        until(page, f"document.querySelectorAll('.hit .caption').length === {count}")
+    page.reload()
+    until(page, "document.querySelectorAll('.hit .caption').length === 12")
+    assert page.inner_text("#gallery") == "12 records"
+    until(page, "[...document.querySelectorAll('.hit img')].every(each => each.naturalWidth)")
+    assert len({label.split(", ")[-1] for label in page.eval_on_selector_all(".hit", _LABELS)}) == 12
+    page.focus("#hit-0")
+    _press(page, "m")
+    assert "like=" in page.url and len(_ranks(page)) == 11
+    both.stop()
