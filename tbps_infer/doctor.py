@@ -38,6 +38,7 @@ __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 Status = Literal["ok", "absent", "warning", "problem"]
 
 _GIB = 1 << 30
+_SERVING = ("fastapi", "uvicorn", "prometheus-client", "python-multipart")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def examine_machine(device: int = 0, memory: MemoryKind | None = None) -> Iterat
     for name in FLAVOURS:
         yield _flavour(name)
     yield from _onnxruntime()
+    yield _packages("searching faster", ("numkong", "usearch"), 'pip install "tbps-infer[search]"')
+    yield _packages("serving", _SERVING, 'pip install "tbps-infer[serve]"')
     yield _packages("exporting", ("torch", "transformers", "onnx", "onnxscript"), 'pip install "tbps-infer[export]"')
 
 
