@@ -7,7 +7,8 @@ DEMO_STAMP := $(VENV)/.installed-demo
 DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 PIP_BINDINGS := $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .tensorrt-bindings
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# A file's tests stay in one process: what they share, such as engines, is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo tiny-bundle test test-slow test-all coverage check format lint types docs device-check clean

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import fail, succeed
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 def test_the_demo_finds_its_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

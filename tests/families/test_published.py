@@ -20,6 +20,8 @@ from tbps_infer.families.options import LoadOptions
 from tbps_infer.families.table import Found, inspect_checkpoint, load_source
 from tbps_infer.tokenizer_files import clip_tokenizer
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 def save(folder: Path, tensors: dict[str, Tensor], config: str | None = None) -> Path:
     made.write_merges(folder / "merges.txt", 60)

@@ -28,6 +28,8 @@ from tbps_infer.families.table import SourceModel, inspect_checkpoint, load_sour
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.tokenizer_files import SPECIAL_TOKENS, clip_tokenizer
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 FAMILIES = ("irra", "rde", "tbps-clip", "plip")
 
 

@@ -1,7 +1,7 @@
 """Types the README's lines in a clean clone, in one shell, as a newcomer does: `python tests/helpers/walk_readme.py`.
 
-It installs packages, so the network is needed. The first block is typed, which makes the demo, and every block without
-a mark: those marked as slow or not run are left out.
+It installs packages, so the network is needed. The first block is typed, which makes the demo, and every block
+without a mark: those marked as slow or not run are left out.
 """
 
 from __future__ import annotations
