@@ -37,6 +37,7 @@ def deploy() -> None:
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=32, help="Maximum items per run.")
 @click.option("--delay", type=click.IntRange(0), default=2000, help="Wait for more requests, in microseconds.")
 @click.option("--instances", type=click.IntRange(1), default=1, help="Copies of each model.")
+@click.option("--python-env", metavar="FOLDER", help="Virtual environment with tbps-infer where the server runs.")
 @verbosity_options
 def triton(
     bundle: Path,
@@ -49,11 +50,12 @@ def triton(
     max_batch: int,
     delay: int,
     instances: int,
+    python_env: str | None,
 ) -> None:
     """Write BUNDLE as a model repository of NVIDIA Triton.
 
-    The models are NAME_image, which takes crops, and NAME_text, which takes sentences. tbps-infer must be installed
-    in the environment of the server's Python backend, for the tokenizer.
+    The models are NAME_image, which takes crops, and NAME_text, which takes sentences. For the tokenizer, tbps-infer
+    must be installed for the Python of the server's backend, or in --python-env, of the same Python version.
 
     \b
     tbps deploy triton bundle -o repository
@@ -66,6 +68,7 @@ def triton(
     from tbps_infer.triton.repository import write_repository
 
     device = device or ("cpu" if backend == "onnxruntime" else "cuda")
-    options = TritonOptions(RunOptions(backend, device, precision), engines, name, max_batch, delay, instances)
+    run = RunOptions(backend, device, precision)
+    options = TritonOptions(run, engines, name, max_batch, delay, instances, python_env)
     models = write_repository(Bundle.open(bundle), output, options)
     click.echo(f"{output}: {', '.join(models)}")

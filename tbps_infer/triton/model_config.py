@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from tbps_infer.devices import Device
@@ -51,6 +52,8 @@ def tokenizer_config(facts: ModelFacts, lengths: Sequence[int], most: int, optio
     said = {"caption_rule": facts.caption_rule, "max_length": facts.max_length, "pad_id": facts.pad_id}
     lines += [_parameter(name, str(value)) for name, value in said.items()]
     lines += [_parameter("lengths", ",".join(map(str, lengths)))]
+    if options.python_env is not None:
+        lines += [_parameter("EXECUTION_ENV_PATH", options.python_env)]
     return _ended(lines, facts)
 
 
@@ -102,4 +105,4 @@ def _step(model: str, inputs: Sequence[str], outputs: Sequence[str]) -> str:
 
 
 def _parameter(name: str, value: str) -> str:
-    return f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}'
+    return f'parameters {{ key: "{name}" value {{ string_value: {json.dumps(value, ensure_ascii=False)} }} }}'

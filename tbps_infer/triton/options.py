@@ -21,6 +21,8 @@ class TritonOptions:
         most: Items per run at most; an engine's own limit where that is smaller.
         delay_us: How long a request waits for others to run with, in microseconds.
         instances: Copies of each model.
+        python_env: The virtual environment that has tbps-infer where the server runs; the Python of its own backend
+            when not given.
 
     Raises:
         UsageError: Triton has no such backend, or nothing runs the precision on the device.
@@ -32,6 +34,7 @@ class TritonOptions:
     most: int = 32
     delay_us: int = 2000
     instances: int = 1
+    python_env: str | None = None
 
     def __post_init__(self) -> None:
         if self.run.backend not in ("onnxruntime", "tensorrt"):
