@@ -1,8 +1,8 @@
 """The repository on a real Triton server, whose ONNX models are stood in for.
 
-`nvidia-pytriton` has the real server with the Python backend alone. The two graphs are therefore run by ONNX Runtime in
-that backend, in models of the same configuration; the tokenizer and the ensemble are as they were written. It gets an
-environment of its own, as it wants an older numpy. Needs the network.
+`nvidia-pytriton` has the real server with the Python backend alone. The two graphs are therefore run by ONNX Runtime
+in that backend, in models of the same configuration; the tokenizer and the ensemble are as they were written. It gets
+an environment of its own, as it wants an older numpy. Needs the network.
 """
 
 from __future__ import annotations
