@@ -9,15 +9,21 @@ import pytest
 import torch
 from places import SHIPPED, SHIPPED_BUNDLE
 
-from tbps_infer.bundle import Bundle
+from tbps_infer.bundle import Bundle, file_sha256
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.data.synth import SynthOptions, write_dataset
+from tbps_infer.devices import installed_versions
 from tbps_infer.doctor import examine_bundle
 from tbps_infer.encoder import Encoder
 from tbps_infer.evaluation.evaluate import evaluate
+from tbps_infer.export.graphs import export_graph
 from tbps_infer.families.table import load_source
+from tbps_infer.model_facts import BRANCHES
 from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.runners import RunOptions
+from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
+from tbps_infer.verification.golden import golden_cosine
+from tbps_infer.verification.tolerances import GOLDEN_COSINE
 
 
 def test_it_is_small_and_says_how_it_was_made() -> None:
@@ -50,6 +56,20 @@ def test_the_shipped_bundle_computes_what_it_says() -> None:
         finding for finding in examine_bundle(SHIPPED_BUNDLE) if finding.subject.startswith("onnxruntime cpu fp32")
     ]
     assert [finding.status for finding in findings] == ["ok", "ok"], findings
+
+
+@pytest.mark.slow
+def test_exporting_the_checkpoint_gives_the_shipped_graphs(tmp_path: Path) -> None:
+    """Byte for byte with the packages that made them, and else within the export's own limits."""
+    shipped, source = Bundle.open(SHIPPED_BUNDLE), load_source(None, SHIPPED)
+    made_by = ("torch", "onnxscript", "onnx", "transformers")
+    the_same = {name: shipped.versions[name] for name in made_by} == installed_versions(made_by)
+    for branch in BRANCHES:
+        export_graph(source.branch(branch), branch, source.facts, tmp_path / f"{branch}.onnx")
+        runner = OnnxRuntimeRunner(tmp_path / f"{branch}.onnx", RunOptions())
+        assert golden_cosine(shipped.golden(), branch, runner) >= GOLDEN_COSINE["fp32"]
+        runner.close()
+        assert not the_same or file_sha256(tmp_path / f"{branch}.onnx") == shipped.files[f"{branch}.onnx"].sha256
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def save(folder: Path, family: str) -> Path:
         return Path(made.save_plip(folder / "best.pth.tar", *made.plip_tensors()))
     made.write_merges(folder / "merges.txt", 60)
     writers: dict[str, Callable[[made.Sizes], dict[str, Tensor]]] = {
-        "irra": made.irra_tensors,
+        "irra": lambda sizes: made.half(made.irra_tensors(sizes)),
         "rde": made.rde_tensors,
         "tbps-clip": made.tbps_clip_tensors,
     }

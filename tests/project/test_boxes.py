@@ -1,4 +1,4 @@
-"""The files in `deploy/`: their commands exist, they keep what docs/deploy.md promises, and what can run here runs."""
+"""The files in `deploy/`: their commands exist, they keep what docs/deploy.md promises, and what can run runs."""
 
 from __future__ import annotations
 
