@@ -59,7 +59,7 @@ def demo(output: Path, people: int, export: bool | None, seed: int) -> None:
     _write_rows(listing, ("path", "id", "camera", "floor"), rows)
     bundle, gallery = output / "bundle", output / "gallery"
     if exports:
-        _run(["export", str(_asset("tiny")), "-o", str(bundle)])
+        _run(["export", str(_shipped("tiny")), "-o", str(bundle)])
     else:
         _copy_bundle(bundle)
     _run(["embed", str(bundle), str(listing), "-o", str(gallery)])
@@ -110,7 +110,8 @@ def _listed(file: Path, output: Path) -> tuple[Path, int, str, int]:
     return file.relative_to(output), int(identity), camera.rsplit("_", 1)[0], int(identity) % 3
 
 
-def _asset(name: str) -> Path:
+def _shipped(name: str) -> Path:
+    """A folder that comes with this package."""
     import tbps_infer
 
     return Path(tbps_infer.__file__).parent / "assets" / name
@@ -118,7 +119,7 @@ def _asset(name: str) -> Path:
 
 def _copy_bundle(bundle: Path) -> None:
     """Copy the bundle that was exported from the shipped checkpoint, as a user would."""
-    shipped = _asset("tiny-bundle")
+    shipped = _shipped("tiny-bundle")
     click.echo("\n# The bundle that comes with this package; tbps demo --export makes it anew, with PyTorch")
     click.echo(f"$ {shlex.join(['cp', '-r', str(shipped), str(bundle)])}")
     try:
