@@ -96,7 +96,7 @@ def test_vfe_tps_is_irra_with_heads_that_are_known(tmp_path: Path) -> None:
 
 
 def test_what_is_assumed_and_dropped_is_told_and_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = save(tmp_path, made.rde_tensors(made.Sizes()))
+    file = save(tmp_path, made.rde_tensors(made.Sizes(image_layers=1, text_layers=1)))
     assumed = {"stride": 16, "image_size": "96x32", "max_length": 20, "select_ratio": 0.3}
     with caplog.at_level(logging.WARNING):
         assert load_source(None, file).assumed == assumed
