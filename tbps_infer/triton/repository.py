@@ -74,9 +74,10 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions) -> tuple
     image, text = serve(bundle, "image", options), serve(bundle, "text", options)
     tokenizer = bundle.check_file(bundle.tokenizer_path.name)
     with new_folder(out, BundleError) as folder:
-        for branch, name, served in (("image", "image", image), ("text", "text_graph", text)):
-            config = branch_config(bundle.model, branch, served.files[0].name, served.most, options)
-            _write(folder, f"{options.name}_{name}", config, served.files)
+        config = branch_config(bundle.model, "image", image.files[0].name, image.most, options)
+        _write(folder, f"{options.name}_image", config, image.files)
+        config = branch_config(bundle.model, "text", text.files[0].name, text.most, options)
+        _write(folder, f"{options.name}_text_graph", config, text.files)
         config = tokenizer_config(bundle.model, text.lengths, text.most, options)
         program = _write(folder, f"{options.name}_tokenizer", config, (tokenizer,))
         (program / "model.py").write_text(_TOKENIZER_PROGRAM, encoding="utf-8")

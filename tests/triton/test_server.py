@@ -84,7 +84,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     copy = folder.parent / "source"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, copy], check=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q"]
     done = subprocess.run([*pip, "nvidia-pytriton==0.7.0", f"{copy}[cpu]"], capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"the server cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
@@ -109,7 +109,7 @@ def address(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [server / "bin" / "tritonserver", f"--model-repository={repository}", f"--http-port={port}"]
+    command = [str(server / "bin" / "tritonserver"), f"--model-repository={repository}", f"--http-port={port}"]
     command += [f"--backend-directory={folder / 'backends'}", "--http-address=127.0.0.1"]
     command += ["--allow-grpc=false", "--allow-metrics=false"]
     env = {"LD_LIBRARY_PATH": str(package / "nvidia_pytriton.libs"), "PATH": "/usr/bin:/bin"}
@@ -146,7 +146,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> 
 
 
 def test_the_golden_vectors_come_back_through_tritonclient(environment: Path, address: str) -> None:
-    command = [environment / "bin" / "python", "-c", _REPLAY, SHIPPED_BUNDLE, address]
+    command = [str(environment / "bin" / "python"), "-c", _REPLAY, str(SHIPPED_BUNDLE), address]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     counts = {name: (int(items), int(runs)) for name, items, runs in map(str.split, done.stdout.splitlines())}
