@@ -97,7 +97,7 @@ def plant_engines(bundle: Path, *, texts: tuple[tuple[int, ...], ...] = ((32, 10
     files = Bundle.open(bundle).files
     batch = {branch: {"minimum": 1, "optimum": 8, "maximum": 16} for branch in ("image", "text")}
     spec = {"graphs": {name: files[name].sha256 for name in ("image.onnx", "text.onnx")}, "batch": batch}
-    facts = {
+    facts: dict[str, Any] = {
         "flavour": "tensorrt",
         "version": "10.16.1",
         "precision": "fp16",
