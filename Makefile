@@ -22,7 +22,7 @@ venv: $(STAMP)  ## Make .venv with everything that demo, tests and checks need.
 # carries a BERT that was really pretrained, for the FP16 tests; only its files are used, not what it depends on. The
 # bindings of three TensorRT versions are what the code is checked against; a Python that has none skips that test.
 $(STAMP): pyproject.toml setup.py constraints.txt
-	@echo "Making $(VENV) with everything for development: some 3 GB, which takes minutes"
+	@echo "Making $(VENV) with everything for development: 2.4 GB, which takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install $$(grep '^torch==' constraints.txt)
@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 # What the demo needs: no torch, as the bundle of the shipped checkpoint is there.
 $(DEMO_STAMP): pyproject.toml setup.py constraints.txt
-	@echo "Making $(VENV) with what the demo needs: some 300 MB"
+	@echo "Making $(VENV) with what the demo needs, 260 MB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[cpu]'
