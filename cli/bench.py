@@ -93,7 +93,8 @@ def latency(
 
     A configuration is a backend, device, precision, batch size and text length. Every round runs each configuration
     once, in random order. Raw samples are kept, and an interrupted run continues from them. Configurations that
-    cannot run are listed with the reason. With --reference, PyTorch is measured too.
+    cannot run are listed with the reason. With --reference, PyTorch is measured too. Where the board has power
+    sensors (INA3221, on a Jetson), the energy per picture and sentence is measured as well.
 
     \b
     tbps bench latency bundle --reference checkpoint --html latency.html

@@ -12,6 +12,7 @@ import click
 
 from tbps_infer.cli.shared.options import EXISTING, json_option, memory_option, verbosity_options
 from tbps_infer.cli.shared.streams import styled
+from tbps_infer.errors import UsageError
 from tbps_infer.render.printable import printable
 
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ _MARKS = {
 @click.command()
 @click.argument("bundle", type=EXISTING, required=False)
 @click.option("--device", default="cuda", help="GPU to check: cuda or cuda:N.")
+@click.option("--triton", metavar="URL", help="Triton server that runs BUNDLE: replay the golden vectors there, too.")
+@click.option("--triton-name", default="tbps", help="What the names of its models begin with.")
 @memory_option
 @json_option
 @verbosity_options
-def doctor(bundle: Path | None, device: str, memory_kind: Any, as_json: bool) -> int:
+def doctor(
+    bundle: Path | None, device: str, triton: str | None, triton_name: str, memory_kind: Any, as_json: bool
+) -> int:
     """Check what this machine can run, and test BUNDLE on it.
 
     The golden vectors of a bundle are run through its tokenizer, preprocessing, graphs and engines. Exits with status
@@ -42,15 +47,20 @@ def doctor(bundle: Path | None, device: str, memory_kind: Any, as_json: bool) ->
 
     \b
     tbps doctor bundle
+    tbps doctor bundle --triton http://localhost:8000
     """
     from tbps_infer.devices import Device
     from tbps_infer.doctor import examine_bundle, examine_machine
+    from tbps_infer.triton.client import TritonClient
 
+    if triton is not None and bundle is None:
+        raise UsageError("A server was given, and no bundle to compare it with.", "tbps doctor BUNDLE --triton URL")
+    server = None if triton is None else TritonClient(triton, triton_name)
     index = Device.parse(device).index
     findings: list[Finding] = []
     groups = [("machine", examine_machine(index, memory_kind))]
     if bundle is not None:
-        groups.append((str(bundle), examine_bundle(bundle, index, memory_kind)))
+        groups.append((str(bundle), examine_bundle(bundle, index, memory_kind, server)))
     for title, group in groups:
         if not as_json and title != "machine":
             click.echo(f"\n{title}")

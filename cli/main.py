@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "clip": ("tbps_infer.cli.clip:clip", "Write the seconds around a hit as a video."),
     "serve": ("tbps_infer.cli.serve:serve", "Serve a gallery as a web page and a JSON API."),
     "gallery": ("tbps_infer.cli.gallery:gallery", "Index, compact, merge, verify and export galleries."),
+    "deploy": ("tbps_infer.cli.deploy:deploy", "Write a bundle in the form that another server loads."),
     "explain": ("tbps_infer.cli.explain:explain", "Draw what a model attends to."),
     "info": ("tbps_infer.cli.info:info", "Describe a checkpoint, a bundle or a gallery."),
     "doctor": ("tbps_infer.cli.doctor:doctor", "Check what this machine can run."),

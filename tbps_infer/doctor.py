@@ -22,7 +22,7 @@ from tbps_infer.devices import MemoryKind, installed_versions
 from tbps_infer.errors import BackendError, TbpsError
 from tbps_infer.host_memory import memory_info
 from tbps_infer.images import load_crop
-from tbps_infer.model_facts import BRANCHES, Branch, Precision
+from tbps_infer.model_facts import BRANCHES, PRECISIONS, Branch, Precision
 from tbps_infer.runners import Runner, RunOptions, open_runner
 from tbps_infer.tensorrt.device_memory import DeviceMemory, find_gpu, open_memory
 from tbps_infer.tensorrt.engine_folder import EngineFolder, engines_of
@@ -30,7 +30,9 @@ from tbps_infer.tensorrt.flavours import FLAVOURS
 from tbps_infer.tensorrt.gpus import GpuFacts
 from tbps_infer.tensorrt.library import open_library
 from tbps_infer.text import Tokenizer
+from tbps_infer.triton.client import TritonClient
 from tbps_infer.verification.golden import changed_captions, changed_crops, golden_cosine
+from tbps_infer.verification.similarity import cosines
 from tbps_infer.verification.tolerances import GOLDEN_COSINE, RESIZED_COSINE
 
 __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
@@ -38,6 +40,7 @@ __all__ = ["Finding", "Status", "examine_bundle", "examine_machine"]
 Status = Literal["ok", "absent", "warning", "problem"]
 
 _GIB = 1 << 30
+_SERVING = ("fastapi", "uvicorn", "prometheus-client", "python-multipart")
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,21 @@ def examine_machine(device: int = 0, memory: MemoryKind | None = None) -> Iterat
     for name in FLAVOURS:
         yield _flavour(name)
     yield from _onnxruntime()
+    yield _packages("searching faster", ("numkong", "usearch"), 'pip install "tbps-infer[search]"')
+    yield _packages("serving", _SERVING, 'pip install "tbps-infer[serve]"')
     yield _packages("exporting", ("torch", "transformers", "onnx", "onnxscript"), 'pip install "tbps-infer[export]"')
 
 
-def examine_bundle(path: Path, device: int = 0, memory: MemoryKind | None = None) -> Iterator[Finding]:
+def examine_bundle(
+    path: Path, device: int = 0, memory: MemoryKind | None = None, triton: TritonClient | None = None
+) -> Iterator[Finding]:
     """Check a bundle's files, replay its golden vectors, and say what of it runs here.
 
     Args:
         path: The bundle.
         device: Index of the GPU.
         memory: The package that calls CUDA; the first that works when not given.
+        triton: A server that runs it, whose embeddings are compared as well.
     """
     try:
         bundle = Bundle.open(path)
@@ -110,6 +118,28 @@ def examine_bundle(path: Path, device: int = 0, memory: MemoryKind | None = None
         yield Finding("engines", "absent", "none were built", f"On the device: tbps build {path} --fp16")
     for folder in folders:
         yield from _engines(folder, bundle, gpu, partial(open_memory, device, memory))
+    if triton is not None:
+        for branch in BRANCHES:
+            yield _tried(f"triton {branch}", partial(_served, triton, bundle, branch))
+
+
+def _served(triton: TritonClient, bundle: Bundle, branch: Branch) -> Finding:
+    """Compare what a server gives for the golden crops and sentences, which it tokenizes itself."""
+    model = "image" if branch == "image" else "text_graph"
+    if (served := triton.parameter(model, "fingerprint")) != bundle.model.fingerprint:
+        detail = f"the server runs the model {served[:12]}, and the bundle is {bundle.model.fingerprint[:12]}"
+        return Finding("", "problem", detail, "Write its repository again: tbps deploy triton")
+    golden = bundle.golden()
+    precision = triton.parameter(model, "precision")
+    if branch == "image":  # one at a time: a server may be told to take no more
+        found = np.concatenate([triton.embed_images(crop[None]) for crop in golden.pixels])
+        wanted = golden.image_embeddings
+    else:
+        found = np.concatenate([triton.embed_texts([caption]) for caption in golden.captions])
+        wanted = golden.text_embeddings
+    if found.shape != wanted.shape or precision not in PRECISIONS:
+        return Finding("", "problem", f"{precision} embeddings of the shape {found.shape}, want {wanted.shape}")
+    return _judged(float(cosines(found, wanted).min()), f"{precision}, of the bundle's fingerprint", precision)
 
 
 def _tokenizer(bundle: Bundle) -> Finding:
@@ -171,9 +201,14 @@ def _replay(opener: Callable[[], Runner], bundle: Bundle, branch: Branch, precis
     runner = opener()
     try:
         cosine = golden_cosine(bundle.golden(), branch, runner)
-        detail = f"golden cosine {cosine:.7f} at least, {runner.description}"
+        described = runner.description
     finally:
         runner.close()
+    return _judged(cosine, described, precision)
+
+
+def _judged(cosine: float, described: str, precision: Precision) -> Finding:
+    detail = f"golden cosine {cosine:.7f} at least, {described}"
     if not cosine >= (least := GOLDEN_COSINE[precision]):
         return Finding("", "problem", f"{detail}; want {least}", "Do not use it; build or export again.")
     return Finding("", "ok", detail)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from no_driver import without_driver
-from places import SHIPPED
+from places import SHIPPED_BUNDLE
 
 # With usearch in the process before it, torch 2.13 cannot export ("Invalid function schema: add.Tensor"; tried with
 # usearch 2.26): whichever test comes first, torch is there first.
@@ -28,7 +30,31 @@ if threading.current_thread() is threading.main_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exports_once(run_folder: Path) -> Iterator[None]:
+    """Exports of bundles and of attention graphs share what they trace; `export_graph` itself is as ever."""
+    from exported_once import exported_once
+
+    import tbps_infer.export.bundle
+    import tbps_infer.export.graphs
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = exported_once(tbps_infer.export.graphs.export_graph, run_folder)
+        for module in (tbps_infer.export.bundle, tbps_infer.export.graphs):
+            patch.setattr(module, "export_graph", once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, exports_once: None) -> Path:  # noqa: ARG001
     """A folder with a checkpoint of the tiny configuration; the same random weights everywhere."""
     from tbps_infer.reference.config import tiny_config
     from tbps_infer.reference.pretrained import initial_checkpoint
@@ -42,23 +68,23 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path) -> Path:
-    """A folder with the bundle exported from it. Tests that alter a bundle copy it first."""
+def tiny_bundle(tiny_checkpoint: Path, run_folder: Path) -> Path:
+    """A folder with the bundle exported from it, one for all processes. Tests that alter a bundle copy it first."""
+    from exported_once import locked
+
     from tbps_infer.export.bundle import export_bundle
 
-    out = tiny_checkpoint.parent / "tiny-bundle"
-    export_bundle(tiny_checkpoint, out)
+    out = run_folder / "tiny-bundle"
+    with locked(run_folder / "tiny-bundle.lock"):
+        if not out.exists():
+            export_bundle(tiny_checkpoint, out)
     return out
 
 
 @pytest.fixture(scope="session")
 def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the bundle of the shipped, trained checkpoint. Tests that alter a bundle copy it first."""
-    from tbps_infer.export.bundle import export_bundle
-
-    out = tmp_path_factory.mktemp("models") / "shipped-bundle"
-    export_bundle(SHIPPED, out)
-    return out
+    """A copy of the shipped bundle, of the trained checkpoint. Tests that alter a bundle copy it first."""
+    return Path(shutil.copytree(SHIPPED_BUNDLE, tmp_path_factory.mktemp("models") / "shipped-bundle"))
 
 
 @pytest.fixture(scope="session")

@@ -102,3 +102,13 @@ def test_int8_graphs_are_replayed(shipped_bundle: Path, tmp_path: Path) -> None:
     done = fail(1, "doctor", bundle)
     assert "PROBLEM  onnxruntime cpu int8 image: golden cosine 0." in done.stdout
     assert "ok       onnxruntime cpu int8 text: golden cosine" in done.stdout
+
+
+def test_the_extras_of_search_and_serve_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor, "installed_versions", lambda names: {name: "1" for name in names if name != "uvicorn"}
+    )
+    found = {finding.subject: finding for finding in doctor.examine_machine()}
+    assert (found["searching faster"].status, found["searching faster"].detail) == ("ok", "numkong 1, usearch 1")
+    assert found["serving"].status == "absent" and "no uvicorn" in found["serving"].detail
+    assert found["serving"].action == 'pip install "tbps-infer[serve]"'

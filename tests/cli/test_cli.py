@@ -403,3 +403,15 @@ def test_init_train_and_carry_on(tmp_path: Path) -> None:
     assert "seed is 0 there, not 4" in other.stderr
     refused = fail(1, "train", data, "-o", tmp_path / "gpu", "--device", "cuda", *recipe)
     assert "CUDA devices were asked for" in refused.stderr
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    scripts = Path(sys.executable).parent
+    for words, index, wanted in (("tbps se", "1", ["search", "serve"]), ("tbps search --sh", "2", ["--sheet"])):
+        env = {**os.environ, "_TBPS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": index}
+        done = subprocess.run([scripts / "tbps"], env=env, capture_output=True, text=True, check=True)
+        assert [line.partition(",")[2] for line in done.stdout.splitlines()][: len(wanted)] == wanted
+
+
+def test_help_tells_that_energy_is_measured() -> None:
+    assert "energy" in succeed("bench", "latency", "-h").stdout

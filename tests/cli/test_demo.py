@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from places import SHIPPED
 from tbps_infer.data.scenes import SceneTruth, read_truth
 from tbps_infer.encoder import Encoder
 from tbps_infer.gallery import Gallery, Hit
+
+pytestmark = pytest.mark.usefixtures("exports_once")
 
 
 def test_the_demo_finds_its_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,3 +61,28 @@ def test_sentences_find_people_in_a_drawn_video(tmp_path: Path, shipped_bundle: 
 def person_in(truth: SceneTruth, hit: Hit) -> int | None:
     left, top, width, height = map(float, str(hit.metadata["box"]).split())
     return truth.identity(str(hit.metadata["camera"]), int(str(hit.metadata["frame"])), (left, top, width, height))
+
+
+def test_without_pytorch_it_takes_the_packages_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = succeed("demo", "--people", "5")
+    assert "tiny-bundle demo-output/bundle" in done.stdout and "$ tbps export " not in done.stdout
+    *_, activate, search = done.stdout.splitlines()
+    assert activate == f"  . {Path(sys.prefix) / 'bin' / 'activate'}", "tbps is not on the path"
+    assert search.startswith("  tbps search demo-output/gallery '")
+    with (tmp_path / "demo-output" / "people.csv").open(encoding="utf-8") as stream:
+        assert next(csv.reader(stream)) == ["path", "id", "camera", "floor"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"), [("torch", ["--export"], "export"), ("onnxruntime", [], "cpu")]
+)
+def test_what_it_lacks_is_told_before_it_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: list[str], extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = fail(1, "demo", "-o", tmp_path / "out", *arguments)
+    assert missing in done.stderr and f"tbps-infer[{extra}]" in done.stderr
+    assert not (tmp_path / "out").exists()

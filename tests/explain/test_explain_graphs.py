@@ -23,6 +23,8 @@ from tbps_infer.reference.checkpoint import load_checkpoint
 from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 from tbps_infer.runners.options import RunOptions
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 def test_attention_graphs_equal_pytorch(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(SHIPPED)

@@ -22,6 +22,8 @@ from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import SPECIAL_TOKENS
 from tbps_infer.verification.samples import synthetic_samples
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 # The published forward passes, all tokens through all layers, on a state dict.
 
 

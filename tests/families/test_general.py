@@ -24,6 +24,8 @@ from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import Tokenizer, pad_ids
 from tbps_infer.tokenizer_files import CLIP_SPECIAL_TOKENS, clip_tokenizer, train_wordpiece
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 CAPTIONS = ("a man in a red coat", "a woman", "shoes and a very long blue dress")
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 CLIP_PICTURES = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}

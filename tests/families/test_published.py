@@ -20,6 +20,8 @@ from tbps_infer.families.options import LoadOptions
 from tbps_infer.families.table import Found, inspect_checkpoint, load_source
 from tbps_infer.tokenizer_files import clip_tokenizer
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 def save(folder: Path, tensors: dict[str, Tensor], config: str | None = None) -> Path:
     made.write_merges(folder / "merges.txt", 60)
@@ -94,7 +96,7 @@ def test_vfe_tps_is_irra_with_heads_that_are_known(tmp_path: Path) -> None:
 
 
 def test_what_is_assumed_and_dropped_is_told_and_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = save(tmp_path, made.rde_tensors(made.Sizes()))
+    file = save(tmp_path, made.rde_tensors(made.Sizes(image_layers=1, text_layers=1)))
     assumed = {"stride": 16, "image_size": "96x32", "max_length": 20, "select_ratio": 0.3}
     with caplog.at_level(logging.WARNING):
         assert load_source(None, file).assumed == assumed

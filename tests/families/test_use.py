@@ -28,6 +28,8 @@ from tbps_infer.families.table import SourceModel, inspect_checkpoint, load_sour
 from tbps_infer.runners.options import RunOptions
 from tbps_infer.tokenizer_files import SPECIAL_TOKENS, clip_tokenizer
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 FAMILIES = ("irra", "rde", "tbps-clip", "plip")
 
 
@@ -41,7 +43,7 @@ def save(folder: Path, family: str) -> Path:
         return Path(made.save_plip(folder / "best.pth.tar", *made.plip_tensors()))
     made.write_merges(folder / "merges.txt", 60)
     writers: dict[str, Callable[[made.Sizes], dict[str, Tensor]]] = {
-        "irra": made.irra_tensors,
+        "irra": lambda sizes: made.half(made.irra_tensors(sizes)),
         "rde": made.rde_tensors,
         "tbps-clip": made.tbps_clip_tensors,
     }

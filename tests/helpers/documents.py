@@ -8,8 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from places import ROOT
+
+from tbps_infer.cli.main import cli
 
 README = ROOT / "README.md"
 DOCUMENTS = tuple(sorted((ROOT / "docs").glob("*.md")))
@@ -124,3 +127,15 @@ def assert_alike(got: list[str], want: list[str], *, points: float = 2e-3) -> No
         for one, other in zip(_NUMBER.findall(left), _NUMBER.findall(right), strict=True):
             near = points if len(other.split(".")[1]) == 2 else 2e-3
             assert float(one) == pytest.approx(float(other), abs=near), f"{left}\n{right}"
+
+
+def parse_command(words: list[str]) -> None:
+    """Let click read a command line, down to the command of a group's; raises on an option that it does not have."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        assert found is not None, words
+        command, words = found, words[1:]
+        context = click.Context(command, context)
+    command.make_parser(context).parse_args(list(words))

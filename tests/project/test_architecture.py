@@ -37,7 +37,7 @@ FLOORS = (
     ("gallery.search",),
     ("gallery",),
     ("moves",),
-    ("embedding", "pruning", "render", "verification", "watching"),
+    ("embedding", "pruning", "render", "triton", "verification", "watching"),
     ("doctor", "explain"),
     ("export", "serve"),
     ("benchmarks",),

@@ -13,13 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
 import pytest
 import yaml  # type: ignore[import-untyped]
-from documents import DOCUMENTS, NOT_RUN, README, SLOW, Block, blocks, run, run_block
+from documents import DOCUMENTS, NOT_RUN, README, SLOW, Block, blocks, parse_command, run, run_block
 from places import ROOT
 
-from tbps_infer.cli.main import cli
 from tbps_infer.data.synth import write_people
 
 PAGES = (README, *DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
@@ -99,19 +97,7 @@ def test_a_command_that_is_not_run_is_one_that_there_is(block: Block) -> None:
     for step in block.steps:
         words = shlex.split(step.command, comments=True)
         if "tbps" in words:
-            _parse(words[words.index("tbps") + 1 :])
-
-
-def _parse(words: list[str]) -> None:
-    """Let click read a command line, down to the command of a group's; raises on an option that it does not have."""
-    command: click.Command = cli
-    context = click.Context(cli)
-    while isinstance(command, click.Group):
-        found = command.get_command(context, words[0])
-        assert found is not None, words
-        command, words = found, words[1:]
-        context = click.Context(command, context)
-    command.make_parser(context).parse_args(list(words))
+            parse_command(words[words.index("tbps") + 1 :])
 
 
 def test_every_module_that_a_page_names_exists() -> None:

@@ -50,6 +50,8 @@ def test_the_only_top_level_name_is_the_package(wheel: Path) -> None:
         "benchmarks/studies/metrics.py",
         "py.typed",
         "assets/tiny/model.safetensors",
+        "assets/tiny-bundle/golden/crops/0.png",
+        "assets/tiny-bundle/image.onnx",
     ):
         assert f"tbps_infer/{wanted}" in names
 
