@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, query_options, run_options, verbosity_options
+from tbps_infer.cli.shared.options import query_options, run_options, verbosity_options
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY
 from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ __all__ = ["serve"]
 
 
 @click.command()
-@click.argument("gallery", type=EXISTING)
+@click.argument("gallery", type=EXISTING_GALLERY)
 @click.option("--host", default="127.0.0.1", help="Address to listen on; all but loopback addresses need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Port to listen on; 0 for any free port.")
 @click.option("--token", help="Token that clients must send; safer in TBPS_SERVE_TOKEN.")
@@ -51,7 +52,7 @@ __all__ = ["serve"]
 @run_options
 @verbosity_options
 def serve(
-    gallery: Path,
+    gallery: Path | str,
     host: str,
     port: int,
     token: str | None,
@@ -75,7 +76,7 @@ def serve(
     TBPS_SERVE_TOKEN=$(openssl rand -hex 24) tbps serve gallery --host 0.0.0.0
     """
     from tbps_infer.encoder import Encoder
-    from tbps_infer.gallery import Gallery, SearchOptions
+    from tbps_infer.gallery import SearchOptions, open_gallery
     from tbps_infer.serve.app import create_app
     from tbps_infer.serve.metrics import Metrics
     from tbps_infer.serve.options import BatchOptions, Limits, ServeOptions
@@ -86,7 +87,7 @@ def serve(
     limits = Limits(rate=rate, burst=max(1, round(3 * rate)))
     batches = BatchOptions(most=batch, queue=queue)
     options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches, proxies=proxies)
-    with Gallery.open(gallery) as opened:
+    with open_gallery(gallery) as opened:
         model = bundle or opened.require_bundle()
     encoder = Encoder.open(model, run, batch_size=batch)
     metrics = Metrics()

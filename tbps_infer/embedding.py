@@ -154,6 +154,7 @@ def embed_gallery(
         gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path, crops=options.crops
     ) as writer:
         _add_roots(writer, options, list(distinct))
+        options = replace(options, crops=writer.keeps_crops)  # a dataset that keeps crops keeps all
         run = _Run(encoder, writer, options)
         memory = DecodeMemory(options.decode_memory)
         workers = options.workers or decode_threads()

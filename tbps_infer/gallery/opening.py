@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_infer.errors import GalleryError, UsageError
+from tbps_infer.gallery.changes import FolderChanges
 from tbps_infer.gallery.folder import DtypeName, GalleryFacts, is_gallery
 from tbps_infer.gallery.folder_upkeep import FolderUpkeep
 from tbps_infer.gallery.lance.storage import is_dataset
@@ -17,12 +18,13 @@ from tbps_infer.gallery.writer import GalleryWriter
 from tbps_infer.model_facts import ModelFacts
 
 if TYPE_CHECKING:
+    from tbps_infer.gallery.lance.changes import DatasetChanges
     from tbps_infer.gallery.lance.reader import LanceGallery
     from tbps_infer.gallery.lance.upkeep import DatasetUpkeep
     from tbps_infer.gallery.lance.writer import LanceWriter
     from tbps_infer.gallery.protocols import SearchableGallery
 
-__all__ = ["is_gallery_name", "open_galleries", "open_gallery", "open_gallery_writer", "upkeep_of"]
+__all__ = ["changes_of", "is_gallery_name", "open_galleries", "open_gallery", "open_gallery_writer", "upkeep_of"]
 
 
 def is_gallery_name(name: Path | str) -> bool:
@@ -108,6 +110,15 @@ def open_gallery_writer(
     if model is None:
         model = LanceGallery.open(path).model
     return LanceWriter.open(path, model, dtype=dtype, bundle_path=bundle_path, crops=crops)
+
+
+def changes_of(path: Path | str) -> FolderChanges | DatasetChanges:
+    """What a server asks while it has a gallery open."""
+    if not is_dataset(path):
+        return FolderChanges(Path(path))
+    from tbps_infer.gallery.lance.changes import DatasetChanges
+
+    return DatasetChanges(str(path))
 
 
 def upkeep_of(writer: GalleryWriter | LanceWriter) -> FolderUpkeep | DatasetUpkeep:

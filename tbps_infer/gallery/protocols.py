@@ -85,6 +85,10 @@ class SearchableGallery(Protocol):
     def first_and_last_time(self) -> tuple[Value, Value] | None:
         """The earliest and the latest time, as they are written in the metadata."""
 
+    @property
+    def roots(self) -> dict[Path, int]:
+        """The folders that paths are recorded relative to, with the number of records below each; or none."""
+
     def missing_roots(self) -> dict[Path, int]:
         """Folders of pictures that are not there now, with the number of records below each."""
 
@@ -92,11 +96,32 @@ class SearchableGallery(Protocol):
 class StoredGallery(SearchableGallery, Protocol):
     """One gallery by itself, whose records have numbers."""
 
+    def search_with_report(
+        self,
+        queries: NDArray[np.floating[Any]],
+        k: int = 10,
+        where: Filter | str | Selection | None = None,
+        options: SearchOptions | None = None,
+    ) -> SearchResult:
+        """Find the records whose embeddings have the largest inner products with each query."""
+
     def selected(self, where: Filter) -> Selection:
         """The records that pass a filter."""
 
     def selection(self, records: NDArray[np.int64]) -> Selection:
         """Some records by number, ascending; those that there are not are left out."""
+
+    def vectors_of(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 ``[n, dim]``: the stored vectors of some records, by number; raises UsageError without one."""
+
+    def times(self) -> NDArray[np.float64]:
+        """float64 ``[records, 2]``, in the order of records: when they were, as Unix time and on their clock."""
+
+    def counts_of(self, column: str, values: Sequence[str]) -> dict[str, int]:
+        """How many records hold each of some values, as text, in a metadata column; those that there are."""
+
+    def begin_again(self) -> bool:
+        """Let go of what a snapshot holds back, where it is still the newest; returns whether it is."""
 
     def records(self) -> Iterator[Record]:
         """Every record, in order."""
@@ -126,6 +151,10 @@ class RowWriter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+    @property
+    def keeps_crops(self) -> bool:
+        """Whether entries are to have crops."""
 
     def find(self, path: Path) -> Entry | None:
         """What is recorded about a picture, by its absolute path."""

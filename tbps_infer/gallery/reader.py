@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import threading
@@ -78,6 +79,11 @@ class Record:
     metadata: Mapping[str, Value]
     embedded_s: float | None = None
     crop: bytes | None = None
+
+    @property
+    def picture(self) -> Path | bytes:
+        """What to show: the crop where there is one, else the file."""
+        return self.path if self.crop is None else self.crop
 
 
 class Gallery:
@@ -209,6 +215,21 @@ class Gallery:
     def count(self) -> int:
         """How many records it has."""
         return len(self._all.records)
+
+    @property
+    def indexes(self) -> list[str]:
+        """Names of its indexes, ``sketch`` and ``graph``."""
+        return list(index_files(self.path, self.generation))
+
+    @property
+    def keeps_crops(self) -> bool:
+        """False: a folder has none."""
+        return False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
     @property
     def rejects(self) -> list[Reject]:
@@ -362,6 +383,22 @@ class Gallery:
         text = f"CAST({quoted(column)} AS TEXT)"
         sql = f"SELECT DISTINCT {text} FROM record WHERE {text} IS NOT NULL ORDER BY 1 LIMIT ?"
         return [value for (value,) in self._fetch(sql, (most,))]
+
+    def counts_of(self, column: str, values: Sequence[str]) -> dict[str, int]:
+        """How many records hold each of some values, as text, in a metadata column; those that there are."""
+        text = f"CAST({quoted(column)} AS TEXT)"
+        sql = f"SELECT {text}, count(*) FROM record WHERE {text} IN (SELECT value FROM json_each(?)) GROUP BY 1"
+        return dict(self._fetch(sql, (json.dumps(list(values)),)))
+
+    def times(self) -> NDArray[np.float64]:
+        """float64 ``[records, 2]``, in the order of records: when they were, as Unix time and as the clock showed it.
+
+        The latter is in seconds since 1970-01-01T00:00 of the same clock; both are NaN where a record has no time.
+        Galleries of the previous schema know the first only, and have it in both.
+        """
+        clock = "tbps_clock_s" if self._is_current else "tbps_time_s"
+        rows = self._fetch(f"SELECT tbps_time_s, {clock} FROM record ORDER BY record")
+        return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
     def first_and_last_time(self) -> tuple[Value, Value] | None:
         """The earliest and the latest time, as they are written in the metadata; None where no record has one."""

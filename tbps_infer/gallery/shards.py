@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -147,13 +148,20 @@ class GalleryShards:
         moments = {time: moment.seconds for time in times if (moment := read_moment(time)) is not None}
         return (min(moments, key=moments.__getitem__), max(moments, key=moments.__getitem__)) if moments else None
 
+    @property
+    def roots(self) -> dict[Path, int]:
+        """The folders that paths are recorded relative to, with the number of records below each."""
+        return self._summed(lambda shard: shard.roots)
+
     def missing_roots(self) -> dict[Path, int]:
         """Folders of pictures that are not there now, with the number of records below each."""
-        found: dict[Path, int] = {}
-        for roots in self._from_each(lambda shard: shard.missing_roots()).values():
-            for root, count in roots.items():
-                found[root] = found.get(root, 0) + count
-        return found
+        return self._summed(lambda shard: shard.missing_roots())
+
+    def _summed(self, ask: Callable[[SearchableGallery], Mapping[Path, int]]) -> dict[Path, int]:
+        found: Counter[Path] = Counter()
+        for roots in self._from_each(ask).values():
+            found.update(roots)
+        return dict(found)
 
     def _from_each(self, ask: Callable[[SearchableGallery], T]) -> dict[str, T]:
         """What every shard answers; one that fails is left out from then on, where that is allowed."""

@@ -125,6 +125,11 @@ class GalleryWriter:
         """Rows of the vector file that are committed, dead ones included."""
         return self._rows
 
+    @property
+    def keeps_crops(self) -> bool:
+        """False: a folder has none."""
+        return False
+
     def find(self, path: Path) -> Entry | None:
         """What the gallery has recorded about a picture, by its absolute path."""
         with sqlite_errors(self.path):

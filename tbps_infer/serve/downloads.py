@@ -90,7 +90,7 @@ def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str]
     total = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for rank, hit in enumerate(contents.hits, start=1):
-            data = _read_unchanged(hit.path, contents.hashes[hit.record], most - total)
+            data = hit.crop or _read_unchanged(hit.path, contents.hashes[hit.record], most - total)
             if data is None:
                 states[hit.record] = "changed or gone since it was embedded"
                 continue

@@ -49,11 +49,15 @@ class Pictures:
 
     def etag(self, record: Record, kind: str) -> str:
         """What names a record's picture as the file is now; raises RefusedError (404) when the file is gone."""
-        try:
-            stat = record.path.stat()
-        except OSError:
-            raise RefusedError(404, "The picture is not there any more.", "Embed the gallery again.") from None
-        facts = f"{record.record} {record.path} {stat.st_size} {stat.st_mtime_ns} {kind}"
+        if record.crop is not None:
+            state = record.stamp.sha256
+        else:
+            try:
+                stat = record.path.stat()
+            except OSError:
+                raise RefusedError(404, "The picture is not there any more.", "Embed the gallery again.") from None
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
+        facts = f"{record.record} {record.path} {state} {kind}"
         return f'"{hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
 
     def make(self, record: Record, kind: str, etag: str) -> bytes:
@@ -82,7 +86,7 @@ class Pictures:
         from tbps_infer.images import load_rgb
 
         try:
-            image = load_rgb(record.path, lambda image: _shrunk(image, _SIZES[kind]))
+            image = load_rgb(record.picture, lambda image: _shrunk(image, _SIZES[kind]))
         except ImageError as error:
             raise RefusedError(
                 404, "The picture cannot be decoded.", "It was changed since it was embedded."

@@ -176,7 +176,7 @@ async def export(asked: ExportRequest, request: Request) -> Response:
         raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
     job = await _job(service, asked.search)
     hashes = await run_in_threadpool(_hashes, service, chosen)
-    only, options = np.sort(np.array(chosen, dtype=np.int64)), service.searcher.search_options
+    only, options = np.sort(np.array(chosen, dtype=np.int64)), replace(service.searcher.search_options, crops=True)
     answer = await _search(service, replace(job, k=len(chosen), records=only, options=options, keep_like=True))
     # A record may go at any moment, also between the two looks: what both saw is given, what is left out is named.
     hits = [hit for hit in answer.hits if hit.record in hashes]
@@ -289,7 +289,7 @@ def _attention_png(graphs: AttentionGraphs, record: Record, text: str) -> bytes:
     from tbps_infer.explain.figure import draw_attention
 
     try:
-        figure = draw_attention(record.path, graphs.attend(record.path, text))
+        figure = draw_attention(record.picture, graphs.attend(record.picture, text))
     except (ImageError, OSError):
         raise RefusedError(404, "The picture cannot be read any more.", "Embed the gallery again.") from None
     data = io.BytesIO()
@@ -303,7 +303,7 @@ def _reply(record: Record) -> RecordReply:
         same = (stat.st_size, stat.st_mtime_ns) == (record.stamp.size, record.stamp.mtime_ns)
         state: Literal["same", "changed", "missing"] = "same" if same else "changed"
     except OSError:
-        state = "missing"
+        state = "missing" if record.crop is None else "same"
     return RecordReply(
         record=record.record,
         name=_text(record.path.name),

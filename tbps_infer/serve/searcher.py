@@ -77,7 +77,7 @@ class Searcher:
 
     Args:
         encoder: Opened; closed by `close`, in the thread that used it.
-        gallery: The folder.
+        gallery: The folder or URI.
         batch: How queries are run together.
         metrics: Where they are counted.
         options: How to search.
@@ -91,7 +91,7 @@ class Searcher:
     def __init__(
         self,
         encoder: Encoder,
-        gallery: Path,
+        gallery: Path | str,
         batch: BatchOptions,
         metrics: Metrics,
         *,

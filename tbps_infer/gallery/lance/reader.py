@@ -118,6 +118,19 @@ class LanceGallery:
         return self.facts.dtype
 
     @property
+    def indexes(self) -> list[str]:
+        """``index`` with what it is, where it has one."""
+        index = self.index
+        return [] if index is None else [f"index of {index.rows} rows in {index.partitions} partitions"]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the data files of this version."""
+        with lance_errors(self.path, "read"):
+            files = [file for fragment in self.dataset.get_fragments() for file in fragment.data_files()]
+            return sum(file.file_size_bytes or 0 for file in files)
+
+    @property
     def rejects(self) -> list[Reject]:
         """The pictures that could not be embedded, by path."""
         return Outcomes(self.path).rejects()
@@ -291,9 +304,29 @@ class LanceGallery:
         found = find_column(column, self.columns)
         if found is None:
             return []
-        name = field_name(found)
-        table = self._table([name], f"`{name}` IS NOT NULL").group_by(name).aggregate([])
-        return sorted(str(value) for value in table.column(name).to_pylist())[:most]
+        return sorted(self.counts(found))[:most]
+
+    def counts(self, column: str) -> dict[str, int]:
+        """How many records hold each value, as text, in a metadata column."""
+        name = field_name(find_column(column, self.columns) or column)
+        values = self._table([name], f"`{name}` IS NOT NULL").column(name)
+        return {str(each["values"]): each["counts"] for each in values.value_counts().to_pylist()}
+
+    def counts_of(self, column: str, values: Sequence[str]) -> dict[str, int]:
+        """How many records hold each of some values, as text, in a metadata column; those that there are."""
+        return {value: count for value, count in self.counts(column).items() if value in values}
+
+    def times(self) -> NDArray[np.float64]:
+        """float64 ``[records, 2]``, in the order of records: when they were, as Unix time and on their clock."""
+        with lance_errors(self.path, "read"):
+            table = self.dataset.scanner(columns=["tbps_time_s", "tbps_clock_s"], with_row_id=True).to_table()
+        order = np.argsort(table.column("_rowid").to_numpy())
+        times = [table.column(name).to_numpy()[order] for name in ("tbps_time_s", "tbps_clock_s")]
+        return np.stack(times, axis=1).astype(np.float64)
+
+    def begin_again(self) -> bool:
+        """True: a version stays what it is."""
+        return True
 
     def first_and_last_time(self) -> tuple[Value, Value] | None:
         """The earliest and the latest time, as they are written in the metadata; None where no record has one."""
