@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.lance.storage import lance_errors, lance_package
+from tbps_infer.gallery.lance.storage import create_dataset, lance_errors, lance_package
 
 __all__ = ["require_conditional_writes"]
 
@@ -21,31 +22,19 @@ def require_conditional_writes(uri: str) -> None:
     """
     import pyarrow as pa
 
-    lance = lance_package()
-    probe = f"{uri.rstrip('/')}-probe-{uuid.uuid4().hex}.lance"
-    start, made = threading.Barrier(_WRITERS), list[bool]()
-    problems: list[Exception] = []
+    table = pa.table({"writer": [0]})
+    probe = f"{uri}-probe-{uuid.uuid4().hex}.lance"
+    start = threading.Barrier(_WRITERS)
 
-    def create() -> None:
-        table = pa.table({"a": [1]})
+    def create(_: int) -> bool:
         start.wait()
-        try:
-            lance.write_dataset(table, probe, mode="create")
-            made.append(True)
-        except Exception as error:
-            problems.append(error)
+        return create_dataset(probe, table, table.schema) is not None
 
-    threads = [threading.Thread(target=create) for _ in range(_WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if not made:
-        with lance_errors(uri):
-            raise problems[0]
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        made = sum(writers.map(create, range(_WRITERS)))
     with lance_errors(uri):
-        lance.LanceDataset.drop(probe)
-    if len(made) > 1:
+        lance_package().LanceDataset.drop(probe)
+    if made > 1:
         raise GalleryError(
             f"The store of {uri} does not support conditional writes (If-None-Match): writers would overwrite what "
             "others have committed.",

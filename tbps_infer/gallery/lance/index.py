@@ -35,14 +35,12 @@ class IndexFacts:
     """What is known about an index.
 
     Attributes:
-        uuid: Lance's name for it.
         partitions: How many it has.
         rows: Rows that it covered when it was built; later ones are searched in full.
         recall: Share of the 10 nearest rows found, by partitions searched; of vectors of the dataset's own.
         queries: How many vectors that was measured with.
     """
 
-    uuid: str
     partitions: int
     rows: int
     recall: Mapping[int, float]
@@ -70,14 +68,14 @@ def index_facts(dataset: Any) -> IndexFacts | None:
     """What is known about a dataset's index; None where it has none that was measured."""
     with lance_errors(dataset.uri, "read"):
         text = dataset.config().get(_CONFIG)
-        uuids = {index["uuid"] for index in dataset.list_indices() if index["name"] == _NAME}
-    if text is None or not uuids:
+        is_there = _NAME in _names(dataset)
+    if text is None or not is_there:
         return None
     try:
         values = JsonObject(parse_json(text), "index")
         recall = {int(probes): float(value) for probes, value in values.mapping("recall").items()}
         facts = IndexFacts(
-            values.text("uuid"), values.integer("partitions", 1), values.integer("rows", 0), recall,
+            values.integer("partitions", 1), values.integer("rows", 0), recall,
             values.integer("queries", 1),
         )  # fmt: skip
         if not recall:
@@ -86,7 +84,7 @@ def index_facts(dataset: Any) -> IndexFacts | None:
         raise GalleryError(
             f"What {dataset.uri} says of its index is not valid: {error}.", "Build it again: tbps gallery index URI."
         ) from error
-    return facts if facts.uuid in uuids else None
+    return facts
 
 
 def build_index(dataset: Any, max_norm: float, on_progress: Callable[[int, int], None] | None = None) -> IndexFacts:
@@ -113,16 +111,19 @@ def build_index(dataset: Any, max_norm: float, on_progress: Callable[[int, int],
         dataset.create_index(
             VECTOR, "IVF_RQ", name=_NAME, metric=METRIC, num_partitions=partitions, num_bits=1, replace=True
         )
-        uuid = next(index["uuid"] for index in dataset.list_indices() if index["name"] == _NAME)
         recall = _measure(dataset, partitions, max_norm, on_progress)
-        facts = IndexFacts(uuid, partitions, rows, recall, _SAMPLES)
+        facts = IndexFacts(partitions, rows, recall, _SAMPLES)
         dataset.update_config({_CONFIG: json.dumps(vars(facts))})
     return facts
 
 
+def _names(dataset: Any) -> set[str]:
+    return {index.name for index in dataset.describe_indices()}
+
+
 def drop_index(dataset: Any) -> None:
     """Remove the indexes."""
-    for index in {index["name"] for index in dataset.list_indices()} & {_NAME, _KEY_NAME}:
+    for index in _names(dataset) & {_NAME, _KEY_NAME}:
         dataset.drop_index(index)
 
 

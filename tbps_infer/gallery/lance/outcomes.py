@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tbps_infer.gallery.expressions.lance import text_literal
-from tbps_infer.gallery.lance.storage import find_dataset, lance_errors, lance_package
+from tbps_infer.gallery.lance.storage import create_dataset, find_dataset, lance_errors, open_dataset
 from tbps_infer.gallery.records import Reject
 from tbps_infer.gallery.tombstones import Tombstone
 
@@ -75,7 +75,7 @@ class Outcomes:
             dataset.delete("kind = 'removed'")
         self.bury([Tombstone(each, None) for each in sorted(hashes)])
         with lance_errors(self._uri):
-            dataset = lance_package().dataset(self._uri)
+            dataset = open_dataset(self._uri)
             dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
             dataset.cleanup_old_versions(older_than=timedelta(0))
 
@@ -92,17 +92,13 @@ class Outcomes:
 
         if not rows:
             return
-        lance = lance_package()
         key = pa.field("key", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
         schema = pa.schema([key, *(pa.field(name, pa.string()) for name in ("kind", "path", "sha256", "reason"))])
         table = pa.Table.from_pylist(list({row["key"]: row for row in rows}.values()), schema=schema)
         with lance_errors(self._uri):
             dataset = find_dataset(self._uri)
             if dataset is None:
-                try:
-                    dataset = lance.write_dataset(table.slice(0, 0), self._uri, mode="create")
-                except OSError:  # another writer was first
-                    dataset = lance.dataset(self._uri)
+                dataset = create_dataset(self._uri, table.slice(0, 0), schema) or open_dataset(self._uri)
             merge = dataset.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
             merge.conflict_retries(50).execute(table)
 

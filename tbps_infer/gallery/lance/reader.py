@@ -43,9 +43,7 @@ from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["LanceGallery"]
 
-# Queries that share a pass; and rows of which so few pass a filter that reading them all is as fast as the index.
 _QUERIES_AT_ONCE = 1024
-_FEW_ROWS = 4096
 _RECORDS_AT_ONCE = 4096
 
 
@@ -417,8 +415,8 @@ class _Task:
         elif isinstance(where, Filter) and where:
             self._searched = gallery.passing(where)
         index = gallery.index if options.method in ("auto", "index") else None
-        # Only a condition can be handed to the index, and where few rows pass, all of them are read.
-        is_few = self._searched <= _FEW_ROWS and options.method == "auto" and options.probes is None
+        # Only a condition can be handed to the index; and where it would propose all that pass, these are scanned.
+        is_few = self._candidates >= self._searched and options.method == "auto" and options.probes is None
         self._index = None if index is None or self._ids is not None or is_few else index
         self._max_norm = NORM_MARGIN * math.sqrt(gallery.model.layout.squared_norm)
 
@@ -427,8 +425,13 @@ class _Task:
         return self._searched / self._gallery.count if self._gallery.count else 1.0
 
     @property
+    def _candidates(self) -> int:
+        """Where fewer rows pass, the best of them are further away, and their codes tell them apart less well."""
+        return min(max(1, self._searched), math.ceil(self._options.candidates / max(self._share, 1e-9)))
+
+    @property
     def _probes(self) -> int:
-        """Where fewer rows pass, the nearest of them are further away."""
+        """Likewise, and they lie in more partitions."""
         assert self._index is not None
         wanted = self._options.probes or self._index.probes
         return min(self._index.partitions, math.ceil(wanted / max(self._share, 1e-9)))
@@ -463,9 +466,7 @@ class _Task:
             found = []
             for query in queries:
                 found.append(
-                    nearest(
-                        dataset, query, k, self._condition, probes=self._probes, candidates=self._options.candidates
-                    )
+                    nearest(dataset, query, k, self._condition, probes=self._probes, candidates=self._candidates)
                 )
             return found
         return scan(self._rows(), queries, k, self._max_norm, self._options.threads)

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 from tbps_infer.errors import BackendError, GalleryBusyError, GalleryError, UsageError
 
-__all__ = ["SUFFIX", "dataset_uri", "find_dataset", "is_dataset", "lance_errors", "lance_package", "open_dataset"]
+__all__ = [
+    "SUFFIX",
+    "create_dataset",
+    "dataset_uri",
+    "find_dataset",
+    "is_dataset",
+    "lance_errors",
+    "lance_package",
+    "open_dataset",
+]
 
 SUFFIX = ".lance"
 
@@ -78,6 +87,31 @@ def find_dataset(uri: str) -> Any | None:
             raise
 
 
+def create_dataset(uri: str, rows: Any, schema: Any) -> Any | None:
+    """Create a dataset with some rows, as a whole; None where there is one by then, which stays as it is.
+
+    Lance's own ``write_dataset`` in the mode ``create`` lets the second of two that come at the same time overwrite
+    what the first has written (seen with 14.0.2, on disk and on S3). A commit on top of version 0 cannot.
+    """
+    lance = lance_package()
+    with lance_errors(uri):
+        try:
+            fragments = lance.fragment.write_fragments(
+                rows, uri, schema=schema, mode="create", enable_stable_row_ids=True
+            )
+            return lance.LanceDataset.commit(
+                uri,
+                lance.LanceOperation.Overwrite(schema, fragments),
+                read_version=0,
+                max_retries=0,
+                enable_stable_row_ids=True,
+            )
+        except (OSError, ValueError):
+            if find_dataset(uri) is None:
+                raise
+            return None
+
+
 @contextmanager
 def lance_errors(uri: str, doing: str = "written") -> Iterator[None]:
     """Turn what Lance raises about a dataset into a GalleryError."""
@@ -87,7 +121,7 @@ def lance_errors(uri: str, doing: str = "written") -> Iterator[None]:
         message = _PLACE_IN_SOURCE.sub("", str(error)).split("\n")[0].rstrip(". ")[:300]
         if "No space left" in message or "os error 28" in message:
             hint = "Free some disk space and run the same command again; what was committed before is kept."
-        elif "onflict" in message or "contention" in message:
+        elif any(word in message for word in ("onflict", "contention", "ncompatible transaction")):
             raise GalleryBusyError(
                 f"Others wrote to the dataset {uri} at the same time, too often to give way: {message}.",
                 "Run the same command again; what was committed before is kept.",

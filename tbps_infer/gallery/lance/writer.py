@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import tbps_infer
-from tbps_infer.errors import GalleryError
+from tbps_infer.errors import GalleryBusyError, GalleryError
 from tbps_infer.gallery.columns import ColumnType
 from tbps_infer.gallery.expressions.lance import text_literal
 from tbps_infer.gallery.folder import DtypeName, GalleryFacts
 from tbps_infer.gallery.lance.conditional_writes import require_conditional_writes
 from tbps_infer.gallery.lance.conditions import of_ids
 from tbps_infer.gallery.lance.outcomes import Outcomes
-from tbps_infer.gallery.lance.storage import dataset_uri, find_dataset, lance_errors, lance_package
+from tbps_infer.gallery.lance.storage import create_dataset, dataset_uri, find_dataset, lance_errors, open_dataset
 from tbps_infer.gallery.lance.table import (
     KEY,
     STAMP,
@@ -44,10 +45,11 @@ from tbps_infer.model_facts import ModelFacts
 
 __all__ = ["LanceWriter"]
 
+T = TypeVar("T")
+
 _ATTEMPTS = 10
 _RETRIES = 50
 _PATHS_AT_ONCE = 1024
-_CREATE: Any = {"mode": "create", "enable_stable_row_ids": True}
 
 
 class LanceWriter:
@@ -128,14 +130,8 @@ class LanceWriter:
     def _dataset(self) -> Any:
         """The dataset, created now where it is not there yet; that of another writer where one was faster."""
         if self._found is None:
-            schema, lance = new_schema(self._new), lance_package()
-            with lance_errors(self.path):
-                try:
-                    self._found = lance.write_dataset(schema.empty_table(), self.path, **_CREATE)
-                except OSError as error:
-                    if "lready exists" not in str(error) and "onflict" not in str(error):
-                        raise
-                    self._found = lance.dataset(self.path)
+            schema = new_schema(self._new)
+            self._found = create_dataset(self.path, schema.empty_table(), schema) or open_dataset(self.path)
             DatasetFacts.of_schema(self._found.schema, self.path).gallery.require_model(self.facts.model, self.path)
         return self._found
 
@@ -259,9 +255,11 @@ class LanceWriter:
                 table = rows_of(entries, data.view(self.facts.dtype), schema, now_s)
                 yield from table.cast(schema).to_batches()
 
-        with lance_errors(self.path):
-            reader = pa.RecordBatchReader.from_batches(schema, rows())
-            self._found = lance_package().write_dataset(reader, self.path, **_CREATE)
+        self._found = create_dataset(self.path, pa.RecordBatchReader.from_batches(schema, rows()), schema)
+        if self._found is None:
+            raise GalleryBusyError(
+                f"Another writer has made {self.path} meanwhile.", "Run the same command again: it adds to that."
+            )
         self._known = None
 
     def add_tombstones(self, tombstones: Sequence[Tombstone]) -> None:
@@ -279,13 +277,13 @@ class LanceWriter:
             tombstones: Whether embedding the same pictures again leaves them out.
         """
         gone = 0
-        with lance_errors(self.path):
-            self._dataset.checkout_latest()
-            for condition in of_ids(np.array(records, dtype=np.int64) - 1):
-                if tombstones:
+        for condition in of_ids(np.array(records, dtype=np.int64) - 1):
+            if tombstones:
+                with lance_errors(self.path, "read"):
+                    self._dataset.checkout_latest()
                     rows = self._dataset.to_table(columns=[KEY, STAMP[2]], filter=condition).to_pylist()
-                    self._outcomes.bury([Tombstone(row[STAMP[2]], Path(row[KEY])) for row in rows])
-                gone += self._dataset.delete(condition, conflict_retries=_RETRIES)["num_deleted_rows"]
+                self._outcomes.bury([Tombstone(row[STAMP[2]], Path(row[KEY])) for row in rows])
+            gone += self._on_newest(partial(self._delete, condition))
         self._known = self._removed = None
         return gone
 
@@ -299,17 +297,32 @@ class LanceWriter:
 
     def _merge(self, entries: Sequence[Entry], rows: NDArray[Any] | None) -> None:
         """Add entries with their embeddings, or change what is recorded of those that there are."""
-        self._add_columns(entries)
-        types = column_types(self._dataset.schema)
-        named = [self._named(entry, types) for entry in entries]
-        table = rows_of(named, rows, self._dataset.schema, time.time())
-        with lance_errors(self.path):
-            merge = self._dataset.merge_insert(KEY).when_matched_update_all()
+        now_s = time.time()
+
+        def merge() -> None:
+            self._add_columns(entries)
+            types = column_types(self._dataset.schema)
+            table = rows_of([self._named(each, types) for each in entries], rows, self._dataset.schema, now_s)
+            change = self._dataset.merge_insert(KEY).when_matched_update_all()
             if rows is not None:
-                merge = merge.when_not_matched_insert_all()
-            merge.conflict_retries(_RETRIES).execute(table)
+                change = change.when_not_matched_insert_all()
+            change.conflict_retries(_RETRIES).execute(table)
+
+        self._on_newest(merge)
         if self._known is not None:
             self._known.update((str(entry.path), entry.stamp) for entry in entries)
+
+    def _on_newest(self, change: Callable[[], T]) -> T:
+        """Change the newest version; again where another writer has just added a column, which excludes others."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with lance_errors(self.path):
+                    self._dataset.checkout_latest()
+                    return change()
+            except GalleryBusyError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("every attempt returns or raises")
 
     @staticmethod
     def _named(entry: Entry, types: dict[str, ColumnType]) -> Entry:
@@ -367,21 +380,24 @@ class LanceWriter:
             {KEY: [str(each.path) for each in problems], "tbps_unreachable": [each.reason for each in problems]},
             schema=pa.schema([field, pa.field("tbps_unreachable", pa.string())]),
         )
-        with lance_errors(self.path):
-            self._dataset.checkout_latest()
-            merge = self._dataset.merge_insert(KEY).when_matched_update_all()
-            merge.conflict_retries(_RETRIES).execute(table)
+
+        def mark() -> None:
+            change = self._dataset.merge_insert(KEY).when_matched_update_all()
+            change.conflict_retries(_RETRIES).execute(table)
+
+        self._on_newest(mark)
 
     def _delete_paths(self, paths: Sequence[Path]) -> int:
         gone = 0
-        with lance_errors(self.path):
-            self._dataset.checkout_latest()
-            for some in _some(map(str, paths)):
-                condition = f"`{KEY}` IN ({', '.join(map(text_literal, some))})"
-                if self._dataset.count_rows(condition):
-                    gone += self._dataset.delete(condition, conflict_retries=_RETRIES)["num_deleted_rows"]
+        for some in _some(map(str, paths)):
+            gone += self._on_newest(partial(self._delete, f"`{KEY}` IN ({', '.join(map(text_literal, some))})"))
         self._known = None
         return gone
+
+    def _delete(self, condition: str) -> int:
+        if not self._dataset.count_rows(condition):
+            return 0
+        return int(self._dataset.delete(condition, conflict_retries=_RETRIES)["num_deleted_rows"])
 
 
 def _some(names: Iterable[str]) -> Iterator[list[str]]:

@@ -74,7 +74,8 @@ class SearchOptions:
         threads: How many; None is one per core that this process may use.
         candidates: For ``graph`` and ``index``: how many rows are proposed per query, of which the best are returned.
         probes: For ``index``: how many of its partitions are searched; None is what reached a recall of 0.99 when it
-            was built. Searches with a filter search more, in the proportion in which fewer rows pass.
+            was built. Searches with a filter take more candidates and partitions, in the proportion in which fewer
+            rows pass; where that would be all that pass, these are scanned.
         crops: Whether hits bring their crops, where the gallery keeps crops.
         device: ``cpu``, or a CUDA device, ``cuda`` or ``cuda:N``, which keeps the vectors as far as its memory goes
             and scans them, whether or not the gallery has a sketch. The result is the same.
