@@ -71,7 +71,7 @@ def describe(path: Path | str, check: bool = False, load: LoadOptions | None = N
 
 def _refuse(path: Path | str, kind: str, load: LoadOptions | None) -> None:
     if load is not None:
-        load.refuse_all(path, kind)
+        load.refuse_all(Path(path), kind)
 
 
 def _bundle(path: Path, check: bool) -> dict[str, Any]:

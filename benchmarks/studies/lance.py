@@ -92,7 +92,7 @@ def _batches(model: ModelFacts, first: int, last: int) -> Iterator[tuple[list[En
     dim = model.layout.dim
     for start in range(first, last, _BATCH):
         numbers = np.arange(start, min(start + _BATCH, last))
-        vectors = np.stack([_row(number, dim) for number in numbers])
+        vectors = np.stack([_row(number, dim) for number in numbers.tolist()])
         cameras = [str(n // 2 % (_CAMERAS // 2)) if n % 2 else "common" for n in numbers.tolist()]
         yield (
             [

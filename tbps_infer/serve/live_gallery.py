@@ -45,7 +45,8 @@ class Snapshot:
     def vector(self, number: int) -> NDArray[np.float32] | None:
         """float32 ``[dim]``: the embedding of a record as it is stored; None where there is none of this number."""
         try:
-            return self.gallery.vectors_of(np.array([number], dtype=np.int64))[0]
+            vector: NDArray[np.float32] = self.gallery.vectors_of(np.array([number], dtype=np.int64))[0]
+            return vector
         except UsageError:
             return None
 

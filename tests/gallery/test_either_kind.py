@@ -63,7 +63,7 @@ def test_what_is_committed_is_there(name: Path) -> None:
     with open_gallery_writer(name) as writer:
         assert writer.stamp(entry(3).path) == entry(3).stamp
         assert writer.find(entry(3).path) == Entry(
-            entry(3).path, entry(3).stamp, dict.fromkeys(("time", "note", "floor no.")) | entry(3).metadata
+            entry(3).path, entry(3).stamp, {**dict.fromkeys(("time", "note", "floor no.")), **entry(3).metadata}
         )
     with open_gallery(name) as gallery:
         records = list(gallery.records())

@@ -204,9 +204,8 @@ def test_shards_are_searched_as_one_and_named(tmp_path: Path) -> None:
         assert (shards.count, shards.passing(Filter(camera=("cam_a",)))) == (60, 20)
         assert shards.values("camera", 9) == ["Cam_C", "cam_a", "cam_b"]
         assert shards.first_and_last_time() == whole.first_and_last_time()
-        assert shards.require_bundle  # the first that has one
-    other = FACTS.identified("other weights", "")
-    with open_gallery_writer(tmp_path / "other.lance", other) as writer:
+    another = FACTS.identified("other weights", "")
+    with open_gallery_writer(tmp_path / "other.lance", another) as writer:
         writer.commit(entries([0]), VECTORS[:1])
     with pytest.raises(ModelMismatchError):
         open_galleries([names[0], tmp_path / "other.lance"])

@@ -73,7 +73,7 @@ def test_what_is_not_there_is_said_without_a_secret(store: str, monkeypatch: pyt
 
 def test_writers_that_start_at_the_same_time_make_one_dataset(store: str, tmp_path: Path) -> None:
     """Lance's own creation lets the second overwrite what the first has written."""
-    for number, base in enumerate([str(tmp_path), store] * 3):
+    for number, base in enumerate([*[str(tmp_path)] * 3, store]):
         name, start = f"{base}/start{number}.lance", threading.Barrier(3)
 
         def write(first: int, name: str = name, start: threading.Barrier = start) -> None:

@@ -1,24 +1,39 @@
-"""An object store on loopback, in this process: moto's S3, with or without conditional writes."""
+"""An object store on loopback: moto's S3, with or without conditional writes, in a process of its own.
+
+In the tests' own process it would wait for Python's lock while Lance waits for its answer.
+"""
 
 from __future__ import annotations
 
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 __all__ = ["BUCKET", "object_store"]
 
 BUCKET = "galleries"
 
 
-class _Silent(WSGIRequestHandler):
-    def log(self, *_: object) -> None:  # type: ignore[override]
-        pass
+@contextmanager
+def object_store(*, conditional: bool = True) -> Iterator[dict[str, str]]:
+    """A store with an empty bucket; yields the environment that names it."""
+    command = [sys.executable, __file__, "conditional" if conditional else "unconditional"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            endpoint = process.stdout.readline().strip()
+            assert endpoint.startswith("http://127.0.0.1:")
+            yield {
+                "AWS_ACCESS_KEY_ID": "testing",
+                "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+                "AWS_REGION": "us-east-1",
+                "AWS_ENDPOINT": endpoint,
+                "AWS_ALLOW_HTTP": "true",
+            }
+        finally:
+            process.kill()
 
 
 def _unconditional(app: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,32 +46,22 @@ def _unconditional(app: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-@contextmanager
-def object_store(*, conditional: bool = True) -> Iterator[dict[str, str]]:
-    """A store with an empty bucket; yields the environment that names it."""
+def _serve(conditional: bool) -> None:
+    import threading
+
+    import boto3
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
     app: Any = DomainDispatcherApplication(create_backend_app)
-    server = make_server(
-        "127.0.0.1", 0, app if conditional else _unconditional(app), threaded=True, request_handler=_Silent
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    server = make_server("127.0.0.1", 0, app if conditional else _unconditional(app), threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    environment = {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="-"
-    )
-    try:
-        client.create_bucket(Bucket=BUCKET)
-        yield environment
-    finally:
-        client.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "-", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket=BUCKET)
+    print(endpoint, flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1] == "conditional")

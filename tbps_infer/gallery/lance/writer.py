@@ -68,6 +68,7 @@ class LanceWriter:
         self._found = dataset
         self._outcomes = Outcomes(uri)
         self._known: dict[str, FileStamp] | None = None
+        self._rejects: set[Path] | None = None
         self._removed: tuple[set[str], set[Path]] | None = None
 
     @classmethod
@@ -211,6 +212,7 @@ class LanceWriter:
             self._mark_unreachable(unreachable)
         if rejects:
             self._outcomes.reject(rejects)
+            self._rejects = None
             self._delete_paths([each.path for each in rejects])
 
     def commit_stored(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None) -> None:
@@ -228,7 +230,9 @@ class LanceWriter:
         if any(self.was_removed(*each) for each in zip(paths, hashes, strict=True)):
             self._outcomes.forget_tombstones(paths, hashes)
             self._removed = None
-        self._outcomes.forget_rejects(paths)
+        if self._rejects is None:
+            self._rejects = {each.path for each in self._outcomes.rejects()}
+        self.forget_rejects([path for path in paths if path in self._rejects])
 
     def commit_batches(
         self,
@@ -294,6 +298,7 @@ class LanceWriter:
     def forget_rejects(self, paths: Sequence[Path]) -> None:
         """Take pictures off the list of rejects."""
         self._outcomes.forget_rejects(paths)
+        self._rejects = None if paths else self._rejects
 
     def _merge(self, entries: Sequence[Entry], rows: NDArray[Any] | None) -> None:
         """Add entries with their embeddings, or change what is recorded of those that there are."""
