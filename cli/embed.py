@@ -15,7 +15,7 @@ import click
 
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, encoder_options, output_option, verbosity_options
-from tbps_infer.cli.shared.parameter_types import Size
+from tbps_infer.cli.shared.parameter_types import GALLERY, Shards, Size
 from tbps_infer.cli.shared.progress import progress_bar, say
 from tbps_infer.cli.shared.source_options import metadata_table, source_options, tell_of_sources
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tbps_infer.gallery import Reject
     from tbps_infer.pruning import PruneMode, PruneReport
     from tbps_infer.runners.options import RunOptions
-    from tbps_infer.sources import SourceItem, SourceOptions, SourceReport
+    from tbps_infer.sources import Shard, SourceItem, SourceOptions, SourceReport
 
 __all__ = ["embed"]
 
@@ -35,7 +35,7 @@ _SHOWN = 10
 @click.command()
 @click.argument("bundle", type=EXISTING)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@output_option("Gallery folder to create or continue.")
+@output_option("Gallery to create or continue: a folder, or the URI of a dataset.", GALLERY)
 @click.option(
     "--dtype",
     type=click.Choice(("float16", "float32", "int8")),
@@ -74,6 +74,8 @@ _SHOWN = 10
     help="Show which records have no file any more; --prune=yes removes them if they are at most half, --prune=all "
     "in any case.",
 )
+@click.option("--shard", type=Shards(), help="Embed only this part of the pictures, counted from 0, such as 3/64.")
+@click.option("--with-crops", is_flag=True, help="Keep the crops in the dataset, so that searches can show them.")
 @click.option("--forget-tombstones", is_flag=True, help="Embed pictures that were removed earlier, too.")
 @click.option(
     "--watch", is_flag=True, help="Go on: embed what comes or changes in the folders and lists, until stopped."
@@ -85,7 +87,7 @@ _SHOWN = 10
 def embed(
     bundle: Path,
     sources: tuple[str, ...],
-    output: Path,
+    output: Path | str,
     batch_size: int,
     dtype: Any,
     workers: int | None,
@@ -96,6 +98,8 @@ def embed(
     strict: bool,
     roots: tuple[Path, ...],
     prune: PruneMode | None,
+    shard: Shard | None,
+    with_crops: bool,
     forget_tombstones: bool,
     watch: bool,
     poll: float | None,
@@ -115,6 +119,7 @@ def embed(
     tbps embed bundle bounding_box_test/ -o gallery --name-pattern market1501 --dry-run
     tbps embed bundle pictures/ -o gallery --prune=yes
     tbps embed bundle pictures/ -o gallery --watch
+    tbps embed bundle /mnt/cameras -o s3://bucket/site.lance --shard 3/64
     """
     from tbps_infer.embedding import EmbedOptions, embed_gallery
     from tbps_infer.encoder import Encoder
@@ -130,7 +135,7 @@ def embed(
     if prune is not None and any(map(is_stream, sources)):
         raise click.UsageError("--prune cannot look at a list on standard input or in a pipe again; use a file.")
 
-    read = _reader(sources, reading)
+    read = _reader(sources, reading, shard)
     if dry_run:
         found = read()
         metadata_table(found.items)
@@ -147,6 +152,7 @@ def embed(
         roots=tuple(map(absolute_path, roots)),
         source_folders=tuple(dict.fromkeys(map(source_folder, sources))),
         forget_tombstones=forget_tombstones,
+        crops=with_crops,
     )
     with Encoder.open(bundle, run, batch_size=batch_size, load=load) as encoder:
 
@@ -171,8 +177,8 @@ def embed(
     return int(report.all_rejected or (strict and bool(report.rejects or report.unreachable)))
 
 
-def _reader(sources: Sequence[str], reading: SourceOptions) -> Callable[[], SourceReport]:
-    """Reads the sources whenever it is called, and tells about them once."""
+def _reader(sources: Sequence[str], reading: SourceOptions, shard: Shard | None) -> Callable[[], SourceReport]:
+    """Reads the sources, or a shard of them, whenever it is called, and tells about them once."""
     from tbps_infer.sources import read_sources_with_report
 
     told = False
@@ -183,7 +189,7 @@ def _reader(sources: Sequence[str], reading: SourceOptions) -> Callable[[], Sour
         if not told:
             tell_of_sources(found, str(reading.zone))
             told = True
-        return found
+        return found if shard is None else replace(found, items=[item for item in found.items if item in shard])
 
     return read
 
@@ -223,7 +229,7 @@ def _require_followed(sources: Sequence[str]) -> None:
             )
 
 
-def _tell(output: Path, report: EmbedReport, seconds: float) -> None:
+def _tell(output: Path | str, report: EmbedReport, seconds: float) -> None:
     """The counts on standard output, and the pictures that need a look on standard error."""
     rare = (
         (report.moved, "moved"),
@@ -243,14 +249,14 @@ def _tell(output: Path, report: EmbedReport, seconds: float) -> None:
         say("To embed again what was removed: --forget-tombstones")
 
 
-def _tell_problems(what: str, problems: Sequence[Reject], output: Path) -> None:
+def _tell_problems(what: str, problems: Sequence[Reject], output: Path | str) -> None:
     for problem in problems[:_SHOWN]:
         say(f"  {what} {problem.path}: {problem.reason}")
     if len(problems) > _SHOWN:
         say(f"  and {len(problems) - _SHOWN} more; list all with: tbps info {output}")
 
 
-def _tell_pruned(output: Path, report: PruneReport) -> None:
+def _tell_pruned(output: Path | str, report: PruneReport) -> None:
     verb = "removed" if report.removed else "would be removed"
     click.echo(
         f"{output}: {len(report.gone)} of {report.recorded} records and {len(report.rejects)} rejects {verb}: "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, filter_options, output_option, verbosity_options
+from tbps_infer.cli.shared.options import EXISTING, filter_options, json_option, output_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY, GALLERY
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ AGE = _Age()
 
 @click.group()
 def gallery() -> None:
-    """Index, compact, copy, merge, verify and export galleries, and remove records.
+    """Index, compact, copy, merge, push, pull, verify and export galleries, and remove records.
 
     \b
     tbps gallery index gallery
@@ -43,24 +45,27 @@ def gallery() -> None:
 
 
 @gallery.command()
-@click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.argument("path", type=EXISTING_GALLERY, metavar="GALLERY")
 @click.option("--approx", is_flag=True, help="Build the graph for tbps search --approx instead.")
 @verbosity_options
-def index(path: Path, approx: bool) -> None:
-    """Build GALLERY's sketch, so that exact searches read less.
+def index(path: Path | str, approx: bool) -> None:
+    """Build GALLERY's sketch, so that exact searches read less; for a dataset the index of approximate searches.
 
     \b
     tbps gallery index gallery
+    tbps gallery index s3://bucket/site.lance
     """
-    from tbps_infer.gallery import index_gallery
+    from tbps_infer.gallery import index_with_report
 
     with progress_bar("Indexing", "rows") as bar:
-        rows = index_gallery(path, graph=approx, on_progress=bar)
-    click.echo(f"{path}: {'graph' if approx else 'sketch'} of {rows} rows built")
+        report = index_with_report(path, graph=approx, on_progress=bar)
+    click.echo(f"{path}: {report.kind} of {report.rows} rows built")
+    if report.quality:
+        say(report.quality)
 
 
 @gallery.command()
-@click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.argument("path", type=EXISTING_GALLERY, metavar="GALLERY")
 @filter_options
 @click.option("--record", "numbers", multiple=True, help="Only this record, or several as 3,5,9. Repeatable.")
 @click.option("--path", "paths", multiple=True, type=click.Path(path_type=Path), help="Only this picture or folder.")
@@ -72,7 +77,7 @@ def index(path: Path, approx: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only print how many records would be removed.")
 @verbosity_options
 def rm(
-    path: Path,
+    path: Path | str,
     where: Filter,
     numbers: tuple[str, ...],
     paths: tuple[Path, ...],
@@ -89,7 +94,7 @@ def rm(
     tbps gallery rm gallery --camera cam_a --before 2024-06
     tbps gallery rm gallery --from hits.csv --purge
     """
-    from tbps_infer.gallery import Gallery, Removal, removable, remove_records
+    from tbps_infer.gallery import Removal, open_gallery, removable, remove_records
     from tbps_infer.gallery.removal import hits_records
     from tbps_infer.sources import absolute_path
 
@@ -100,7 +105,7 @@ def rm(
     below = tuple(map(absolute_path, paths)) if paths else None
     removal = Removal(where, chosen, below, older_than)
     if dry_run:
-        with Gallery.open(path) as opened:
+        with open_gallery(path) as opened:
             click.echo(f"{path}: {len(removable(opened, removal))} of {opened.count} records would be removed")
         return
     gone = remove_records(path, removal, purge=purge)
@@ -155,9 +160,9 @@ def relocate(path: Path, old: Path, new: Path) -> None:
 
 
 @gallery.command()
-@click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.argument("path", type=EXISTING_GALLERY, metavar="GALLERY")
 @verbosity_options
-def compact(path: Path) -> None:
+def compact(path: Path | str) -> None:
     """Free the disk space of removed and replaced pictures.
 
     \b
@@ -172,38 +177,96 @@ def compact(path: Path) -> None:
 
 
 @gallery.command()
-@click.argument("sources", nargs=-1, required=True, type=EXISTING, metavar="GALLERY...")
-@output_option("Gallery to add the records to; created if it does not exist.")
+@click.argument("sources", nargs=-1, required=True, type=EXISTING_GALLERY, metavar="GALLERY...")
+@output_option("Gallery to add the records to; created if it does not exist.", GALLERY)
 @verbosity_options
-def merge(sources: tuple[Path, ...], output: Path) -> None:
+def merge(sources: tuple[Path | str, ...], output: Path | str) -> None:
     """Add the records of every GALLERY to another gallery.
 
     \b
     tbps gallery merge monday tuesday -o week
     """
-    from tbps_infer.gallery import merge_galleries
-
-    with progress_bar("Merging", "records") as bar:
-        report = merge_galleries(sources, output, bar)
-    removed = f", {report.removed_earlier} removed earlier and left out" if report.removed_earlier else ""
-    click.echo(f"{output}: {report.added} records added, {report.known} known already{removed}")
+    _merge(sources, output)
 
 
 @gallery.command()
 @click.argument("path", type=EXISTING, metavar="GALLERY")
+@click.argument("uri", type=GALLERY)
+@click.option("--with-crops", is_flag=True, help="Keep crops of the pictures in a new dataset, to show in searches.")
 @verbosity_options
-def verify(path: Path) -> None:
+def push(path: Path, uri: Path | str, with_crops: bool) -> None:
+    """Add the records of GALLERY to a dataset at URI; created if it does not exist.
+
+    \b
+    tbps gallery push gallery s3://bucket/site.lance --with-crops
+    """
+    _merge([path], _dataset(uri), crops=with_crops)
+
+
+@gallery.command()
+@click.argument("uri", type=GALLERY)
+@click.argument("path", type=click.Path(path_type=Path), metavar="GALLERY")
+@verbosity_options
+def pull(uri: Path | str, path: Path) -> None:
+    """Add the records of the dataset at URI to the folder GALLERY; created if it does not exist.
+
+    \b
+    tbps gallery pull s3://bucket/site.lance gallery
+    """
+    _merge([_dataset(uri)], path)
+
+
+def _dataset(uri: Path | str) -> Path | str:
+    from tbps_infer.gallery.lance.storage import is_dataset
+
+    if not is_dataset(uri):
+        raise click.UsageError(
+            f"{uri} is no dataset: want a URI such as s3://bucket/site.lance, or a path that ends with .lance."
+        )
+    return uri
+
+
+def _merge(sources: Sequence[Path | str], output: Path | str, *, crops: bool = False) -> None:
+    from tbps_infer.gallery import merge_galleries
+
+    with progress_bar("Merging", "records") as bar:
+        report = merge_galleries(sources, output, bar, crops=crops)
+    removed = f", {report.removed_earlier} removed earlier and left out" if report.removed_earlier else ""
+    click.echo(f"{output}: {report.added} records added, {report.known} known already{removed}")
+    if report.without_crop:
+        say(f"{report.without_crop} have no crop: their pictures cannot be read here")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING_GALLERY, metavar="GALLERY")
+@verbosity_options
+def verify(path: Path | str) -> None:
     """Check all files of GALLERY against their checksums.
 
     \b
     tbps gallery verify gallery
     """
-    from tbps_infer.gallery import Gallery
+    from tbps_infer.gallery import open_gallery
 
-    with Gallery.open(path) as opened:
+    with open_gallery(path) as opened:
         segments = opened.verify()
         word = "segment" if segments == 1 else "segments"
         click.echo(f"{path}: {opened.count} records, {segments} {word}, all as written")
+
+
+@gallery.command()
+@click.argument("path", type=EXISTING_GALLERY, metavar="GALLERY")
+@json_option
+@verbosity_options
+def info(path: Path | str, as_json: bool) -> None:
+    """Describe GALLERY, as tbps info does.
+
+    \b
+    tbps gallery info s3://bucket/site.lance
+    """
+    from tbps_infer.cli.info import describe, shown
+
+    click.echo(shown(describe(path), as_json))
 
 
 @gallery.command()

@@ -11,7 +11,8 @@ import click
 
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.missing import missing_pictures
-from tbps_infer.cli.shared.options import EXISTING, json_option, verbosity_options
+from tbps_infer.cli.shared.options import json_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY
 from tbps_infer.cli.shared.progress import say
 from tbps_infer.model_facts import BRANCHES
 from tbps_infer.render.printable import printable_line
@@ -22,49 +23,55 @@ if TYPE_CHECKING:
     from tbps_infer.families.table import Found
     from tbps_infer.model_facts import ModelFacts
 
-__all__ = ["describe", "info"]
+__all__ = ["describe", "info", "shown"]
 
 
 @click.command()
-@click.argument("path", type=EXISTING)
+@click.argument("path", type=EXISTING_GALLERY)
 @json_option
 @click.option("--check", is_flag=True, help="Also check every file against its checksum.")
 @family_options
 @verbosity_options
-def info(path: Path, as_json: bool, check: bool, load: LoadOptions) -> None:
+def info(path: Path | str, as_json: bool, check: bool, load: LoadOptions) -> None:
     """Describe PATH: a checkpoint, a bundle, a gallery or a training run.
 
     \b
     tbps info bundle --check
     """
     facts = describe(path, check, load)
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts))
+    click.echo(shown(facts, as_json))
 
 
-def describe(path: Path, check: bool = False, load: LoadOptions | None = None) -> dict[str, Any]:
+def shown(facts: dict[str, Any], as_json: bool) -> str:
+    """What `describe` tells, for people or for programs."""
+    return json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts)
+
+
+def describe(path: Path | str, check: bool = False, load: LoadOptions | None = None) -> dict[str, Any]:
     """The facts of a checkpoint, bundle, gallery or training run, as JSON values.
 
     Raises:
         TbpsError: The path is none of the four, or damaged.
     """
     from tbps_infer.bundle import is_bundle
-    from tbps_infer.gallery import is_gallery
+    from tbps_infer.gallery.opening import is_gallery_name
     from tbps_infer.training.run_folder import describe_run, is_run
 
+    if is_gallery_name(path):
+        _refuse(path, "gallery", load)
+        return _gallery(path, check)
+    path = Path(path)
     if is_bundle(path):
         _refuse(path, "bundle", load)
         return _bundle(path, check)
-    if is_gallery(path):
-        _refuse(path, "gallery", load)
-        return _gallery(path, check)
     if is_run(path):
         return {"kind": "training run", "path": str(path), **describe_run(path)}
     return _checkpoint(path, load)
 
 
-def _refuse(path: Path, kind: str, load: LoadOptions | None) -> None:
+def _refuse(path: Path | str, kind: str, load: LoadOptions | None) -> None:
     if load is not None:
-        load.refuse_all(path, kind)
+        load.refuse_all(Path(path), kind)
 
 
 def _bundle(path: Path, check: bool) -> dict[str, Any]:
@@ -112,11 +119,10 @@ def _verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
     return what, ", ".join(["passed" if entry["passed"] else "FAILED", *changes, entry["when"][:10]])
 
 
-def _gallery(path: Path, check: bool) -> dict[str, Any]:
-    from tbps_infer.gallery import Gallery
-    from tbps_infer.gallery.folder import index_files
+def _gallery(path: Path | str, check: bool) -> dict[str, Any]:
+    from tbps_infer.gallery import open_gallery
 
-    with Gallery.open(path) as gallery:
+    with open_gallery(path) as gallery:
         missing = gallery.missing(every_file=check)
         if missing:
             say(missing_pictures(path, missing, gallery.missing_roots()))
@@ -132,8 +138,9 @@ def _gallery(path: Path, check: bool) -> dict[str, Any]:
             "missing": missing,
             "columns": list(gallery.columns),
             "dtype": str(gallery.dtype),
-            "indexes": list(index_files(path, gallery.generation)),
-            "bytes": sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+            "indexes": gallery.indexes,
+            "crops": gallery.keeps_crops,
+            "bytes": gallery.bytes,
             "bundle": None if gallery.bundle_path is None else str(gallery.bundle_path),
             **_model(gallery.model),
             "created": gallery.facts.created,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from tbps_infer.cli.shared.options import (
     verbosity_options,
 )
 from tbps_infer.cli.shared.output import FORMATS, write_results
-from tbps_infer.cli.shared.parameter_types import NewFile
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY, NewFile
 from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
 from tbps_infer.cli.shared.source_options import list_options
@@ -29,7 +30,7 @@ from tbps_infer.cli.shared.source_options import list_options
 if TYPE_CHECKING:
     from tbps_infer.devices import SearchBackend
     from tbps_infer.encoder import Encoder
-    from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
+    from tbps_infer.gallery import Filter, Hit, SearchableGallery, SearchOptions, SearchReport
     from tbps_infer.lists import ListStyle
     from tbps_infer.runners.options import RunOptions
 
@@ -46,7 +47,7 @@ _GROUP_SIZE = 256
 
 
 @click.command()
-@click.argument("gallery", type=EXISTING)
+@click.argument("gallery", type=EXISTING_GALLERY, metavar="GALLERY...")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option(
     "--queries",
@@ -70,12 +71,15 @@ _GROUP_SIZE = 256
 @click.option("--min-score", type=float, help="Leave out results with a lower score.")
 @click.option("--strict", is_flag=True, help="Refuse a TEXT that the model cannot read in full.")
 @click.option("--approx", is_flag=True, help="Search the graph of tbps gallery index --approx; may miss results.")
+@click.option("--exact", is_flag=True, help="Do not use the index of a dataset, which may miss results.")
+@click.option("--probes", type=click.IntRange(1), help="Partitions of a dataset's index to search.")
+@click.option("--allow-partial", is_flag=True, help="Of several galleries, search those that can be read.")
 @filter_options
 @query_options
 @encoder_options
 @verbosity_options
 def search(
-    gallery: Path,
+    gallery: Path | str,
     texts: tuple[str, ...],
     queries: tuple[str, ...],
     style: ListStyle,
@@ -92,6 +96,9 @@ def search(
     min_score: float | None,
     strict: bool,
     approx: bool,
+    exact: bool,
+    probes: int | None,
+    allow_partial: bool,
     search_device: str,
     search_backend: SearchBackend,
     where: Filter,
@@ -101,27 +108,35 @@ def search(
 ) -> None:
     """Search GALLERY for the people that each TEXT describes.
 
+    A GALLERY is a folder, or the URI of a dataset; several are searched as one.
+
     \b
     tbps search gallery "a woman in a red coat with a grey backpack"
     tbps search gallery "a man in a black suit" --not "a backpack" --camera cam_a --per-id
     tbps search gallery --queries queries.jsonl --format jsonl > hits.jsonl
+    tbps search s3://bucket/north.lance s3://bucket/south.lance "a woman in a red coat" --exact
     """
     from tbps_infer.encoder import Encoder
-    from tbps_infer.gallery import Gallery, SearchOptions
+    from tbps_infer.gallery import SearchOptions, open_galleries
 
+    galleries, texts = _galleries(gallery, texts)
     if not (texts or queries or images):
         raise click.UsageError("Give a TEXT, --queries FILE or --image FILE.")
     if not together and _is_given("image_weight"):
         raise click.UsageError("--image-weight needs --together: a separate picture has no weight.")
+    if exact and (approx or probes is not None):
+        raise click.UsageError("--exact searches no index: leave out --approx and --probes.")
     options = SearchOptions(
-        "graph" if approx else "auto",
+        "graph" if approx else "exact" if exact else "auto",
         min_score,
         per_id,
         run.threads,
+        probes=probes,
+        crops=html is not None or sheet is not None,
         device=search_device,
         backend=search_backend,
     )
-    with Gallery.open(gallery) as opened:
+    with open_galleries(galleries, allow_partial=allow_partial) as opened:
         model = bundle or opened.require_bundle()
         with Encoder.open(model, run, batch_size=batch_size) as encoder:
             opened.require_model(encoder.facts)
@@ -143,13 +158,22 @@ def search(
                     results = _each_to(
                         written.enter_context(_new_sheet(sheet, opened, encoder, where, top_k)), results
                     )
-                write_results(results, form, opened.model.layout, opened.columns, explain=explain)
+                several = len(galleries) > 1
+                write_results(results, form, opened.model.layout, opened.columns, explain=explain, several=several)
     for file in (html, sheet):
         if file is not None:
             say(f"Wrote {file}")
 
 
-def _with_missing(results: Iterator[Result], gallery: Gallery) -> Iterator[Result]:
+def _galleries(first: Path | str, words: Sequence[str]) -> tuple[list[Path | str], tuple[str, ...]]:
+    """The galleries that a command line begins with, and the words after them."""
+    from tbps_infer.gallery.opening import is_gallery_name
+
+    more = list(takewhile(is_gallery_name, words))
+    return [first, *more], tuple(words[len(more) :])
+
+
+def _with_missing(results: Iterator[Result], gallery: SearchableGallery) -> Iterator[Result]:
     """The results; at the end, how many of the pictures that were found are not there."""
     from tbps_infer.cli.shared.missing import missing_pictures
 
@@ -157,7 +181,7 @@ def _with_missing(results: Iterator[Result], gallery: Gallery) -> Iterator[Resul
     for query, hits in results:
         missing.update(hit.path for hit in hits if not hit.path.exists())
         yield query, hits
-    if missing:
+    if missing and gallery.roots:  # else it is not known where they should be
         say(missing_pictures(gallery.path, len(missing), gallery.missing_roots()))
 
 
@@ -175,7 +199,7 @@ def _each_to(add: Callable[[Query, Sequence[Hit]], None], results: Iterator[Resu
 
 @contextmanager
 def _new_sheet(
-    file: Path, gallery: Gallery, encoder: Encoder, where: Filter, k: int
+    file: Path, gallery: SearchableGallery, encoder: Encoder, where: Filter, k: int
 ) -> Iterator[Callable[[Query, Sequence[Hit]], None]]:
     """Yield a function that adds a query and its hits to a sheet, and the right record where no hit is one."""
     from tbps_infer.queries import encode_queries
@@ -196,7 +220,7 @@ def _new_sheet(
 
 def find(
     encoder: Encoder,
-    gallery: Gallery,
+    gallery: SearchableGallery,
     groups: Iterator[list[Query]],
     k: int,
     where: Filter | None = None,
@@ -221,11 +245,21 @@ def find(
             log.info("%s of %d records read %.1f %%", report.method, report.searched, 100 * report.share_read)
         if first and report.device is not None:
             say(f"Searched by {report.device}")
+        remarks = _remarks(report)
+        for remark in remarks if first else ():
+            say(remark)
         if first and report.method == "graph":
             _report_recall(gallery, vectors[:_RECALL_QUERIES], k, options, result.hits)
         first = False
-        for query, hits in zip(read, result.hits, strict=True):
+        for one, hits in zip(read, result.hits, strict=True):
+            query = replace(one, warnings=(*one.warnings, *remarks))
             yield (query if hits else _with_reason(query, gallery, where, options, report.searched)), hits
+
+
+def _remarks(report: SearchReport) -> tuple[str, ...]:
+    """What makes an answer less than exact and whole."""
+    left_out = (f"Not searched: {each}" for each in report.left_out)
+    return (*left_out, *([] if report.approximate is None else [report.approximate]))
 
 
 def _with_warnings(encoder: Encoder, query: Query, strict: bool) -> Query:
@@ -243,7 +277,7 @@ def _with_warnings(encoder: Encoder, query: Query, strict: bool) -> Query:
 
 
 def _with_reason(
-    query: Query, gallery: Gallery, where: Filter | None, options: SearchOptions | None, passing: int
+    query: Query, gallery: SearchableGallery, where: Filter | None, options: SearchOptions | None, passing: int
 ) -> Query:
     from tbps_infer.gallery import Filter, why_nothing
 
@@ -253,7 +287,7 @@ def _with_reason(
 
 
 def _report_recall(
-    gallery: Gallery,
+    gallery: SearchableGallery,
     vectors: NDArray[np.float32],
     k: int,
     options: SearchOptions | None,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tbps_infer.cli.shared.options import EXISTING, query_options, run_options, verbosity_options
+from tbps_infer.cli.shared.options import query_options, run_options, verbosity_options
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY
 from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ __all__ = ["serve"]
 
 
 @click.command()
-@click.argument("galleries", metavar="GALLERY...", type=EXISTING, nargs=-1, required=True)
+@click.argument("galleries", metavar="GALLERY...", type=EXISTING_GALLERY, nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", help="Address to listen on; all but loopback addresses need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Port to listen on; 0 for any free port.")
 @click.option("--token", help="Token that clients must send; safer in TBPS_SERVE_TOKEN.")
@@ -51,7 +52,7 @@ __all__ = ["serve"]
 @run_options
 @verbosity_options
 def serve(
-    galleries: tuple[Path, ...],
+    galleries: tuple[Path | str, ...],
     host: str,
     port: int,
     token: str | None,
@@ -76,9 +77,9 @@ def serve(
     TBPS_SERVE_TOKEN=$(openssl rand -hex 24) tbps serve gallery --host 0.0.0.0
     """
     from tbps_infer.encoder import Encoder
-    from tbps_infer.gallery import Gallery, SearchOptions
+    from tbps_infer.gallery import SearchOptions, open_gallery
     from tbps_infer.serve.app import create_app
-    from tbps_infer.serve.live_gallery import name_folders
+    from tbps_infer.serve.live_gallery import name_galleries
     from tbps_infer.serve.metrics import Metrics
     from tbps_infer.serve.options import BatchOptions, Limits, ServeOptions
     from tbps_infer.serve.searcher import Searcher
@@ -88,11 +89,11 @@ def serve(
     limits = Limits(rate=rate, burst=max(1, round(3 * rate)))
     batches = BatchOptions(most=batch, queue=queue)
     options = ServeOptions(host, port, token or None, cache_mb << 20, limits=limits, batch=batches, proxies=proxies)
-    models: dict[str, tuple[Path, dict[str, Path]]] = {}
-    for name, folder in name_folders(galleries).items():
-        with Gallery.open(folder) as opened:
+    models: dict[str, tuple[Path, dict[str, Path | str]]] = {}
+    for name, place in name_galleries(galleries).items():
+        with open_gallery(place) as opened:
             model = bundle or opened.require_bundle()
-            models.setdefault(opened.model.fingerprint, (model, {}))[1][name] = folder
+            models.setdefault(opened.model.fingerprint, (model, {}))[1][name] = place
     metrics = Metrics()
     search = SearchOptions(threads=run.threads, device=search_device, backend=search_backend)
     with bind(options) as bound:

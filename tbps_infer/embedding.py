@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from tbps_infer.decode_memory import DEFAULT_DECODE_BYTES, DecodeMemory
 from tbps_infer.decoding import decode_threads, decoded_in_order
 from tbps_infer.errors import ImageError, UsageError
-from tbps_infer.gallery import Entry, FileStamp, GalleryWriter, Reject
+from tbps_infer.gallery import Entry, FileStamp, Reject, RowWriter, open_gallery_writer
+from tbps_infer.gallery.crops import crop_jpeg
 from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.images import load_crop, named_picture
 from tbps_infer.model_facts import ModelFacts
@@ -63,6 +64,7 @@ class EmbedOptions:
         source_folders: The sources' folders: roots for what none of the gallery's and of `roots` is above.
         forget_tombstones: Embed pictures that were removed earlier, too.
         decode_memory: Bytes that the threads share for what they read and decode.
+        crops: Keep the crops, too, which datasets can.
     """
 
     batch_size: int = 32
@@ -76,6 +78,7 @@ class EmbedOptions:
     source_folders: tuple[Path, ...] = ()
     forget_tombstones: bool = False
     decode_memory: int = DEFAULT_DECODE_BYTES
+    crops: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.commit_rows < 1 or (self.workers is not None and self.workers < 1):
@@ -133,7 +136,7 @@ def embed_gallery(
     Args:
         encoder: The model.
         items: The pictures; of items with the same path the first counts.
-        gallery: The gallery's folder.
+        gallery: The gallery's folder, or the URI of a dataset.
         options: How to go about it; None for `EmbedOptions()`.
         on_progress: Called now and then with how many of how many pictures are done.
 
@@ -147,14 +150,17 @@ def embed_gallery(
     distinct: dict[Path, SourceItem] = {}
     for item in items:
         distinct.setdefault(absolute_path(item.path), item)
-    with GalleryWriter.open(gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path) as writer:
+    with open_gallery_writer(
+        gallery, encoder.facts, dtype=options.dtype, bundle_path=options.bundle_path, crops=options.crops
+    ) as writer:
         _add_roots(writer, options, list(distinct))
+        options = replace(options, crops=writer.keeps_crops)  # a dataset that keeps crops keeps all
         run = _Run(encoder, writer, options)
         memory = DecodeMemory(options.decode_memory)
         workers = options.workers or decode_threads()
 
         def prepare(picture: tuple[Path, SourceItem, FileStamp | _LeftOut | None]) -> _Outcome:
-            return _prepare(*picture, encoder.facts.preprocessing, options.rehash, memory)
+            return _prepare(*picture, encoder.facts.preprocessing, options, memory)
 
         pictures = ((path, item, run.recorded(path)) for path, item in distinct.items())
         # Two batches ahead: one being decoded while one waits for the encoder.
@@ -172,7 +178,7 @@ def embed_gallery(
     )
 
 
-def _add_roots(writer: GalleryWriter, options: EmbedOptions, paths: Sequence[Path]) -> None:
+def _add_roots(writer: RowWriter, options: EmbedOptions, paths: Sequence[Path]) -> None:
     """Make the roots that the given ones, the sources' folders and pictures outside of these need."""
     writer.add_roots(options.roots)
     for folder in options.source_folders:
@@ -185,7 +191,7 @@ def _add_roots(writer: GalleryWriter, options: EmbedOptions, paths: Sequence[Pat
         writer.add_roots([Path(os.path.commonpath(outside))])
 
 
-def _has_root(writer: GalleryWriter, folder: Path) -> bool:
+def _has_root(writer: RowWriter, folder: Path) -> bool:
     return any(folder.is_relative_to(root) for root in writer.roots())
 
 
@@ -217,7 +223,7 @@ def _prepare(
     item: SourceItem,
     known: FileStamp | _LeftOut | None,
     preprocessing: Preprocessing,
-    rehash: bool,
+    options: EmbedOptions,
     memory: DecodeMemory,
 ) -> _Outcome:
     """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels.
@@ -234,7 +240,7 @@ def _prepare(
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return _unread(path, known, "It is not a file.")
-        if known and not rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        if known and not options.rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return Entry(path, known, item.metadata)
         with memory.files.hold(status.st_size, "Reading it"):
             with path.open("rb") as file:
@@ -245,7 +251,8 @@ def _prepare(
             if known and known.sha256 == stamp.sha256:
                 return entry
             with named_picture(str(path)):
-                return _Decoded(entry, load_crop(content, preprocessing, memory))
+                crop = load_crop(content, preprocessing, memory)
+            return _Decoded(replace(entry, crop=crop_jpeg(crop)) if options.crops else entry, crop)
     except OSError as error:
         return _unread(path, known, f"It cannot be read: {error.strerror or error}.")
     except ImageError as error:
@@ -277,7 +284,7 @@ def _counted(
 class _Run:
     """Collects outcomes into batches, and batches into commits."""
 
-    def __init__(self, encoder: CropEncoder, writer: GalleryWriter, options: EmbedOptions) -> None:
+    def __init__(self, encoder: CropEncoder, writer: RowWriter, options: EmbedOptions) -> None:
         self._encoder = encoder
         self._writer = writer
         self._options = options
@@ -301,9 +308,9 @@ class _Run:
         """What the gallery knows about a path."""
         if not _is_utf8(path):
             return None
-        known = self._writer.find(path)
+        known = self._writer.stamp(path)
         if known is not None:
-            return known.stamp
+            return known
         return _LeftOut() if not self._options.forget_tombstones and self._writer.was_removed(path) else None
 
     def embed(self, outcomes: Iterable[_Outcome]) -> None:
@@ -336,7 +343,7 @@ class _Run:
     def _is_settled(self, entry: Entry) -> bool:
         """Whether content that is new at its path needs no embedding: it has moved, or was removed earlier."""
         sha256 = entry.stamp.sha256
-        is_new = self._writer.find(entry.path) is None
+        is_new = self._writer.stamp(entry.path) is None
         if not self._options.forget_tombstones and self._writer.was_removed(entry.path, sha256):
             if is_new:
                 self.removed_earlier += 1

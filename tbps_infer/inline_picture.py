@@ -17,11 +17,11 @@ __all__ = ["image_html"]
 _JPEG_QUALITY = 82
 
 
-def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
+def image_html(picture: Path | bytes, size: tuple[int, int], missing: str) -> str:
     """A picture as an ``img`` with its thumbnail inside.
 
     Args:
-        path: The picture.
+        picture: A file, or its bytes.
         size: Height and width on the page; the thumbnail is twice as large, for sharp screens and print.
         missing: The HTML where the picture cannot be read.
     """
@@ -32,10 +32,11 @@ def image_html(path: Path, size: tuple[int, int], missing: str) -> str:
         return image
 
     try:
-        image = load_rgb(path, shrink)
+        image = load_rgb(picture, shrink)
     except (ImageError, OSError):
         return missing
     data = io.BytesIO()
     image.save(data, "JPEG", quality=_JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{escape(path.name)}">'
+    name = escape(picture.name) if isinstance(picture, Path) else "crop"
+    return f'<img src="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" alt="{name}">'

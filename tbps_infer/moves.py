@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery import GalleryWriter
+from tbps_infer.gallery import RowWriter
 
 __all__ = ["is_gone", "moved_from", "refuse_known_elsewhere"]
 
@@ -30,7 +30,7 @@ def is_gone(path: Path) -> bool:
     return False
 
 
-def moved_from(writer: GalleryWriter, sha256: str, roots: Sequence[Path]) -> Path | None:
+def moved_from(writer: RowWriter, sha256: str, roots: Sequence[Path]) -> Path | None:
     """The recorded path of a file with this content that is gone now, while the root that it was below is there."""
     for old in writer.of_content(sha256):
         if is_gone(old) and any(old.is_relative_to(root) and root.is_dir() for root in roots):
@@ -38,7 +38,7 @@ def moved_from(writer: GalleryWriter, sha256: str, roots: Sequence[Path]) -> Pat
     return None
 
 
-def refuse_known_elsewhere(writer: GalleryWriter, folder: Path, paths: Sequence[Path]) -> None:
+def refuse_known_elsewhere(writer: RowWriter, folder: Path, paths: Sequence[Path]) -> None:
     """Raise GalleryError when a new root holds the pictures of another root, as a moved or copied disk does.
 
     A few pictures tell: the same content at the same place below the two.
@@ -57,11 +57,11 @@ def refuse_known_elsewhere(writer: GalleryWriter, folder: Path, paths: Sequence[
             )
 
 
-def _is_same(writer: GalleryWriter, recorded: Path, path: Path) -> bool:
-    known = writer.find(recorded)
+def _is_same(writer: RowWriter, recorded: Path, path: Path) -> bool:
+    known = writer.stamp(recorded)
     try:
-        if known is None or known.stamp.size != path.stat().st_size:
+        if known is None or known.size != path.stat().st_size:
             return False
-        return known.stamp.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        return known.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return False

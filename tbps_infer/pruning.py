@@ -11,7 +11,7 @@ from typing import Literal
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.folders import is_picture
-from tbps_infer.gallery.writer import open_writer
+from tbps_infer.gallery import open_gallery_writer
 from tbps_infer.lists import is_stream
 from tbps_infer.moves import is_gone
 from tbps_infer.sources import SourceItem, absolute_path
@@ -39,7 +39,7 @@ class PruneReport:
     removed: bool
 
 
-def prune_gallery(gallery: Path, scopes: Sequence[Path], mode: PruneMode = "dry-run") -> PruneReport:
+def prune_gallery(gallery: Path | str, scopes: Sequence[Path], mode: PruneMode = "dry-run") -> PruneReport:
     """Find the records and rejects below some folders whose files are gone, and remove them if that is asked for.
 
     A file that cannot be looked at is not gone. No tombstone is kept: a picture that comes back is embedded again.
@@ -57,7 +57,7 @@ def prune_gallery(gallery: Path, scopes: Sequence[Path], mode: PruneMode = "dry-
     recorded: set[Path] = set()
     gone: list[Path] = []
     rejects: list[Path] = []
-    with open_writer(gallery) as writer:
+    with open_gallery_writer(gallery) as writer:
         for scope in scopes:
             if not scope.is_dir():
                 raise GalleryError(

@@ -16,12 +16,14 @@ An empty CSV cell is no value. A JSON value is text, a number, true (1), false (
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timezone, tzinfo
 from pathlib import Path
 
-from tbps_infer.errors import SourceError, TbpsError
+from tbps_infer.errors import SourceError, TbpsError, UsageError
 from tbps_infer.folders import PICTURE_EXTENSIONS, PictureFinder, absolute_path, is_picture
 from tbps_infer.gallery.columns import ColumnType, Value, column_problem
 from tbps_infer.lists import ListReader, ListStyle, Row, is_stream, refuse_twice
@@ -29,6 +31,7 @@ from tbps_infer.metadata import MetadataReader
 from tbps_infer.name_pattern import NamePattern
 
 __all__ = [
+    "Shard",
     "SourceItem",
     "SourceOptions",
     "SourceReport",
@@ -45,6 +48,30 @@ class SourceItem:
 
     path: Path
     metadata: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of all pictures, by a hash of the path: the same on every machine that has it there.
+
+    Attributes:
+        index: Which, counted from 0.
+        count: How many there are.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise UsageError(
+                f"The shard is {self.index}/{self.count}, want i/n with i from 0 to n - 1.",
+                f"The last one is {self.count - 1}/{self.count}." if self.count > 0 else "All in one is 0/1.",
+            )
+
+    def __contains__(self, item: SourceItem) -> bool:
+        digest = hashlib.blake2b(os.fsencode(absolute_path(item.path)), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index
 
 
 @dataclass(frozen=True)

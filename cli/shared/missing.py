@@ -8,7 +8,7 @@ from pathlib import Path
 __all__ = ["missing_pictures"]
 
 
-def missing_pictures(gallery: Path, missing: int, roots: Mapping[Path, int]) -> str:
+def missing_pictures(gallery: Path | str, missing: int, roots: Mapping[Path, int]) -> str:
     """How many pictures are not there, and what to do about it.
 
     Args:

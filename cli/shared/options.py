@@ -68,9 +68,9 @@ def combined(name: str, make: Callable[..., Any], *options: Callable[[Any], Any]
     return decorate
 
 
-def output_option(text: str) -> Callable[[Command], Command]:
-    """``-o/--output``, required."""
-    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
+def output_option(text: str, kind: Any = click.Path(path_type=Path)) -> Callable[[Command], Command]:  # noqa: B008
+    """``-o/--output``, required; a path, unless it is of another kind."""
+    return click.option("-o", "--output", type=kind, required=True, help=text)
 
 
 def seed_option(default: int = 0) -> Callable[[Command], Command]:

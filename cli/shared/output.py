@@ -33,7 +33,13 @@ Result = tuple[Query, Sequence["Hit"]]
 
 
 def write_results(
-    results: Iterable[Result], form: str, layout: VectorLayout, columns: Sequence[str], *, explain: bool = False
+    results: Iterable[Result],
+    form: str,
+    layout: VectorLayout,
+    columns: Sequence[str],
+    *,
+    explain: bool = False,
+    several: bool = False,
 ) -> None:
     """Write results to standard output as they come.
 
@@ -42,12 +48,13 @@ def write_results(
         form: One of `FORMATS`.
         layout: The model's, for the columns of the table and of the CSV.
         columns: The gallery's metadata columns, for those of the CSV.
+        several: Whether hits are of several galleries, for the columns of the CSV.
         explain: Draw every segment's share of each score as a bar in the table; the other forms always contain it.
     """
     if form == "table":
         _write_table(results, layout, explain)
     elif form == "csv":
-        _write_csv(results, layout, columns)
+        _write_csv(results, layout, columns, several)
     else:
         {"json": _write_json, "jsonl": _write_lines}[form](results)
 
@@ -73,6 +80,7 @@ def _to_json(query: Query, hits: Sequence[Hit]) -> dict[str, Any]:
                 "score": round(hit.score, 6),
                 "path": str(hit.path),
                 "record": hit.record,
+                **({"gallery": hit.gallery} if hit.gallery else {}),
                 "split": {name: round(share, 6) for name, share in hit.split.items()},
                 "metadata": dict(hit.metadata),
             }
@@ -95,11 +103,11 @@ def _write_json(results: Iterable[Result]) -> None:
     click.echo("\n]" if before == ",\n" else "[]")
 
 
-def _write_csv(results: Iterable[Result], layout: VectorLayout, columns: Sequence[str]) -> None:
-    table = HitsCsv(sys.stdout, layout, columns, ("query_id", "query"))
+def _write_csv(results: Iterable[Result], layout: VectorLayout, columns: Sequence[str], several: bool) -> None:
+    table = HitsCsv(sys.stdout, layout, columns, ("query_id", "query", "gallery")[: 2 + several])
     for query, hits in results:
         for rank, hit in enumerate(hits, start=1):
-            table.add(rank, hit, (query.id, query.label))
+            table.add(rank, hit, (query.id, query.label, hit.gallery)[: 2 + several])
         if not hits:  # which has no row to say so
             say(f"Query {query.id}: {query.warnings[-1]}")
 
@@ -136,7 +144,7 @@ def _print_hits(console: Console, query: Query, hits: Sequence[Hit], groups: Seq
     names = ["rank", "score", *groups]
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     pictures = [_picture(hit) for hit in hits]
-    details = [cell(" ".join(f"{name}={value}" for name, value in hit.metadata.items()), "dim") for hit in hits]
+    details = [cell(" ".join(f"{name}={value}" for name, value in _facts(hit).items()), "dim") for hit in hits]
     place = max(len("picture"), *(picture.cell_len for picture in pictures))
     marked = query.person is not None
     taken = sum(widths) + 2 * len(widths) + 3 * marked + place + 2
@@ -158,6 +166,10 @@ def _print_hits(console: Console, query: Query, hits: Sequence[Hit], groups: Seq
             console.print(cell(_INDENT).append(picture), soft_wrap=True)
             if detail:
                 console.print(Padding.indent(detail, len(_INDENT)))
+
+
+def _facts(hit: Hit) -> Mapping[str, Any]:
+    return {"gallery": hit.gallery, **hit.metadata} if hit.gallery else hit.metadata
 
 
 _INDENT = " " * 6

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["NewFile", "Numbers", "Size"]
+__all__ = ["EXISTING_GALLERY", "GALLERY", "GalleryName", "NewFile", "Numbers", "Shards", "Size"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -51,3 +51,41 @@ class NewFile(click.Path):
         if str(value) == "-":
             self.fail("- stands for standard output, which this option does not write to; name a file.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class GalleryName(click.ParamType):  # type: ignore[type-arg]
+    """A folder, or the URI of a dataset, such as ``s3://bucket/site.lance``, or a path that ends with .lance.
+
+    Args:
+        exists: Whether a folder must be there.
+    """
+
+    name = "gallery"
+
+    def __init__(self, *, exists: bool) -> None:
+        self._path = click.Path(exists=exists, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of a folder, or the text of a URI: a path would lose one of its slashes."""
+        from tbps_infer.gallery.lance.storage import is_dataset
+
+        return str(value) if is_dataset(value) else self._path.convert(value, param, ctx)
+
+
+GALLERY = GalleryName(exists=False)
+EXISTING_GALLERY = GalleryName(exists=True)
+
+
+class Shards(click.ParamType):  # type: ignore[type-arg]
+    """``3/64``: the part of 64 that is counted 3 from 0."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The shard."""
+        from tbps_infer.sources import Shard
+
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no shard such as 3/64.", param, ctx)
+        return Shard(int(found[1]), int(found[2]))

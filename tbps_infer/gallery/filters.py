@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import FilterError
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.expressions.nodes import ExpressionError
+from tbps_infer.gallery.expressions.nodes import ExpressionError, Node
 from tbps_infer.gallery.records import is_current_schema, metadata_columns
 from tbps_infer.gallery.times import TIME_WANTED, read_moment
 
-__all__ = ["Filter", "matching_records"]
+__all__ = ["WHERE_SECONDS", "Filter", "deadline", "matching_records", "matching_rows", "time_bounds", "unusable"]
 
 WHERE_SECONDS = 30.0
 _SHOWN_CHARACTERS = 200
@@ -130,6 +130,21 @@ def _conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[st
         if texts:
             conditions.append(_listed(column))
             values.append(json.dumps(texts))
+    for which, comparison, bound in time_bounds(wanted):
+        conditions.append(f"{_time_sql(connection, which)} {comparison} ?")
+        values.append(bound)
+    return conditions, values
+
+
+_Seconds = Literal["seconds", "clock_seconds"]
+
+
+def time_bounds(wanted: Filter) -> Iterator[tuple[_Seconds, str, float]]:
+    """What a record's time must satisfy: which reading of it, the comparison, and with what.
+
+    Raises:
+        FilterError: A time cannot be read.
+    """
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue
@@ -137,12 +152,7 @@ def _conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[st
         if moment is None:
             raise FilterError(f"{name} is {text!r}, want {TIME_WANTED}.")
         which: _Seconds = "clock_seconds" if moment.zone is None else "seconds"
-        conditions.append(f"{_time_sql(connection, which)} {comparison} ?")
-        values.append(getattr(moment, which))
-    return conditions, values
-
-
-_Seconds = Literal["seconds", "clock_seconds"]
+        yield which, comparison, getattr(moment, which)
 
 
 def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
@@ -159,19 +169,32 @@ def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
 
 
 def _matching_expression(connection: sqlite3.Connection, text: str, seconds: float) -> NDArray[np.int64]:
-    from tbps_infer.gallery.expressions.parse import ALLOWED, parse
-    from tbps_infer.gallery.expressions.sql import to_sql
+    from tbps_infer.gallery.expressions.parse import parse
 
     columns = ("record", "path", *metadata_columns(connection))
     try:
-        condition, values = to_sql(parse(text), columns)
-        with _deadline(connection, seconds):
-            rows = connection.execute(f"SELECT record FROM records WHERE {condition} ORDER BY record", values)
-            return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
+        with deadline(connection, seconds):
+            return matching_rows(connection, parse(text), columns)
     except (ExpressionError, sqlite3.Error, UnicodeError) as error:
-        why = f"it was stopped after {seconds:g} seconds" if str(error) == "interrupted" else error
-        hint = f"{ALLOWED} The columns are {', '.join(columns)}."
-        raise FilterError(f"The filter {_shortened(text)} cannot be used: {why}.", hint) from error
+        raise unusable(text, columns, error, seconds) from error
+
+
+def matching_rows(connection: sqlite3.Connection, expression: Node, columns: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of the rows of ``records`` that satisfy an expression, ascending; raises what SQLite does."""
+    from tbps_infer.gallery.expressions.sql import to_sql
+
+    condition, values = to_sql(expression, columns)
+    rows = connection.execute(f"SELECT record FROM records WHERE {condition} ORDER BY record", values)
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
+
+
+def unusable(text: str, columns: Sequence[str], error: Exception, seconds: float) -> FilterError:
+    """What to raise when an expression is not valid, or took more than some seconds."""
+    from tbps_infer.gallery.expressions.parse import ALLOWED
+
+    why = f"it was stopped after {seconds:g} seconds" if str(error) == "interrupted" else error
+    hint = f"{ALLOWED} The columns are {', '.join(columns)}."
+    return FilterError(f"The filter {_shortened(text)} cannot be used: {why}.", hint)
 
 
 def _shortened(text: str) -> str:
@@ -179,7 +202,7 @@ def _shortened(text: str) -> str:
 
 
 @contextmanager
-def _deadline(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+def deadline(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
     """Interrupt what runs inside after some seconds, between two records: the work for one is bounded."""
     end = time.monotonic() + seconds
     connection.set_progress_handler(lambda: int(time.monotonic() > end), _CHECK_EVERY)

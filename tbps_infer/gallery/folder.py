@@ -98,7 +98,7 @@ class GalleryFacts:
         scale = _SCALE_BYTES if self.dtype_name == "int8" else 0
         return int(self.model.layout.dim * self.dtype.itemsize) + scale
 
-    def require_model(self, model: ModelFacts, gallery: Path) -> None:
+    def require_model(self, model: ModelFacts, gallery: Path | str) -> None:
         """Raise ModelMismatchError unless the gallery was embedded by this very model."""
         changed = self.model.differences(model)
         if not changed:
@@ -107,7 +107,7 @@ class GalleryFacts:
             raise ModelMismatchError(
                 f"The gallery {gallery} and the model name the same fingerprint, and differ in {', '.join(changed)}: "
                 "the facts of one of the two were changed.",
-                f"Restore {GALLERY_JSON} or the bundle from a copy.",
+                "Restore the gallery's or the bundle's facts from a copy.",
             )
         made_with = f" ({self.bundle_path})" if self.bundle_path else ""
         raise ModelMismatchError(
@@ -116,9 +116,16 @@ class GalleryFacts:
             "Use the model that the gallery was embedded with, or embed the pictures into a new gallery.",
         )
 
-    def write(self, folder: Path) -> None:
-        """Write ``gallery.json`` whole or not at all."""
-        values = {
+    def require_bundle(self, gallery: Path | str) -> Path:
+        """The bundle or checkpoint; raises GalleryError where it is not there."""
+        if self.bundle_path is None or not self.bundle_path.exists():
+            where = f"at {self.bundle_path}, where it was" if self.bundle_path else "recorded"
+            raise GalleryError(f"The bundle of {gallery} is not {where}.", "Name it: --bundle BUNDLE.")
+        return self.bundle_path
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as JSON values."""
+        return {
             "schema": SCHEMA_VERSION,
             "model": self.model.to_json(),
             "dtype": self.dtype_name,
@@ -127,7 +134,10 @@ class GalleryFacts:
             "made_by": self.made_by,
             "records": self.records_file,
         }
-        write_text(folder / GALLERY_JSON, json.dumps(values, indent=2) + "\n")
+
+    def write(self, folder: Path) -> None:
+        """Write ``gallery.json`` whole or not at all."""
+        write_text(folder / GALLERY_JSON, json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> GalleryFacts:
@@ -138,22 +148,27 @@ class GalleryFacts:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise GalleryError(
                 f"{folder} is not a gallery: it has no {GALLERY_JSON}.",
-                "Make one with tbps embed BUNDLE SOURCE... -o GALLERY.",
+                "Make one with tbps embed BUNDLE SOURCE... -o GALLERY, or tbps gallery pull URI GALLERY.",
             ) from error
         except (OSError, ValueError) as error:
             raise GalleryError(f"{file} cannot be read: {error}.", _RESTORE) from error
+        return cls.of_json(values, file)
+
+    @classmethod
+    def of_json(cls, values: JsonObject, source: Path | str) -> GalleryFacts:
+        """Read what `to_json` wrote; raises GalleryError, which names the source, when it is not valid."""
         schema = values.get("schema")
         if schema not in READABLE_SCHEMAS:
             raise GalleryError(
-                f"{file} is of gallery schema {schema!r}; this version reads {SCHEMA_VERSION}.",
+                f"{source} is of gallery schema {schema!r}; this version reads {SCHEMA_VERSION}.",
                 "Use the version of tbps-infer that wrote it, or embed the pictures into a new gallery.",
             )
         try:
             return cls._of_json(values)
         except ValueError as error:
-            raise GalleryError(f"{file} is not valid: {error}.", _RESTORE) from error
+            raise GalleryError(f"{source} is not valid: {error}.", _RESTORE) from error
         except BundleError as error:
-            raise GalleryError(f"{file} is not valid: {error.message}", _RESTORE) from error
+            raise GalleryError(f"{source} is not valid: {error.message}", _RESTORE) from error
 
     @classmethod
     def _of_json(cls, values: JsonObject) -> GalleryFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.reader import Gallery
+from tbps_infer.gallery.protocols import SearchableGallery
 
 __all__ = ["why_nothing"]
 
@@ -13,7 +13,7 @@ _VALUES_SHOWN = 12
 
 
 def why_nothing(
-    gallery: Gallery, where: Filter, min_score: float | None = None, *, passing: int | None = None
+    gallery: SearchableGallery, where: Filter, min_score: float | None = None, *, passing: int | None = None
 ) -> str:
     """Why no record of a gallery was found, as a sentence.
 
@@ -25,12 +25,12 @@ def why_nothing(
     """
     if not gallery.count:
         return "The gallery is empty."
-    if passing or (passing is None and len(gallery.selected(where).records)):
+    if passing or (passing is None and gallery.passing(where)):
         return "No picture is left." if min_score is None else f"No picture reaches a score of {min_score:g}."
     alone = dict(_conditions(where))
     for name, part in alone.items():
         # The expression may take long: it is not evaluated once more alone.
-        if len(alone) == 1 or (name != "where" and not len(gallery.selected(part).records)):
+        if len(alone) == 1 or (name != "where" and not gallery.passing(part)):
             return _unsatisfied(gallery, part)
     return f"No picture satisfies {', '.join(alone)} together."
 
@@ -42,7 +42,7 @@ def _conditions(where: Filter) -> Iterator[tuple[str, Filter]]:
             yield name, Filter(**{name: value})
 
 
-def _unsatisfied(gallery: Gallery, condition: Filter) -> str:
+def _unsatisfied(gallery: SearchableGallery, condition: Filter) -> str:
     """A condition that no record satisfies, and what there is instead."""
     for name, wanted in (("camera", condition.camera), ("id", condition.id)):
         if wanted:

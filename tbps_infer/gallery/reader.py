@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.formats.sqlite_files import open_sqlite
-from tbps_infer.gallery.columns import Value, quoted
+from tbps_infer.gallery.columns import ColumnType, Value, quoted
 from tbps_infer.gallery.filters import Filter, matching_records
 from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files, missing_vectors
 from tbps_infer.gallery.mapping import MappedVectors, map_vectors
@@ -29,6 +29,7 @@ from tbps_infer.gallery.records import (
     FileStamp,
     Reject,
     check_values,
+    column_type,
     committed_rows,
     connect_reader,
     current_generation,
@@ -40,6 +41,7 @@ from tbps_infer.gallery.records import (
 from tbps_infer.gallery.roots import PATH_SQL
 from tbps_infer.gallery.search.graph import Graph
 from tbps_infer.gallery.search.on_device import DeviceStage, open_device_stage
+from tbps_infer.gallery.search.queries import checked_queries
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Rows, Selection
 from tbps_infer.gallery.search.run import search_gallery
@@ -69,6 +71,7 @@ class Record:
         stamp: The file that it was made of.
         metadata: The columns that have values.
         embedded_s: When it was embedded, Unix time; None in galleries of the previous schema.
+        crop: Its crop as JPEG, where the gallery keeps crops and was asked for them; else None.
     """
 
     record: int
@@ -77,6 +80,12 @@ class Record:
     stamp: FileStamp
     metadata: Mapping[str, Value]
     embedded_s: float | None = None
+    crop: bytes | None = None
+
+    @property
+    def picture(self) -> Path | bytes:
+        """What to show: the crop where there is one, else the file."""
+        return self.path if self.crop is None else self.crop
 
 
 class Gallery:
@@ -210,6 +219,21 @@ class Gallery:
         return len(self._all.records)
 
     @property
+    def indexes(self) -> list[str]:
+        """Names of its indexes, ``sketch`` and ``graph``."""
+        return list(index_files(self.path, self.generation))
+
+    @property
+    def keeps_crops(self) -> bool:
+        """False: a folder has none."""
+        return False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+    @property
     def rejects(self) -> list[Reject]:
         """The pictures that could not be embedded, by path."""
         rows = self._fetch(f"SELECT {self._path_sql} AS whole, reason FROM reject ORDER BY whole")
@@ -253,10 +277,7 @@ class Gallery:
 
     def require_bundle(self) -> Path:
         """The bundle or checkpoint that it was last embedded with; raises GalleryError where that is gone."""
-        if self.bundle_path is None or not self.bundle_path.exists():
-            where = f"at {self.bundle_path}, where it was" if self.bundle_path else "recorded"
-            raise GalleryError(f"The bundle of {self.path} is not {where}.", "Name it: --bundle BUNDLE.")
-        return self.bundle_path
+        return self.facts.require_bundle(self.path)
 
     def records(self) -> Iterator[Record]:
         """Every record, in order."""
@@ -318,7 +339,7 @@ class Gallery:
             FilterError: The filter is not valid.
             GalleryError: The stored vectors or the index are damaged.
         """
-        queries = self._checked_queries(queries)
+        queries = checked_queries(queries, self.model.layout.dim)
         if isinstance(where, str):
             where = Filter(where=where)
         if k < 1:
@@ -346,7 +367,7 @@ class Gallery:
         Raises:
             UsageError, GalleryError: As `search_with_report` does.
         """
-        queries = self._checked_queries(queries)
+        queries = checked_queries(queries, self.model.layout.dim)
         norm = NORM_MARGIN * math.sqrt(self.model.layout.squared_norm)
         rows, options = (where or self._all).rows, ScanOptions(release=self.release)
         try:
@@ -364,6 +385,10 @@ class Gallery:
                 self._selection = where, self._selection_of(passing)  # kept: whoever asks again, asks the same
             return self._selection[1]
 
+    def passing(self, where: Filter) -> int:
+        """How many records pass a filter."""
+        return len(self.selected(where).records)
+
     def selection(self, records: NDArray[np.int64]) -> Selection:
         """Some records by number, int64 ``[n]``, ascending; those that this snapshot does not have are left out."""
         known = np.isin(records, self._all.records, assume_unique=True)
@@ -371,6 +396,11 @@ class Gallery:
 
     def _selection_of(self, records: NDArray[np.int64]) -> Selection:
         return Selection(records, Rows.of(self._all.rows.numbers[self._positions(records)]))
+
+    def column_types(self) -> dict[str, ColumnType]:
+        """What the metadata columns hold; text where one has no value yet."""
+        with self._lock, sqlite_errors(self.path):
+            return {name: column_type(self._connection, name) or "text" for name in self.columns}
 
     def values(self, column: str, most: int) -> list[str]:
         """The first different values of a metadata column, as text and in its order."""
@@ -408,8 +438,8 @@ class Gallery:
             return offsets
         return np.searchsorted(known, records)
 
-    def details(self, records: NDArray[np.int64]) -> dict[int, Record]:
-        """Some records, by number; those that there are."""
+    def details(self, records: NDArray[np.int64], *, crops: bool = False) -> dict[int, Record]:  # noqa: ARG002
+        """Some records, by number; those that there are. A folder keeps no crops."""
         sql = f"{self._select_records} WHERE record = ?"
         with self._lock, sqlite_errors(self.path):
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
@@ -537,24 +567,6 @@ class Gallery:
                     "Restore the file from a copy, or embed the pictures into a new gallery.",
                 )
         return len(segments)
-
-    def _checked_queries(self, given: Any) -> NDArray[np.float32]:
-        dim = self.model.layout.dim
-        try:
-            queries = np.asarray(given)
-        except ValueError:  # lists of several lengths
-            queries = np.asarray(given, dtype=object)
-        if not np.issubdtype(queries.dtype, np.floating) or queries.shape[-1:] != (dim,) or queries.ndim > 2:
-            got = repr(given) if isinstance(given, str) else f"{queries.dtype}{list(queries.shape)}"
-            raise UsageError(
-                f"The queries are {got}, want float32[n, {dim}].",
-                "Embed sentences first: encoder.encode_texts([...]), with the Encoder of the gallery's bundle.",
-            )
-        queries = np.atleast_2d(queries).astype(np.float32, copy=False)
-        wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
-        if len(wrong):
-            raise UsageError(f"Query {wrong[0]} holds NaN or infinity, want finite numbers.")
-        return queries
 
     @property
     def _select_records(self) -> str:

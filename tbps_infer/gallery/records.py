@@ -114,12 +114,17 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture as a gallery records it; `path` is absolute, `embedded_s` the Unix time of its embedding or now."""
+    """One picture as a gallery records it.
+
+    `path` is absolute, `embedded_s` the Unix time of its embedding or now, `crop` a JPEG, for galleries that keep
+    crops.
+    """
 
     path: Path
     stamp: FileStamp
     metadata: Mapping[str, Value]
     embedded_s: float | None = None
+    crop: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

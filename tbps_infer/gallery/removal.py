@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.errors import UsageError
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.reader import Gallery
+from tbps_infer.gallery.protocols import StoredGallery
 from tbps_infer.lists import ListReader
 
 __all__ = ["Removal", "hits_records", "removable"]
@@ -38,7 +38,7 @@ class Removal:
         return self != Removal()
 
 
-def removable(gallery: Gallery, what: Filter | Removal) -> NDArray[np.int64]:
+def removable(gallery: StoredGallery, what: Filter | Removal) -> NDArray[np.int64]:
     """Numbers int64 ``[n]`` of the records that `remove_records` would remove; raises likewise."""
     removal = what if isinstance(what, Removal) else Removal(what)
     if not removal:

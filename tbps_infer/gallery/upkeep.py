@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tbps_infer.atomic import is_vacant, new_folder
 from tbps_infer.errors import BackendError, GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.creation import require_space, system_errors
+from tbps_infer.gallery.creation import require_space
+from tbps_infer.gallery.crops import picture_crop
 from tbps_infer.gallery.filters import Filter
-from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files
+from tbps_infer.gallery.folder_upkeep import CompactReport, IndexReport, Progress
+from tbps_infer.gallery.opening import open_gallery, open_gallery_writer, upkeep_of
 from tbps_infer.gallery.reader import Gallery, Record
 from tbps_infer.gallery.records import Entry
 from tbps_infer.gallery.removal import Removal, removable
-from tbps_infer.gallery.search.graph import build_graph
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.search.sketch import build_sketch
 from tbps_infer.gallery.tombstones import Tombstone
-from tbps_infer.gallery.writer import GalleryWriter, open_writer
+from tbps_infer.gallery.writer import GalleryWriter
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery.lance.reader import LanceGallery
+    from tbps_infer.gallery.lance.writer import LanceWriter
 
 __all__ = [
     "CompactReport",
+    "IndexReport",
     "MergeReport",
     "compact_gallery",
     "export_gallery",
     "index_gallery",
+    "index_with_report",
     "merge_galleries",
     "remove_records",
 ]
 
 _MERGE_ROWS = 4096
 _EXPORT_BYTES = 16 << 20
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class CompactReport:
-    """What compacting did.
-
-    Attributes:
-        kept: Rows that records name.
-        dropped: Rows of replaced and removed pictures.
-        dropped_indexes: Files of the sketch and the graph of the old rows; the sketch is built again.
-    """
-
-    kept: int
-    dropped: int
-    dropped_indexes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,11 +54,13 @@ class MergeReport:
         added: Records that are new there.
         known: Records whose path and content the gallery had already.
         removed_earlier: Records that were removed from that gallery before, and stay so.
+        without_crop: Added ones whose picture could not be read, where crops were wanted.
     """
 
     added: int
     known: int
     removed_earlier: int = 0
+    without_crop: int = 0
 
 
 def remove_records(path: Path | str, what: Filter | Removal, *, purge: bool = False) -> int:
@@ -91,15 +83,14 @@ def remove_records(path: Path | str, what: Filter | Removal, *, purge: bool = Fa
             records already; run again, it does the rest.
     """
     removal = what if isinstance(what, Removal) else Removal(what)
-    with open_writer(path) as writer:
+    with open_gallery_writer(path) as writer:
         gone = 0
         if removal or not purge:
-            with Gallery.open(path) as gallery:
+            with open_gallery(path) as gallery:
                 numbers = removable(gallery, removal).tolist()
             gone = writer.remove(numbers)
         if purge:
-            _compact(writer)
-            writer.rewrite_records()
+            upkeep_of(writer).purge()
     return gone
 
 
@@ -110,35 +101,23 @@ def compact_gallery(path: Path | str) -> CompactReport:
         GalleryBusyError: Another process is writing.
         GalleryError: The gallery is damaged, or the disk has no room for the new file beside the old one.
     """
-    with open_writer(path) as writer:
-        return _compact(writer)
-
-
-def _compact(writer: GalleryWriter) -> CompactReport:
-    path = writer.path
-    with Gallery.open(path) as gallery:
-        gallery.verify()
-        kept = gallery.count
-    indexes = index_files(path, writer.generation)
-    dropped = writer.compact()
-    if "sketch" in indexes and kept:
-        with Gallery.open(path) as gallery, system_errors(path):
-            build_sketch(gallery.stored, path / INDEX_FILES["sketch"].format(gallery.generation))
-    return CompactReport(kept, dropped, tuple(file.name for file in indexes.values()))
+    with open_gallery_writer(path) as writer:
+        return upkeep_of(writer).compact()
 
 
 def merge_galleries(
-    sources: Sequence[Path | str], out: Path | str, on_progress: Progress | None = None
+    sources: Sequence[Path | str], out: Path | str, on_progress: Progress | None = None, *, crops: bool = False
 ) -> MergeReport:
     """Add the records of some galleries to another one, made when it is not there; stopped, it carries on.
 
-    The sources' checksums are compared first: damage is not copied. What was removed from `out` stays out. Tombstones
+    The sources' vectors are verified first: damage is not copied. What was removed from `out` stays out. Tombstones
     of the sources are kept, too, except those of pictures that another source or `out` has.
 
     Args:
-        sources: Galleries of the same model and type; records keep their metadata and get new numbers.
-        out: A gallery of that model and type, or a folder that does not exist.
+        sources: Folders and datasets of the same model and type; records keep their metadata and get new numbers.
+        out: A folder or dataset of that model and type, or one that does not exist.
         on_progress: Called with the records done and their number.
+        crops: Whether a dataset that is made keeps crops: those of the sources, else of their pictures.
 
     Raises:
         ModelMismatchError: The galleries are of different models.
@@ -147,11 +126,11 @@ def merge_galleries(
     """
     if not sources:
         raise UsageError("Merging needs at least one gallery to take records from.")
-    first = GalleryFacts.read(Path(sources[0]))
-    added = known = removed = total = 0
-    tombstones: list[Tombstone] = []
+    total = 0
     for source in sources:
-        with Gallery.open(source) as gallery:
+        with open_gallery(source) as gallery:
+            if not total:
+                first = gallery.facts
             gallery.require_model(first.model)
             if gallery.facts.dtype_name != first.dtype_name:
                 raise GalleryError(
@@ -160,52 +139,86 @@ def merge_galleries(
                 )
             gallery.verify_vectors()
             total += gallery.count
-    with GalleryWriter.open(out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path) as writer:
+    with open_gallery_writer(
+        out, first.model, dtype=first.dtype_name, bundle_path=first.bundle_path, crops=crops
+    ) as writer:
+        merge = _Merge(writer, crops, total, on_progress)
         for source in sources:
-            with Gallery.open(source) as gallery:
-                writer.add_roots(list(gallery.roots))
-                records = gallery.records()
-                while some := list(islice(records, _MERGE_ROWS)):
-                    unknown = [record for record in some if not _is_known(writer, gallery, record)]
-                    new = [record for record in unknown if not writer.was_removed(record.path, record.stamp.sha256)]
-                    removed += len(unknown) - len(new)
-                    rows = np.array([record.row for record in new], dtype=np.int64)
-                    writer.commit_stored(
-                        [Entry(r.path, r.stamp, r.metadata, r.embedded_s) for r in new],
-                        gallery.raw(rows) if new else None,
-                    )
-                    added, known = added + len(new), known + len(some) - len(unknown)
-                    if on_progress is not None:
-                        on_progress(added + known + removed, total)
-                writer.commit(rejects=[reject for reject in gallery.rejects if writer.find(reject.path) is None])
-                tombstones += gallery.tombstones
-        writer.add_tombstones(tombstones)  # last: by then every record of every source is there
-    return MergeReport(added, known, removed)
+            with open_gallery(source) as gallery:
+                merge.take(gallery)
+        writer.add_tombstones(merge.tombstones)  # last: by then every record of every source is there
+    return MergeReport(merge.added, merge.known, merge.removed, merge.without_crop)
+
+
+class _Merge:
+    """Takes records of galleries into another, and counts them."""
+
+    def __init__(
+        self, writer: GalleryWriter | LanceWriter, crops: bool, total: int, on_progress: Progress | None
+    ) -> None:
+        self._writer = writer
+        self._crops = crops
+        self._total = total
+        self._on_progress = on_progress
+        self.added = self.known = self.removed = self.without_crop = 0
+        self.tombstones: list[Tombstone] = []
+
+    def take(self, gallery: Gallery | LanceGallery) -> None:
+        """Add what is not there yet."""
+        writer = self._writer
+        writer.add_roots(list(gallery.roots))
+        writer.commit_batches(gallery.column_types(), self._batches(gallery))
+        writer.commit(rejects=[reject for reject in gallery.rejects if writer.stamp(reject.path) is None])
+        self.tombstones += gallery.tombstones
+
+    def _batches(self, gallery: Gallery | LanceGallery) -> Iterator[tuple[list[Entry], NDArray[np.uint8]]]:
+        records = gallery.records()
+        while some := list(islice(records, _MERGE_ROWS)):
+            unknown = [record for record in some if not _is_known(self._writer, gallery, record)]
+            new = [record for record in unknown if not self._writer.was_removed(record.path, record.stamp.sha256)]
+            if new:
+                rows = np.array([record.row for record in new], dtype=np.int64)
+                yield self._entries(gallery, new), gallery.raw(rows)
+            self.removed += len(unknown) - len(new)
+            self.added, self.known = self.added + len(new), self.known + len(some) - len(unknown)
+            if self._on_progress is not None:
+                self._on_progress(self.added + self.known + self.removed, self._total)
+
+    def _entries(self, gallery: Gallery | LanceGallery, records: Sequence[Record]) -> list[Entry]:
+        crops: dict[int, bytes | None] = {}
+        if self._crops:
+            numbers = np.array([record.record for record in records], dtype=np.int64)
+            crops = {number: record.crop for number, record in gallery.details(numbers, crops=True).items()}
+            preprocessing = gallery.model.preprocessing
+            for record in records:
+                crops[record.record] = crops[record.record] or picture_crop(record.path, preprocessing)
+            self.without_crop += sum(crop is None for crop in crops.values())
+        return [Entry(r.path, r.stamp, r.metadata, r.embedded_s, crops.get(r.record)) for r in records]
 
 
 def index_gallery(path: Path | str, *, graph: bool = False, on_progress: Progress | None = None) -> int:
-    """Build the sketch, or the graph of approximate searches, over all rows; returns how many.
+    """The rows that `index_with_report` covers."""
+    return index_with_report(path, graph=graph, on_progress=on_progress).rows
+
+
+def index_with_report(path: Path | str, *, graph: bool = False, on_progress: Progress | None = None) -> IndexReport:
+    """Build a folder's sketch or graph, or a dataset's index, over all rows.
 
     Rows that are added later are searched in full until it is built again. Searches may go on meanwhile.
 
+    Args:
+        path: The gallery.
+        graph: Build a folder's graph of approximate searches.
+        on_progress: Called with the rows or steps done and their number.
+
     Raises:
-        GalleryBusyError: Another process is writing.
+        GalleryBusyError: Another process is writing to the folder.
         GalleryError: The gallery is empty, or the disk has no room.
         BackendError: usearch, which the graph needs, is not installed.
+        UsageError: A dataset was to get a graph.
     """
-    path = Path(path)
-    with open_writer(path) as writer, Gallery.open(path) as gallery, system_errors(path):
-        rows, dim = len(gallery.stored), gallery.stored.dim
-        if rows == 0:
-            raise GalleryError(f"The gallery {path} is empty: there is nothing to index.", "Embed pictures first.")
-        file = path / INDEX_FILES["graph" if graph else "sketch"].format(writer.generation)
-        if graph:
-            require_space(path, rows * (2 * dim + 512))
-            build_graph(gallery.stored, file, on_progress)
-        else:
-            require_space(path, rows * (dim // 8 + 64))
-            build_sketch(gallery.stored, file, on_progress=on_progress)
-        return rows
+    with open_gallery_writer(path) as writer:
+        return upkeep_of(writer).index(graph=graph, on_progress=on_progress)
 
 
 def export_gallery(path: Path | str, out: Path | str, where: Filter | None = None) -> int:
@@ -270,12 +283,12 @@ def _column(values: list[Value]) -> list[Any]:
     return list(values)
 
 
-def _is_known(writer: GalleryWriter, gallery: Gallery, record: Record) -> bool:
+def _is_known(writer: GalleryWriter | LanceWriter, gallery: Gallery | LanceGallery, record: Record) -> bool:
     """Whether the picture is there with the same content; raises GalleryError when it is with another."""
-    found = writer.find(record.path)
+    found = writer.stamp(record.path)
     if found is None:
         return False
-    if found.stamp.sha256 != record.stamp.sha256:
+    if found.sha256 != record.stamp.sha256:
         raise GalleryError(
             f"{record.path} of {gallery.path} is in {writer.path} already, with other content.",
             "Remove it from one of the two with tbps gallery rm.",

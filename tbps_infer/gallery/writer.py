@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tbps_infer.atomic import new_file
 from tbps_infer.errors import UsageError
 from tbps_infer.formats.sqlite_files import open_sqlite
-from tbps_infer.gallery.columns import Value
+from tbps_infer.gallery.columns import ColumnType, Value
 from tbps_infer.gallery.conversion import convert_records
 from tbps_infer.gallery.creation import make_folder, open_facts, require_space, system_errors
 from tbps_infer.gallery.folder import (
@@ -125,10 +125,20 @@ class GalleryWriter:
         """Rows of the vector file that are committed, dead ones included."""
         return self._rows
 
+    @property
+    def keeps_crops(self) -> bool:
+        """False: a folder has none."""
+        return False
+
     def find(self, path: Path) -> Entry | None:
         """What the gallery has recorded about a picture, by its absolute path."""
         with sqlite_errors(self.path):
             return self._table.find(path)
+
+    def stamp(self, path: Path) -> FileStamp | None:
+        """The stamp of a picture that has a record, by its absolute path."""
+        found = self.find(path)
+        return None if found is None else found.stamp
 
     def of_content(self, sha256: str) -> list[Path]:
         """The paths of the records whose file had this content."""
@@ -278,6 +288,15 @@ class GalleryWriter:
             self._record(embedded, data, [])
             self._connection.execute("COMMIT")
             self._rows += len(data)
+
+    def commit_batches(
+        self,
+        columns: Mapping[str, ColumnType],  # noqa: ARG002 - the protocol's
+        batches: Iterator[tuple[Sequence[Entry], NDArray[np.uint8]]],
+    ) -> None:
+        """Commit batches of rows, each as `commit_stored` does."""
+        for each in batches:
+            self.commit_stored(*each)
 
     def _record(self, embedded: Sequence[Entry], data: NDArray[np.uint8] | None, unchanged: Sequence[Entry]) -> None:
         """Append rows and name them, and bring unchanged entries up to date, inside a transaction."""

@@ -93,7 +93,7 @@ def draw_lines(
     return len(lines) * line_height(size)
 
 
-def thumbnail(source: Path | Image.Image, size: tuple[int, int]) -> Image.Image:
+def thumbnail(source: Path | bytes | Image.Image, size: tuple[int, int]) -> Image.Image:
     """A picture at exactly ``size`` (width, height); where it cannot be read, a grey tile that says so."""
     from tbps_infer.images import load_rgb
 
@@ -102,7 +102,7 @@ def thumbnail(source: Path | Image.Image, size: tuple[int, int]) -> Image.Image:
     try:
         return load_rgb(source, lambda image: image.resize(size, Image.Resampling.LANCZOS))
     except ImageError:
-        reason = "cannot be read" if source.exists() else "not there any more"
+        reason = "cannot be read" if isinstance(source, bytes) or source.exists() else "not there any more"
     tile = Image.new("RGB", size, REST)
     draw_lines(ImageDraw.Draw(tile), (6, size[1] // 2 - 20), wrap(reason, size[0] - 12, 12), 12, SOFT)
     return tile

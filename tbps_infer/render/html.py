@@ -105,7 +105,7 @@ def _card(rank: int, hit: Hit, layout: VectorLayout, wanted: str | None) -> str:
     bars = "".join(_bar(s.name, hit.split[s.name], s.weight) for s in layout.segments)
     sign = "" if wanted is None else f'<span class="mark" aria-label="{mark}">{_SIGNS[mark]}</span>'
     return (
-        f'<li class="{mark}" title="{title}"><figure>{image_html(hit.path, THUMBNAIL, _gone(hit.path))}{sign}'
+        f'<li class="{mark}" title="{title}"><figure>{image_html(hit.picture, THUMBNAIL, _gone(hit.path))}{sign}'
         f"<figcaption><b>{rank}</b><span>{hit.score:.3f}</span></figcaption></figure>"
         f'<dl class="bars">{bars}</dl><p class="name">{_text(hit.path.name)}</p><dl class="facts">{facts}</dl>'
         f"{_frame_link(hit.metadata)}</li>"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tbps_infer.gallery import Filter, Gallery, Hit
+    from tbps_infer.gallery import Filter, Hit, SearchableGallery
 
 __all__ = ["LABEL_WIDTH", "MARGIN", "THUMB", "Shown", "Strip", "best_right", "draw_strip", "shown", "tile_left"]
 
@@ -40,14 +40,14 @@ class Shown:
     """One picture of a strip.
 
     Attributes:
-        path: The picture.
+        picture: The file, or a crop as JPEG.
         rank: From 1.
         score: Its similarity with the query.
         verdict: Whether it is the person wanted.
         split: The score's shares by segment; empty when not known.
     """
 
-    path: Path
+    picture: Path | bytes
     rank: int
     score: float
     verdict: Verdict
@@ -75,10 +75,12 @@ class Strip:
 
 def shown(hit: Hit, rank: int, wanted: str | None) -> Shown:
     """A hit of a gallery as a picture of a strip."""
-    return Shown(hit.path, rank, hit.score, verdict(hit.metadata, wanted), hit.split)
+    return Shown(hit.picture, rank, hit.score, verdict(hit.metadata, wanted), hit.split)
 
 
-def best_right(gallery: Gallery, query: NDArray[np.floating[Any]], person: str, where: Filter) -> Shown | None:
+def best_right(
+    gallery: SearchableGallery, query: NDArray[np.floating[Any]], person: str, where: Filter
+) -> Shown | None:
     """The best picture of a person among those that pass a filter, with its rank in the whole of them.
 
     Args:
@@ -95,12 +97,12 @@ def best_right(gallery: Gallery, query: NDArray[np.floating[Any]], person: str, 
     vector = query.astype("float32")
     if "id" not in gallery.columns or (where.id and person not in where.id):
         return None
-    own = gallery.search(vector, 1, replace(where, id=(person,)))[0]
+    own = gallery.search(vector, 1, replace(where, id=(person,)), SearchOptions("exact", crops=True))[0]
     if not own:
         return None
-    ahead = gallery.search(vector, gallery.count, where, SearchOptions(min_score=own[0].score))[0]
+    ahead = gallery.search(vector, gallery.count, where, SearchOptions("exact", min_score=own[0].score))[0]
     rank = 1 + sum(hit.score > own[0].score for hit in ahead)
-    return Shown(own[0].path, rank, own[0].score, "right", own[0].split)
+    return Shown(own[0].picture, rank, own[0].score, "right", own[0].split)
 
 
 def tile_left(index: int, layout: VectorLayout) -> int:
@@ -151,7 +153,7 @@ def _draw_tile(
     image: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], hit: Shown, layout: VectorLayout
 ) -> None:
     left, top = at
-    image.paste(canvas.thumbnail(hit.path, THUMB), at)
+    image.paste(canvas.thumbnail(hit.picture, THUMB), at)
     canvas.draw_frame(draw, (left, top, left + THUMB[0], top + THUMB[1]), hit.verdict)
     below = top + THUMB[1] + canvas.FRAME + 4
     draw.text((left, below), f"{hit.rank}", fill=canvas.INK, font=canvas.font(_TEXT))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import UsageError
-from tbps_infer.gallery import Gallery
+from tbps_infer.gallery import StoredGallery
 from tbps_infer.layout import VectorLayout
 from tbps_infer.queries import compose, only_segments, refine, weigh_segments
 from tbps_infer.serve.failures import RefusedError
@@ -19,7 +19,7 @@ __all__ = ["queries_of"]
 
 
 def queries_of(
-    encoder: Encoder, galleries: Mapping[str, Gallery], jobs: Sequence[SearchJob]
+    encoder: Encoder, galleries: Mapping[str, StoredGallery], jobs: Sequence[SearchJob]
 ) -> list[NDArray[np.float32]]:
     """float32 ``[m, dim]`` per job: its query, or one per sentence where these are scored apart.
 
@@ -55,7 +55,7 @@ def queries_of(
     return queries
 
 
-def _examples(layout: VectorLayout, galleries: Mapping[str, Gallery], job: SearchJob) -> NDArray[np.float32]:
+def _examples(layout: VectorLayout, galleries: Mapping[str, StoredGallery], job: SearchJob) -> NDArray[np.float32]:
     """float32 ``[n, dim]``: stored vectors that are examples, and parts of such."""
     whole = _stored(layout, galleries, job.like)
     vectors = _stored(layout, galleries, [part.place for part in job.parts])
@@ -63,7 +63,9 @@ def _examples(layout: VectorLayout, galleries: Mapping[str, Gallery], job: Searc
     return np.concatenate([whole, *(part[None] for part in parts)])
 
 
-def _stored(layout: VectorLayout, galleries: Mapping[str, Gallery], places: Sequence[Place]) -> NDArray[np.float32]:
+def _stored(
+    layout: VectorLayout, galleries: Mapping[str, StoredGallery], places: Sequence[Place]
+) -> NDArray[np.float32]:
     """float32 ``[n, dim]``: the stored vectors of some records."""
     vectors = np.empty((len(places), layout.dim), dtype=np.float32)
     for number, place in enumerate(places):

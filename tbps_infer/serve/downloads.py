@@ -97,7 +97,7 @@ def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str]
     total = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for rank, (hit, sha256) in enumerate(zip(contents.hits, contents.hashes, strict=True), start=1):
-            data = _read_unchanged(hit.path, sha256, most - total)
+            data = hit.crop or _read_unchanged(hit.path, sha256, most - total)
             if data is None:
                 states.append("changed or gone since it was embedded")
                 continue

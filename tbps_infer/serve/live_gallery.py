@@ -7,61 +7,48 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import TbpsError, UsageError
-from tbps_infer.gallery import Filter, Gallery, Record
-from tbps_infer.gallery.filters import matching_records
-from tbps_infer.gallery.folder import current_records_file
-from tbps_infer.gallery.records import connect_reader, empty_log, sqlite_errors
+from tbps_infer.gallery import Filter, Record, StoredGallery, open_gallery
+from tbps_infer.gallery.changes import Facets
+from tbps_infer.gallery.opening import changes_of
 
-__all__ = ["Facets", "LiveGallery", "Snapshot", "name_folders"]
+__all__ = ["Facets", "LiveGallery", "Snapshot", "name_galleries"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 # Opening reads the numbers of all records: while a gallery grows, this share of the time at most goes into it.
 _OPENING_SHARE = 0.1
-_MOST_CAMERAS = 2000
 # A snapshot keeps SQLite from beginning its log anew. SQLite itself writes it back from 4 MiB on.
 _LOG_BYTES = 16 << 20
 
 
-def name_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders by the shortest ends of their paths that tell them apart: ``gallery``, or ``monday/gallery``.
+def name_galleries(places: Sequence[Path | str]) -> dict[str, Path | str]:
+    """Folders and URIs by the shortest ends that tell them apart: ``gallery``, or ``monday/gallery``.
 
     Raises:
         UsageError: One is named twice.
     """
-    whole = [folder.resolve() for folder in folders]
-    for number, folder in enumerate(whole):
-        if folder in whole[:number]:
-            raise UsageError(f"The gallery {folders[number]} is named twice.", "Name each once.")
+    parts = [place.resolve().parts if isinstance(place, Path) else tuple(place.split("/")) for place in places]
+    for number, place in enumerate(places):
+        if parts[number] in parts[:number]:
+            raise UsageError(f"The gallery {place} is named twice.", "Name each once.")
     length = 1
-    while len({"/".join(folder.parts[-length:]) for folder in whole}) < len(whole):
+    while len({each[-length:] for each in parts}) < len(parts):
         length += 1
-    return {"/".join(each.parts[-length:]): folder for each, folder in zip(whole, folders, strict=True)}
-
-
-@dataclass(frozen=True)
-class Facets:
-    """What can be filtered by: cameras with their pictures' count, and the times of the first and the last (Unix)."""
-
-    cameras: dict[str, int]
-    first_time: float | None
-    last_time: float | None
+    return {"/".join(each[-length:]): place for each, place in zip(parts, places, strict=True)}
 
 
 class Snapshot:
     """One opened gallery and how many are using it, the server itself among them while it is the newest."""
 
-    def __init__(self, gallery: Gallery, seen: object) -> None:
+    def __init__(self, gallery: StoredGallery, seen: object) -> None:
         self.gallery = gallery
         self.seen = seen
         self.users = 1
@@ -70,20 +57,13 @@ class Snapshot:
 
     def record(self, number: int) -> Record | None:
         """One record; None where there is none of this number."""
-        if self._position(number) is None:
-            return None
-        return self.gallery.details(np.array([number], dtype=np.int64))[number]
+        return self.gallery.details(np.array([number], dtype=np.int64), crops=True).get(number)
 
     def times(self) -> NDArray[np.float64]:
         """float64 ``[records, 2]``: `Gallery.times`, read once."""
         if self._times is None:
             self._times = self.gallery.times()
         return self._times
-
-    def _position(self, number: int) -> int | None:
-        records = self.gallery.selected(Filter())[0]
-        position = int(np.searchsorted(records, number))
-        return position if position < len(records) and records[position] == number else None
 
 
 class LiveGallery:
@@ -93,8 +73,9 @@ class LiveGallery:
         GalleryError: The folder is no gallery, or is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
+        self._changes = changes_of(path)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._closed = False
@@ -128,15 +109,13 @@ class LiveGallery:
         Raises:
             FilterError: It is not valid, not allowed, or took longer than the seconds.
         """
-        everything = self._current.gallery.selected(Filter()).records
-        with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
-            return matching_records(connection, wanted, everything, where_seconds=seconds)
+        return self._changes.matching(wanted, self._current.gallery.selected(Filter()).records, seconds)
 
     def facets(self) -> Facets:
         """What the newest snapshot can be filtered by; read once per snapshot."""
         with self.snapshot() as snapshot:
             if snapshot.facets is None:
-                snapshot.facets = self._read_facets()
+                snapshot.facets = self._changes.facets()
             return snapshot.facets
 
     def refresh(self) -> None:
@@ -146,8 +125,8 @@ class LiveGallery:
 
     def problem(self) -> str:
         """Why the folder cannot be read any more, as a sentence; empty while it can. Searches keep the snapshot."""
-        stamps = self._stamps()
-        if not stamps or stamps[0][2] == 0:
+        stamps = self._changes.stamps()
+        if not stamps:
             return f"The gallery {self.path} is not there any more."
         return "" if stamps == self._current.seen else self._problem
 
@@ -156,19 +135,18 @@ class LiveGallery:
 
         Where the folder cannot be written to, or another process reads the gallery, it stays long until those end.
         """
-        stamps = self._stamps()
-        if not stamps or stamps[1][1] <= _LOG_BYTES:
+        if self._changes.log_bytes() <= _LOG_BYTES:
             return
         with self._opening:
             if self._closed:
                 return
             try:
-                emptied = empty_log(self.path, self._catch_up, self._begin_again)
+                emptied = self._changes.empty_log(self._catch_up, self._begin_again)
             except (TbpsError, sqlite3.Error) as error:
                 log.debug("The log of %s stays as long as it is: %s", self.path, error)
                 return
-            stamps = self._stamps()
-            if emptied and stamps and stamps[1][1] == 0:  # else somebody has written since
+            stamps = self._changes.stamps()
+            if emptied and stamps and self._changes.log_bytes() == 0:  # else somebody has written since
                 self._current.seen = stamps
 
     def close(self) -> None:
@@ -178,12 +156,12 @@ class LiveGallery:
             self._release(self._current)
 
     def _catch_up(self) -> bool:
-        if self._stamps() != self._current.seen:
+        if self._changes.stamps() != self._current.seen:
             self._replace()
-        return self._stamps() == self._current.seen
+        return self._changes.stamps() == self._current.seen
 
     def _begin_again(self) -> None:
-        if not self._current.gallery.begin_again():
+        if not self._current.gallery.begin_again():  # only a folder has a log
             self._replace()
 
     def _release(self, snapshot: Snapshot) -> None:
@@ -199,7 +177,7 @@ class LiveGallery:
         if time.monotonic() < self._look_after or not self._opening.acquire(blocking=False):
             return
         try:
-            if self._stamps() != self._current.seen:
+            if self._changes.stamps() != self._current.seen:
                 self._replace()
             self._look_after = max(self._look_after, time.monotonic() + _LOOK_EVERY_S)
         finally:
@@ -223,33 +201,6 @@ class LiveGallery:
         log.info("The gallery %s has %d records now.", self.path, fresh.gallery.count)
 
     def _open(self) -> Snapshot:
-        before = self._stamps()
-        gallery = Gallery.open(self.path)
-        # SQLite makes its -wal file for the first reader: if only that happened, the later look is the one to keep.
-        after = self._stamps()
-        return Snapshot(gallery, after if before[:1] == after[:1] and after and after[1][1] == 0 else before)
-
-    def _stamps(self) -> tuple[Any, ...]:
-        """What changes with every commit: times and sizes of the records and of their log."""
-        found = []
-        try:
-            records = current_records_file(self.path)
-        except TbpsError:
-            return ()
-        for name in (records, f"{records}-wal", "gallery.json"):
-            try:
-                stat = (self.path / name).stat()
-                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-            except OSError:
-                found.append((0, 0, 0))
-        return tuple(found)
-
-    def _read_facets(self) -> Facets:
-        with sqlite_errors(self.path), closing(connect_reader(self.path)) as connection:
-            cameras = connection.execute(
-                "SELECT CAST(camera AS TEXT), count(*) FROM record WHERE camera IS NOT NULL "
-                "GROUP BY 1 ORDER BY 1 LIMIT ?",
-                (_MOST_CAMERAS,),
-            ).fetchall()
-            first, last = connection.execute("SELECT min(tbps_time_s), max(tbps_time_s) FROM record").fetchone()
-        return Facets(dict(cameras), first, last)
+        before = self._changes.stamps()
+        gallery = open_gallery(self.path)
+        return Snapshot(gallery, self._changes.opened(before))

@@ -60,12 +60,16 @@ class Pictures:
     def etag(self, record: Record, kind: PictureKind) -> str:
         """What names a record's picture as the file is now; raises RefusedError (404) when the file is gone."""
         moment = _moment(record) if kind in ("frame", "strip") else None
-        file = record.path if moment is None else moment.file
-        try:
-            stat = file.stat()
-        except OSError:
-            raise RefusedError(404, "The picture is not there any more.", "Embed the gallery again.") from None
-        facts = f"{record.record} {file} {stat.st_size} {stat.st_mtime_ns} {kind} {moment}"
+        if moment is None and record.crop is not None:
+            state = record.stamp.sha256
+        else:
+            file = record.path if moment is None else moment.file
+            try:
+                stat = file.stat()
+            except OSError:
+                raise RefusedError(404, "The picture is not there any more.", "Embed the gallery again.") from None
+            state = f"{file} {stat.st_size} {stat.st_mtime_ns} {moment}"
+        facts = f"{record.record} {record.path} {state} {kind}"
         return f'"{hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
 
     def make(self, record: Record, kind: PictureKind, etag: str) -> bytes:
@@ -113,7 +117,7 @@ def _of_file(record: Record, kind: PictureKind) -> Image.Image:
     from tbps_infer.images import load_rgb
 
     try:
-        return load_rgb(record.path, lambda image: _shrunk(image, _SIZES[kind]))
+        return load_rgb(record.picture, lambda image: _shrunk(image, _SIZES[kind]))
     except ImageError as error:
         raise RefusedError(404, "The picture cannot be decoded.", "It was changed since it was embedded.") from error
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.gallery import Gallery, Hit, SearchOptions
+from tbps_infer.gallery import Hit, SearchOptions, StoredGallery
 from tbps_infer.gallery.search.rows import Selection
 
 __all__ = ["Found", "best_of", "lowest_of", "stacks"]
@@ -37,7 +37,7 @@ def best_of(lists: Iterable[Sequence[Found]], k: int, *, per_id: bool) -> list[F
 
 
 def lowest_of(
-    gallery: Gallery, selection: Selection, queries: NDArray[np.float32], k: int, options: SearchOptions
+    gallery: StoredGallery, selection: Selection, queries: NDArray[np.float32], k: int, options: SearchOptions
 ) -> list[Hit]:
     """The k records whose lowest score over some queries is highest; each with that score. It is exact.
 
@@ -70,7 +70,7 @@ def lowest_of(
 
 
 def _lowest(
-    gallery: Gallery, records: NDArray[np.int64], queries: NDArray[np.float32]
+    gallery: StoredGallery, records: NDArray[np.int64], queries: NDArray[np.float32]
 ) -> Iterable[tuple[int, float]]:
     """Some records with their lowest scores over some queries, from their vectors as they are stored."""
     for start in range(0, len(records), _MOST_VECTORS):
@@ -79,13 +79,13 @@ def _lowest(
         yield from zip(some.tolist(), scores.min(axis=1).tolist(), strict=True)
 
 
-def _identity(gallery: Gallery, record: int) -> object:
+def _identity(gallery: StoredGallery, record: int) -> object:
     identity = gallery.details(np.array([record], dtype=np.int64))[record].metadata.get("id")
     return record if identity is None else str(identity)
 
 
 def _hits(
-    gallery: Gallery, records: NDArray[np.int64], queries: NDArray[np.float32], options: SearchOptions
+    gallery: StoredGallery, records: NDArray[np.int64], queries: NDArray[np.float32], options: SearchOptions
 ) -> list[Hit]:
     """Some records as hits of the query that each scores lowest with, best first."""
     lowest: dict[int, Hit] = {}
@@ -97,7 +97,7 @@ def _hits(
     return sorted(lowest.values(), key=lambda hit: (-hit.score, hit.record))
 
 
-def stacks(galleries: Mapping[str, Gallery], found: Sequence[Found], cosine: float) -> list[int | None]:
+def stacks(galleries: Mapping[str, StoredGallery], found: Sequence[Found], cosine: float) -> list[int | None]:
     """For each hit the place of the one before that its stored vector is most like, with at least such a cosine.
 
     Who is on a stack begins none, so that nobody is on a stack of a picture that is not like theirs.
@@ -114,7 +114,7 @@ def stacks(galleries: Mapping[str, Gallery], found: Sequence[Found], cosine: flo
     return on
 
 
-def _directions(galleries: Mapping[str, Gallery], found: Sequence[Found]) -> NDArray[np.float32]:
+def _directions(galleries: Mapping[str, StoredGallery], found: Sequence[Found]) -> NDArray[np.float32]:
     """float32 ``[n, dim]``: the stored vectors of hits, of length 1."""
     vectors: list[NDArray[np.float32] | None] = [None] * len(found)
     for name, gallery in galleries.items():

@@ -203,7 +203,8 @@ async def export(asked: ExportRequest, request: Request) -> Response:
     hashes = await run_in_threadpool(_hashes, service, chosen)
     only = {name: np.sort(np.array([at.record for at in chosen if at.gallery == name], np.int64)) for name in names}
     wanted = replace(job, galleries=names, records=only, k=len(chosen), skip=0, keep_like=True)
-    answer = await _search(service, searcher, replace(wanted, options=searcher.search_options, alike=None))
+    options = replace(searcher.search_options, crops=True)
+    answer = await _search(service, searcher, replace(wanted, options=options, alike=None))
     # A record may go at any moment, also between the two looks: what both saw is given, what is left out is named.
     places = [Place(name, hit.record) for name, hit in zip(answer.galleries, answer.hits, strict=True)]
     kept = [(place, hit) for place, hit in zip(places, answer.hits, strict=True) if place in hashes]
@@ -363,7 +364,7 @@ def _attention_png(graphs: AttentionGraphs, record: Record, text: str) -> bytes:
     from tbps_infer.explain.figure import draw_attention
 
     try:
-        figure = draw_attention(record.path, graphs.attend(record.path, text))
+        figure = draw_attention(record.picture, graphs.attend(record.picture, text))
     except (ImageError, OSError):
         raise RefusedError(404, "The picture cannot be read any more.", "Embed the gallery again.") from None
     data = io.BytesIO()
@@ -377,7 +378,7 @@ def _reply(record: Record) -> RecordReply:
         same = (stat.st_size, stat.st_mtime_ns) == (record.stamp.size, record.stamp.mtime_ns)
         state: Literal["same", "changed", "missing"] = "same" if same else "changed"
     except OSError:
-        state = "missing"
+        state = "missing" if record.crop is None else "same"
     return RecordReply(
         record=record.record,
         name=plain_text(record.path.name),

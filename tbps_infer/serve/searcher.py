@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Filter, Gallery, Hit, SearchOptions
+from tbps_infer.gallery import Filter, StoredGallery, Hit, SearchOptions
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.serve.batching import Batcher
 from tbps_infer.serve.composing import queries_of
 from tbps_infer.serve.jobs import SearchAnswer, SearchJob
-from tbps_infer.serve.live_gallery import LiveGallery, Snapshot
+from tbps_infer.serve.live_gallery import LiveGallery, Snapshot, name_galleries
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import BatchOptions
 from tbps_infer.serve.ranking import Found, best_of, lowest_of, stacks
@@ -37,7 +37,7 @@ class Searcher:
 
     Args:
         encoder: Opened; closed by `close`, in the thread that used it.
-        galleries: The folders by name, or one folder, whose name is its own.
+        galleries: The folders and URIs by name, or a single one, whose name is its own.
         batch: How queries are run together.
         metrics: Where they are counted.
         options: How to search.
@@ -54,15 +54,15 @@ class Searcher:
     def __init__(
         self,
         encoder: Encoder,
-        galleries: Path | Mapping[str, Path],
+        galleries: Path | str | Mapping[str, Path | str],
         batch: BatchOptions,
         metrics: Metrics,
         *,
         options: SearchOptions | None = None,
         attention: AttentionGraphs | None = None,
     ) -> None:
-        folders = galleries if isinstance(galleries, Mapping) else {galleries.resolve().name: galleries}
-        self.galleries = {name: LiveGallery(folder) for name, folder in folders.items()}
+        named = galleries if isinstance(galleries, Mapping) else name_galleries([galleries])
+        self.galleries = {name: LiveGallery(place) for name, place in named.items()}
         for gallery in self.galleries.values():
             with gallery.snapshot() as snapshot:
                 snapshot.gallery.require_model(encoder.facts)
@@ -209,7 +209,11 @@ class Searcher:
         ]
 
     def _answer(
-        self, galleries: Mapping[str, Gallery], job: SearchJob, found: Sequence[Found], queries: NDArray[np.float32]
+        self,
+        galleries: Mapping[str, StoredGallery],
+        job: SearchJob,
+        found: Sequence[Found],
+        queries: NDArray[np.float32],
     ) -> SearchAnswer:
         examples = {*job.like, *(part.place for part in job.parts)}
         left_out = set() if job.keep_like else {(place.gallery, place.record) for place in examples}

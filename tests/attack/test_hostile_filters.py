@@ -162,7 +162,7 @@ def test_a_filter_is_evaluated_once_whatever_it_finds(world: World, monkeypatch:
         evaluated.append(wanted.where)
         return matching_records(connection, wanted, *others, **options)
 
-    for module in ("tbps_infer.serve.live_gallery", "tbps_infer.gallery.reader"):
+    for module in ("tbps_infer.gallery.changes", "tbps_infer.gallery.reader"):
         monkeypatch.setattr(f"{module}.matching_records", counted)
     with world.client() as client:
         for where in ("record < 3", "record > 99", "date('now') > '2024' and record = 1", "date('now') < '2024'"):

@@ -17,7 +17,7 @@ from tbps_infer.errors import UsageError
 from tbps_infer.gallery import GalleryWriter
 from tbps_infer.runners.fake import FakeRunner, fake_facts
 from tbps_infer.serve.app import create_app
-from tbps_infer.serve.live_gallery import name_folders
+from tbps_infer.serve.live_gallery import name_galleries
 from tbps_infer.serve.metrics import Metrics
 from tbps_infer.serve.options import Limits, ServeOptions
 from tbps_infer.serve.searcher import Searcher
@@ -126,7 +126,7 @@ def test_different_models_are_not_searched_together(client: TestClient) -> None:
 
 def test_folders_are_named_by_what_tells_them_apart() -> None:
     folders = [Path("/a/monday/gallery"), Path("/a/tuesday/gallery")]
-    assert list(name_folders(folders)) == ["monday/gallery", "tuesday/gallery"]
-    assert list(name_folders([Path("/a/b"), Path("/a/c")])) == ["b", "c"]
+    assert list(name_galleries(folders)) == ["monday/gallery", "tuesday/gallery"]
+    assert list(name_galleries([Path("/a/b"), Path("/a/c")])) == ["b", "c"]
     with pytest.raises(UsageError, match="named twice"):
-        name_folders([Path("/a/b"), Path("/a/../a/b")])
+        name_galleries([Path("/a/b"), Path("/a/../a/b")])

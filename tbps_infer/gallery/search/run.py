@@ -19,6 +19,7 @@ from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.search.graph import Graph
 from tbps_infer.gallery.search.on_device import DeviceStage
+from tbps_infer.gallery.search.queries import best_per_identity
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.search.rows import Selection
 from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
@@ -30,8 +31,6 @@ __all__ = ["Searchable", "search_gallery"]
 
 # A block's scores are kept for this many queries at once; more are searched in turns.
 _QUERIES_AT_ONCE = 1024
-# Rows that each round of a search by identity looks at, relative to the round before.
-_MORE_ROWS = 4
 
 
 class Described(Protocol):
@@ -160,6 +159,11 @@ def _first_stage(
     gallery: Searchable, options: SearchOptions
 ) -> tuple[SearchMethod, Sketch | Graph | DeviceStage | None]:
     """The method that ``auto`` stands for, and what goes through the rows first; None is a scan on the CPU."""
+    if options.method == "index" or options.probes is not None:
+        raise UsageError(
+            f"The gallery {gallery.path} has no index with partitions: only datasets do.",
+            "Make one with tbps gallery push GALLERY URI, and tbps gallery index URI.",
+        )
     device = Device.parse(options.device)
     if device.kind != "cpu":
         return "scan", gallery.on_device(device, options.backend)
@@ -179,17 +183,13 @@ def _first_stage(
 
 
 def _one_per_identity(task: _Task, query: NDArray[np.float32], k: int) -> tuple[list[Hit], float]:
-    """The best hit of each of the k best identities, and the bytes read: more rows until there are k identities."""
-    asked, read = _MORE_ROWS * k, 0.0
-    while True:
+    """The best hit of each of the k best identities, and the bytes read."""
+    read = 0.0
+
+    def look(asked: int) -> list[Hit]:
+        nonlocal read
         scanned = task.top_k(query[None], asked)
         read += scanned.bytes_read
-        hits = task.hits(query, scanned.scores[0], scanned.indices[0])
-        best: dict[object, Hit] = {}
-        for hit in hits:
-            identity = hit.metadata.get("id")
-            best.setdefault(("record", hit.record) if identity is None else ("id", str(identity)), hit)
-        exhausted = len(hits) < asked  # no more rows, or none that reaches the smallest score
-        if len(best) >= k or exhausted:
-            return list(best.values())[:k], read
-        asked *= _MORE_ROWS
+        return task.hits(query, scanned.scores[0], scanned.indices[0])
+
+    return best_per_identity(look, k), read
