@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import FilterError
+from tbps_infer.formats.sqlite_files import bounded
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.expressions.nodes import ExpressionError
 from tbps_infer.gallery.records import is_current_schema, metadata_columns
 from tbps_infer.gallery.times import TIME_WANTED, read_moment
 
@@ -114,7 +114,9 @@ def _chosen(connection: sqlite3.Connection, condition: str, values: Sequence[str
     They come as one text, which takes less than half the time of a row each, and in runs, one per camera or identity,
     which are merged here in a fraction of the time that ORDER BY takes.
     """
-    text = connection.execute(f"SELECT group_concat(record) FROM record WHERE {condition}", values).fetchone()[0]
+    sql = f"SELECT group_concat(record) FROM record WHERE {condition}"
+    with bounded(connection, given=sum(len(value) for value in values if isinstance(value, str))):
+        text = connection.execute(sql, values).fetchone()[0]
     return np.sort(np.fromstring(text or "", dtype=np.int64, sep=","), kind="stable")
 
 
@@ -159,6 +161,7 @@ def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
 
 
 def _matching_expression(connection: sqlite3.Connection, text: str, seconds: float) -> NDArray[np.int64]:
+    from tbps_infer.gallery.expressions.nodes import ExpressionError
     from tbps_infer.gallery.expressions.parse import ALLOWED, parse
     from tbps_infer.gallery.expressions.sql import to_sql
 

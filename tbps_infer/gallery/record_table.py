@@ -18,7 +18,7 @@ from tbps_infer.gallery.columns import (
     quoted,
     value_type,
 )
-from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, column_type, metadata_columns
+from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, column_type, metadata_columns, types_of
 from tbps_infer.gallery.roots import PATH_SQL, Roots
 from tbps_infer.gallery.times import read_moment
 
@@ -151,6 +151,8 @@ class RecordTable:
 
     def _entry(self, path: Path, row: tuple[Any, ...]) -> Entry:
         """From the columns `_STAMP` and the metadata."""
+        if not all(map(isinstance, row, types_of((*_STAMP, *self.columns)))):
+            raise sqlite3.DatabaseError(f"malformed: a value of {path} is of another type than its column's")
         return Entry(path, FileStamp(*row[: len(_STAMP)]), dict(zip(self.columns, row[len(_STAMP) :], strict=True)))
 
     def _metadata(self, metadata: Mapping[str, Value]) -> dict[str, Value]:

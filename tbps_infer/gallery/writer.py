@@ -39,10 +39,12 @@ from tbps_infer.gallery.records import (
     Entry,
     FileStamp,
     Reject,
+    check_small_tables,
     check_values,
     committed_rows,
     connect_writer,
     current_generation,
+    is_current_schema,
     sqlite_errors,
 )
 from tbps_infer.gallery.roots import PATH_SQL, relocate, remove_unused
@@ -99,7 +101,7 @@ class GalleryWriter:
             with sqlite_errors(path), ExitStack() as undo:
                 connection = connect_writer(path)
                 undo.callback(connection.close)
-                check_values(connection, path)
+                (check_small_tables if is_current_schema(connection) else check_values)(connection, path)
                 require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
                 convert_records(connection)
                 if facts.schema != SCHEMA_VERSION:
@@ -465,7 +467,11 @@ def _stamp(path: Path, vector: NDArray[np.float32]) -> FileStamp:
 
 
 def open_writer(path: Path | str) -> GalleryWriter:
-    """The writer of an existing gallery."""
+    """The writer of an existing gallery, every value of whose records has been looked at."""
     path = Path(path)
     facts = GalleryFacts.read(path)
-    return GalleryWriter.open(path, facts.model)
+    with ExitStack() as undo, sqlite_errors(path):
+        writer = undo.enter_context(GalleryWriter.open(path, facts.model))
+        check_values(writer._connection, path)
+        undo.pop_all()
+    return writer
