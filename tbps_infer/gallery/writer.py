@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -34,7 +34,7 @@ from tbps_infer.gallery.folder import (
 )
 from tbps_infer.gallery.mapping import checked_rows
 from tbps_infer.gallery.own_vectors import as_column, as_ids, as_rows
-from tbps_infer.gallery.record_table import RecordTable
+from tbps_infer.gallery.record_table import Recorded, RecordTable
 from tbps_infer.gallery.records import (
     Entry,
     FileStamp,
@@ -129,8 +129,13 @@ class GalleryWriter:
 
     def find(self, path: Path) -> Entry | None:
         """What the gallery has recorded about a picture, by its absolute path."""
+        known = self.find_all([path]).get(path)
+        return None if known is None else Entry(path, known.stamp, known.metadata)
+
+    def find_all(self, paths: Iterable[Path]) -> dict[Path, Recorded]:
+        """What the gallery has recorded about some pictures, those of them that have a record."""
         with sqlite_errors(self.path):
-            return self._table.find(path)
+            return self._table.find(paths)
 
     def of_content(self, sha256: str) -> list[Path]:
         """The paths of the records whose file had this content."""
@@ -140,7 +145,7 @@ class GalleryWriter:
     def was_removed(self, path: Path, sha256: str | None = None) -> bool:
         """Whether a picture was removed on purpose: see `tbps_infer.gallery.tombstones`."""
         with sqlite_errors(self.path):
-            return is_removed(self._connection, self._table.roots, path, sha256)
+            return self._has("tombstone") and is_removed(self._connection, self._table.roots, path, sha256)
 
     def add_tombstones(self, tombstones: Sequence[Tombstone]) -> None:
         """Keep the tombstones of another gallery, except those of pictures that have a record here."""
@@ -209,7 +214,8 @@ class GalleryWriter:
                 another type than its column, or the disk does not take it; the gallery is as it was before the call.
         """
         data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
-        changes = [entry for entry in unchanged if self._table.differs(entry)]
+        known = self.find_all(entry.path for entry in unchanged)
+        changes = [entry for entry in unchanged if entry.path not in known or known[entry.path].differs(entry)]
         if data is None and not (changes or rejects or unreachable or moved):
             return
         with self._all_or_nothing():
@@ -268,6 +274,10 @@ class GalleryWriter:
             rows,
         )
 
+    def _has(self, table: str) -> bool:
+        """Whether a table has a row; most galleries have no tombstones, and need not be asked for each picture."""
+        return bool(self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()[0])
+
     def _place(self, name: str) -> Path:
         """What stands for the path of a vector without a picture: a name in the gallery that no file has."""
         return self.path.absolute() / f"id={name.replace('%', '%25').replace('/', '%2F')}"
@@ -291,9 +301,11 @@ class GalleryWriter:
                 (self._rows, len(data), hashlib.sha256(data.data).hexdigest()),
             )
         self._table.add_columns([*embedded, *unchanged])
+        buried = self._has("tombstone")
         for row, entry in enumerate(embedded, self._rows):
             self._table.put(entry, row)
-            forget_tombstone(self._connection, self._table.roots, entry.path, entry.stamp.sha256)
+            if buried:
+                forget_tombstone(self._connection, self._table.roots, entry.path, entry.stamp.sha256)
         for entry in unchanged:
             self._table.put(entry, None)
 
