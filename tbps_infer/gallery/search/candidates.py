@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.vectors import DamagedVectorsError
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "Radius"]
 
 Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+Radius = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
 # Pairs waiting to be merged, beyond what k asks for; and pairs kept, after which they are scored to be fewer.
 _PENDING = 1 << 14
@@ -85,31 +86,29 @@ class Candidates:
     def add(
         self,
         positions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
-        estimates: NDArray[np.float32],
+        tops: NDArray[np.float32],
         slack: NDArray[np.float64],
-        radii: NDArray[np.float32] | None = None,
+        radius: Radius | None = None,
     ) -> None:
         """Take in a block of rows.
 
         Args:
             positions: Tells the positions of some of its n rows, both int64 ``[m]``.
-            estimates: float32 ``[n, q]``, finite.
+            tops: float32 ``[n, q]``, finite: estimates of the scores, with their radii added.
             slack: float64 ``[q]``: how far a score may lie from its estimate, beyond the radius.
-            radii: float32 ``[n, q]``, not negative; None for zeros.
+            radius: Tells the radii, not negative, of some rows (first, of the n) and queries; None for zeros. They
+                are asked for where it matters alone: for all pairs they took as long as the estimates (measured).
         """
-        floors = self._with_own(estimates, slack, radii)
-        tops = estimates if radii is None else estimates + radii
+        floors = self._with_own(tops, slack, radius)
         # Rounded down, and one further down: a sum's own rounding is in the slack, a comparison's is not.
         limits = np.nextafter((floors - slack).astype(np.float32), np.float32(-np.inf))
         found = np.flatnonzero(tops >= limits)
         if not len(found):
             return
         index, owner = np.divmod(found, self._queries)
-        middle = estimates.reshape(-1)[found].astype(np.float64)
-        spread = slack[owner]
-        if radii is not None:
-            spread = spread + radii.reshape(-1)[found]
-        self._take(_Pairs(owner, positions(index), middle - spread, middle + spread))
+        top = tops.reshape(-1)[found].astype(np.float64)
+        bottom = top if radius is None else top - 2 * radius(index, owner)
+        self._take(_Pairs(owner, positions(index), bottom - slack[owner], top + slack[owner]))
 
     def add_pairs(
         self,
@@ -166,16 +165,17 @@ class Candidates:
         return best.lower.reshape(shape).astype(np.float32), best.index.reshape(shape)
 
     def _with_own(
-        self, estimates: NDArray[np.float32], slack: NDArray[np.float64], radii: NDArray[np.float32] | None
+        self, tops: NDArray[np.float32], slack: NDArray[np.float64], radius: Radius | None
     ) -> NDArray[np.float64]:
         """The floors, raised by the k-th best of the block's first rows where there is none yet."""
         floors = self.floors
-        if len(estimates) < self.k or not np.isneginf(floors).any():
+        if len(tops) < self.k or not np.isneginf(floors).any():
             return floors
-        some = slice(max(_SAMPLE, 8 * self.k))
-        lowest = estimates[some] if radii is None else estimates[some] - radii[some]
+        lowest = tops[: max(_SAMPLE, 8 * self.k)].astype(np.float64)
+        if radius is not None:
+            lowest -= 2 * radius(np.arange(len(lowest))[:, None], np.arange(self._queries)[None])
         place = len(lowest) - self.k
-        own = np.partition(lowest, place, axis=0)[place].astype(np.float64) - slack
+        own = np.partition(lowest, place, axis=0)[place] - slack
         raised: NDArray[np.float64] = np.maximum(floors, own)
         return raised
 
