@@ -25,7 +25,7 @@ Radius = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
 # Pairs waiting to be merged, beyond what k asks for; and pairs kept, after which they are scored to be fewer.
 _PENDING = 1 << 14
-_KEPT = 1 << 18
+_KEPT = 1 << 20
 # Rows of the first blocks, at least, that give a first floor: what it lets through is merged at once.
 _SAMPLE = 1 << 10
 
@@ -137,9 +137,40 @@ class Candidates:
         with self._lock:
             self._pending.append(pairs)
             self._pending_count += len(pairs)
-            # At once as long as a query has no floor: every block after that is compared with it.
-            if self._pending_count >= max(_PENDING, 2 * self.k * self._queries) or np.isneginf(self.floors).any():
+            # At once as long as a query has no floor: every block after that is compared with it. Later as many as
+            # were kept, for a merge sorts them all.
+            due = max(_PENDING, 2 * self.k * self._queries, len(self._kept))
+            if self._pending_count >= due or np.isneginf(self.floors).any():
                 self._merge()
+
+    def unsettled(self) -> int:
+        """How many pairs have no known score."""
+        self._merge()
+        return int((self._kept.lower < self._kept.upper).sum())
+
+    def take_rows(self, most: int | None) -> NDArray[np.int64]:
+        """Take rows out whose scores are not known, with all their pairs, for whoever adds them again more precisely.
+
+        Args:
+            most: Of each query the rows with the greatest upper bounds, so many; None for all.
+
+        Returns:
+            Positions int64 ``[n]``, ascending.
+        """
+        self._merge()
+        pairs = self._kept
+        chosen = pairs.lower < pairs.upper
+        if most is not None:
+            order = np.lexsort((-pairs.upper, pairs.owner))
+            starts = np.searchsorted(pairs.owner[order], np.arange(self._queries))
+            rank = np.empty(len(pairs), dtype=np.int64)
+            rank[order] = np.arange(len(pairs)) - starts[pairs.owner[order]]
+            chosen &= rank < most
+        rows = np.unique(pairs.index[chosen])
+        taken = np.isin(pairs.index, rows)
+        self.scored += int(taken.sum())
+        self._kept = pairs.take(~taken)
+        return rows
 
     def finish(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores float32 and row indices int64 ``[q, k]``, best first, equal scores by index; needs k rows or more.

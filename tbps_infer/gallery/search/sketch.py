@@ -32,7 +32,7 @@ from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.checksums import file_checksum, require_checksum
 from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.search.scan import ScanOptions
+from tbps_infer.gallery.search.scan import MANY, ScanOptions
 from tbps_infer.gallery.vectors import StoredVectors, quantise
 
 __all__ = ["Sketch", "build_sketch", "principal_directions"]
@@ -45,9 +45,6 @@ _KEEP = 0.98
 _SIZES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 _SAMPLE_BYTES = 128 << 20
 _ROUND_UP = 1 + 1e-6
-# Queries from which the upper bounds are one product in float32: two to eight times as fast for 64 queries and up to
-# 96 directions, while for one query it costs the copy of the codes in float32 (measured).
-_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,9 @@ class Sketch:
         slack = self.largest * np.linalg.norm(inside - rounded, axis=1)
         # The roundings of what is added up below.
         slack += 64 * ROUNDOFF * (max_norm + self.largest + float(np.linalg.norm(self.mean))) * norms
-        at_once = len(queries) >= _AT_ONCE
+        # Two to eight times as fast for 64 queries and up to 96 directions; for one, the copy of the codes in float32
+        # costs more (measured).
+        at_once = len(queries) >= MANY
         if at_once:
             terms = np.concatenate((rounded, offsets[:, None], weights.T), axis=1)
             multiplier = partial(multiplier_for, terms, np.dtype(np.float32))

@@ -94,6 +94,7 @@ def test_a_search_by_the_sketch_is_a_scan(
         (values[:2], rng.normal(size=(2, dim)), 1e4 * rng.normal(size=(1, dim)), np.zeros((1, dim)))
     )
     # Six are bounded one after the other, twelve at once.
+    # Sometimes so many pairs are left that their rows are multiplied before any is scored.
     queries = np.concatenate([drawn] * data.draw(st.integers(1, 2))).astype(np.float32)
     rows = rng.permutation(count)[: data.draw(st.integers(1, count))]
     if data.draw(st.booleans()):
