@@ -328,6 +328,7 @@ class _Run:
         self.rejects: list[Reject] = []
         self.unreachable: list[Reject] = []
         self._roots = writer.roots()
+        self._honours_tombstones = not options.forget_tombstones and writer.has_tombstones
         self._waiting: deque[Entry] = deque()  # for their embeddings
         self._entries: list[Entry] = []
         self._vectors: list[NDArray[np.float32]] = []
@@ -345,9 +346,7 @@ class _Run:
             yield [_Picture(path, items[path], known.get(path), self._is_left_out(path, known)) for path in some]
 
     def _is_left_out(self, path: Path, known: Mapping[Path, Recorded]) -> bool:
-        if path in known or self._options.forget_tombstones or not _is_utf8(path):
-            return False
-        return self._writer.was_removed(path)
+        return self._honours_tombstones and path not in known and _is_utf8(path) and self._writer.was_removed(path)
 
     def embed(self, outcomes: Iterable[_Outcome]) -> None:
         """Take all outcomes, embed what is new or changed, and commit."""
@@ -381,7 +380,7 @@ class _Run:
     def _is_settled(self, entry: Entry, is_new: bool) -> bool:
         """Whether content that is new at its path needs no embedding: it has moved, or was removed earlier."""
         sha256 = entry.stamp.sha256
-        if not self._options.forget_tombstones and self._writer.was_removed(entry.path, sha256):
+        if self._honours_tombstones and self._writer.was_removed(entry.path, sha256):
             if is_new:
                 self.removed_earlier += 1
             else:

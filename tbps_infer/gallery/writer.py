@@ -142,10 +142,16 @@ class GalleryWriter:
         with sqlite_errors(self.path):
             return self._table.of_content(sha256)
 
+    @property
+    def has_tombstones(self) -> bool:
+        """Whether anything was removed on purpose: most galleries need not be asked for each picture."""
+        with sqlite_errors(self.path):
+            return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM tombstone)").fetchone()[0])
+
     def was_removed(self, path: Path, sha256: str | None = None) -> bool:
         """Whether a picture was removed on purpose: see `tbps_infer.gallery.tombstones`."""
         with sqlite_errors(self.path):
-            return self._has("tombstone") and is_removed(self._connection, self._table.roots, path, sha256)
+            return is_removed(self._connection, self._table.roots, path, sha256)
 
     def add_tombstones(self, tombstones: Sequence[Tombstone]) -> None:
         """Keep the tombstones of another gallery, except those of pictures that have a record here."""
@@ -274,10 +280,6 @@ class GalleryWriter:
             rows,
         )
 
-    def _has(self, table: str) -> bool:
-        """Whether a table has a row; most galleries have no tombstones, and need not be asked for each picture."""
-        return bool(self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()[0])
-
     def _place(self, name: str) -> Path:
         """What stands for the path of a vector without a picture: a name in the gallery that no file has."""
         return self.path.absolute() / f"id={name.replace('%', '%25').replace('/', '%2F')}"
@@ -301,7 +303,7 @@ class GalleryWriter:
                 (self._rows, len(data), hashlib.sha256(data.data).hexdigest()),
             )
         self._table.add_columns([*embedded, *unchanged])
-        buried = self._has("tombstone")
+        buried = self.has_tombstones
         for row, entry in enumerate(embedded, self._rows):
             self._table.put(entry, row)
             if buried:
