@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from tbps_infer.cores import usable_cores
 
-__all__ = ["MOST_DECODERS", "decode_threads", "decoded_in_order"]
+__all__ = ["MOST_DECODERS", "Done", "decode_threads", "decoded_in_order"]
 
 MOST_DECODERS = 16
 """Pillow lets other threads run while it decodes and resizes, most of a small picture's time. The rest holds Python's
@@ -24,6 +25,17 @@ def decode_threads() -> int:
     return min(usable_cores(), MOST_DECODERS)
 
 
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Result]):
+    """A result in the place of an item: there is nothing to decode."""
+
+    value: Result
+
+    def result(self) -> Result:
+        """As of a `Future`."""
+        return self.value
+
+
 def decoded_in_order(
     decode: Callable[[Item], Result], items: Iterable[Item], *, ahead: int, threads: int
 ) -> Generator[Result, None, None]:
@@ -33,15 +45,15 @@ def decoded_in_order(
 
     Args:
         decode: Called in the threads; what it raises is raised in the item's place.
-        items: What is decoded.
+        items: What is decoded, and what is `Done`, which no thread is woken for.
         ahead: How many results may wait or be in the making, 1 or more.
         threads: How many decode.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tbps-decode")
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[Result] | Done[Any]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(decode, item))
+            waiting.append(item if isinstance(item, Done) else pool.submit(decode, item))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

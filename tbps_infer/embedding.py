@@ -11,9 +11,10 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.decode_memory import DEFAULT_DECODE_BYTES, DecodeMemory
-from tbps_infer.decoding import decode_threads, decoded_in_order
+from tbps_infer.decoding import Done, decode_threads, decoded_in_order
 from tbps_infer.errors import ImageError, UsageError
 from tbps_infer.gallery import Entry, FileStamp, Reject, RowWriter, open_gallery_writer
 from tbps_infer.gallery.crops import crop_jpeg
 from tbps_infer.gallery.folder import DtypeName
+from tbps_infer.gallery.record_table import Recorded
 from tbps_infer.images import load_crop, named_picture
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.moves import moved_from, refuse_known_elsewhere
@@ -33,6 +35,9 @@ from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.sources import SourceItem, absolute_path
 
 __all__ = ["CropEncoder", "EmbedOptions", "EmbedReport", "embed_gallery"]
+
+_LOOKED_AT_ONCE = 256
+"""Pictures that are looked up in the gallery, and whose files are looked at, in one go."""
 
 
 class CropEncoder(Protocol):
@@ -159,13 +164,20 @@ def embed_gallery(
         memory = DecodeMemory(options.decode_memory)
         workers = options.workers or decode_threads()
 
-        def prepare(picture: tuple[Path, SourceItem, FileStamp | _LeftOut | None]) -> _Outcome:
-            return _prepare(*picture, encoder.facts.preprocessing, options, memory)
+        def look(pictures: list[_Picture]) -> list[_Picture | Done[_Outcome]]:
+            return [_looked_at(picture, options.rehash) for picture in pictures]
 
-        pictures = ((path, item, run.recorded(path)) for path, item in distinct.items())
+        def prepare(picture: _Picture | Done[_Outcome]) -> _Outcome:
+            if isinstance(picture, Done):
+                return picture.value
+            return _prepare(picture, encoder.facts.preprocessing, options, memory)
+
         # Two batches ahead: one being decoded while one waits for the encoder.
         ahead = 2 * options.batch_size + workers
-        with closing(decoded_in_order(prepare, pictures, ahead=ahead, threads=workers)) as outcomes:
+        with (
+            closing(decoded_in_order(look, run.pictures(distinct), ahead=workers + 1, threads=workers)) as looked,
+            closing(decoded_in_order(prepare, chain.from_iterable(looked), ahead=ahead, threads=workers)) as outcomes,
+        ):
             run.embed(_counted(outcomes, len(distinct), on_progress))
     return EmbedReport(
         len(distinct),
@@ -196,11 +208,27 @@ def _has_root(writer: RowWriter, folder: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture to look at, and what the gallery has recorded about it."""
+
+    path: Path
+    item: SourceItem
+    known: Recorded | None
+    left_out: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
     """A new or changed picture, ready for the encoder."""
 
     entry: Entry
     crop: NDArray[np.uint8]
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """A recorded picture of which there is nothing new to record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,23 +243,37 @@ class _LeftOut:
     """A picture that was removed from the gallery earlier."""
 
 
-_Outcome = _Decoded | Entry | Reject | _Unreachable | _LeftOut  # an Entry by itself is an unchanged picture
+# An Entry by itself is an unchanged picture of which something new is to be recorded.
+_Outcome = _Decoded | Entry | _Same | Reject | _Unreachable | _LeftOut
+
+
+def _looked_at(picture: _Picture, rehash: bool) -> _Picture | Done[_Outcome]:
+    """What becomes of a picture that need not be read; a picture that has to be comes back as it is."""
+    if picture.left_out:
+        return Done(_LeftOut())
+    known = picture.known
+    if known is None or rehash:
+        return picture
+    try:
+        status = os.stat(picture.path)  # noqa: PTH116 - pathlib takes seconds more for a million files
+    except OSError:
+        return picture
+    if not stat.S_ISREG(status.st_mode) or not _is_stamp(known.stamp, status):
+        return picture
+    entry = Entry(picture.path, known.stamp, picture.item.metadata)
+    return Done(entry if known.differs(entry) else _Same())
+
+
+def _is_stamp(stamp: FileStamp, status: os.stat_result) -> bool:
+    return (stamp.size, stamp.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
 def _prepare(
-    path: Path,
-    item: SourceItem,
-    known: FileStamp | _LeftOut | None,
-    preprocessing: Preprocessing,
-    options: EmbedOptions,
-    memory: DecodeMemory,
+    picture: _Picture, preprocessing: Preprocessing, options: EmbedOptions, memory: DecodeMemory
 ) -> _Outcome:
-    """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels.
-
-    `known` is what the gallery has recorded about the file.
-    """
-    if isinstance(known, _LeftOut):
-        return known
+    """Look at one picture, in a worker thread; a file is read once, for its hash and its pixels."""
+    path, metadata = picture.path, picture.item.metadata
+    known = None if picture.known is None else picture.known.stamp
     if not _is_utf8(path):
         name = str(path).encode("utf-8", "backslashreplace").decode()
         return Reject(Path(name), "Its name is not UTF-8 text, so it cannot be recorded; rename the file.")
@@ -240,19 +282,20 @@ def _prepare(
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return _unread(path, known, "It is not a file.")
-        if known and not options.rehash and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            return Entry(path, known, item.metadata)
+        if known and not options.rehash and _is_stamp(known, status):
+            return Entry(path, known, metadata)
         with memory.files.hold(status.st_size, "Reading it"):
             with path.open("rb") as file:
                 content = file.read(status.st_size)
             # The status was taken before the content: a file written to meanwhile looks changed the next time.
             stamp = FileStamp(status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest())
-            entry = Entry(path, stamp, item.metadata)
+            entry = Entry(path, stamp, metadata)
             if known and known.sha256 == stamp.sha256:
                 return entry
             with named_picture(str(path)):
                 crop = load_crop(content, preprocessing, memory)
-            return _Decoded(replace(entry, crop=crop_jpeg(crop)) if options.crops else entry, crop)
+            entry = replace(entry, crop=crop_jpeg(crop)) if options.crops else entry
+            return _Decoded(entry, crop, known is None)
     except OSError as error:
         return _unread(path, known, f"It cannot be read: {error.strerror or error}.")
     except ImageError as error:
@@ -295,6 +338,7 @@ class _Run:
         self.rejects: list[Reject] = []
         self.unreachable: list[Reject] = []
         self._roots = writer.roots()
+        self._honours_tombstones = not options.forget_tombstones and writer.has_tombstones
         self._waiting: deque[Entry] = deque()  # for their embeddings
         self._entries: list[Entry] = []
         self._vectors: list[NDArray[np.float32]] = []
@@ -304,14 +348,15 @@ class _Run:
         self._committed_unreachable = 0
         self._committed_at = time.monotonic()
 
-    def recorded(self, path: Path) -> FileStamp | _LeftOut | None:
-        """What the gallery knows about a path."""
-        if not _is_utf8(path):
-            return None
-        known = self._writer.stamp(path)
-        if known is not None:
-            return known
-        return _LeftOut() if not self._options.forget_tombstones and self._writer.was_removed(path) else None
+    def pictures(self, items: Mapping[Path, SourceItem]) -> Iterator[list[_Picture]]:
+        """The pictures, some at once, with what the gallery knows about their paths."""
+        paths = iter(items)
+        while some := list(islice(paths, _LOOKED_AT_ONCE)):
+            known = self._writer.find_all(filter(_is_utf8, some))
+            yield [_Picture(path, items[path], known.get(path), self._is_left_out(path, known)) for path in some]
+
+    def _is_left_out(self, path: Path, known: Mapping[Path, Recorded]) -> bool:
+        return self._honours_tombstones and path not in known and _is_utf8(path) and self._writer.was_removed(path)
 
     def embed(self, outcomes: Iterable[_Outcome]) -> None:
         """Take all outcomes, embed what is new or changed, and commit."""
@@ -326,7 +371,9 @@ class _Run:
         """Note outcomes down, and pass on the crops that need an embedding."""
         for outcome in outcomes:
             match outcome:
-                case _Decoded() if not self._is_settled(outcome.entry):
+                case _Same():
+                    self.unchanged += 1
+                case _Decoded() if not self._is_settled(outcome.entry, outcome.is_new):
                     self._waiting.append(outcome.entry)
                     yield outcome.crop
                 case Entry():
@@ -340,11 +387,10 @@ class _Run:
                     self.removed_earlier += 1
             self._commit_if_due()
 
-    def _is_settled(self, entry: Entry) -> bool:
+    def _is_settled(self, entry: Entry, is_new: bool) -> bool:
         """Whether content that is new at its path needs no embedding: it has moved, or was removed earlier."""
         sha256 = entry.stamp.sha256
-        is_new = self._writer.stamp(entry.path) is None
-        if not self._options.forget_tombstones and self._writer.was_removed(entry.path, sha256):
+        if self._honours_tombstones and self._writer.was_removed(entry.path, sha256):
             if is_new:
                 self.removed_earlier += 1
             else:

@@ -149,4 +149,5 @@ def _readable() -> frozenset[str]:
 def absolute_path(path: str | Path) -> Path:
     """A path from the root, without ``..``: what tells one picture from another."""
     # Not resolve(): a picture is recorded under the name that it was given, not its link's target.
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    absolute = os.path.abspath(path)  # noqa: PTH100
+    return path if isinstance(path, Path) and str(path) == absolute else Path(absolute)

@@ -159,6 +159,7 @@ def test_an_unchanged_file_is_not_read(pictures: Path, tmp_path: Path, monkeypat
         return really_open(self, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", read)
+    monkeypatch.setattr("tbps_infer.embedding._prepare", None)  # no decoding thread is woken for it
     assert counts(embed(pictures, tmp_path / "g")[0]) == (20, 0, 20, 0)
 
 

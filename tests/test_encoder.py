@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tbps_infer.decoding import MOST_DECODERS, decode_threads
-from tbps_infer.encoder import Encoder
+from tbps_infer.encoder import _RUN_TOKENS, Encoder, _with_least_filling
 from tbps_infer.errors import BackendError, FeedError, ImageError, UsageError, VerificationError
 from tbps_infer.images import load_crop, to_crop
 from tbps_infer.runners import Feeds, TensorSpec
@@ -33,6 +33,9 @@ class Spy(FakeRunner):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.feeds: list[dict[str, NDArray[Any]]] = []
+
+    def opened(self) -> Spy:
+        return self
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         self.feeds.append(dict(feeds))
@@ -399,3 +402,38 @@ def test_an_encoder_says_what_it_is(tokenizer: Tokenizer) -> None:
     assert FakeRunner(FACTS, "text").description in repr(encoder)
     encoder.close()
     assert "closed" in repr(encoder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 80), max_size=9), most=st.integers(1, 5))
+def test_captions_are_cut_so_that_the_least_is_computed(lengths: list[int], most: int) -> None:
+    lengths = sorted(lengths)
+
+    def cost(parts: Sequence[slice]) -> int:
+        return sum(max(lengths[part]) * len(lengths[part]) + _RUN_TOKENS for part in parts)
+
+    def cuts(start: int) -> Iterator[list[slice]]:
+        if start == len(lengths):
+            yield []
+        for stop in range(start + 1, min(start + most, len(lengths)) + 1):
+            for rest in cuts(stop):
+                yield [slice(start, stop), *rest]
+
+    found = _with_least_filling(lengths, most)
+    assert [index for part in found for index in range(part.start, part.stop)] == list(range(len(lengths)))
+    assert all(part.stop - part.start <= most for part in found)
+    assert cost(found) == min(map(cost, cuts(0)))
+
+
+def test_short_captions_are_not_filled_up_to_a_long_one(tokenizer: Tokenizer) -> None:
+    long, short = "a woman red coat and black trousers grey backpack walks hat a man", "a man"
+    captions = [short, long, short, "a woman", long, *[short] * 20]
+    feeds, vectors = [], []
+    for least in (False, True):
+        image, text = Spy(FACTS, "image"), Spy(FACTS, "text")
+        with Encoder(FACTS, tokenizer, image.opened, text.opened, least_filling=least) as encoder:
+            vectors.append(encoder.encode_texts(captions))
+        feeds.append([feed["input_ids"].shape for feed in text.feeds])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert len(feeds[0]) == 1
+    assert sum(rows * length for rows, length in feeds[1]) < sum(rows * length for rows, length in feeds[0])

@@ -111,8 +111,7 @@ def scan(arguments: argparse.Namespace) -> None:
         arms |= _torch_arm(full, queries[:count])
         if count == 1:
             arms |= {f"read float16, {n} threads": read(n) for n in sorted({1, threads})}
-        clock = ProcessorClock() if arguments.cpu_time else SystemClock()
-        samples = interleaved(arms, arguments.rounds, clock)
+        samples = interleaved(arms, arguments.rounds, _clock(arguments))
         _write(f"{count} queries x {rows} rows x {dim}", samples)
         if count == 1 and numkong_usable():
             share = paired_ratio(samples[f"read float16, {threads} threads"], samples["float16 numkong"])
@@ -125,6 +124,10 @@ def scan(arguments: argparse.Namespace) -> None:
             )
 
 
+def _clock(arguments: argparse.Namespace) -> Clock:
+    return ProcessorClock() if arguments.cpu_time else SystemClock()
+
+
 def _faiss_arms(
     full: NDArray[np.float32], queries: NDArray[np.float32], threads: int
 ) -> dict[str, Callable[[], object]]:
@@ -133,7 +136,8 @@ def _faiss_arms(
     except BackendError:
         print("faiss is not installed: its arm is left out.", file=sys.stderr)
         return {}
-    want = top_k(StoredVectors(full), Rows.of(np.arange(len(full))), queries, K, max_norm=1.02).scores
+    longest = 1.02 * float(np.linalg.norm(full, axis=1).max())
+    want = top_k(StoredVectors(full), Rows.of(np.arange(len(full))), queries, K, max_norm=longest).scores
     found = np.take_along_axis(queries @ full.T, find(queries), axis=1)
     np.testing.assert_allclose(found, want, atol=1e-5)
     return {f"faiss-cpu IndexFlatIP float32, {threads} threads": partial(find, queries)}
@@ -162,12 +166,13 @@ def methods(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     index_gallery(path)
     built = {"sketch": time.perf_counter() - started}
-    options = {method: SearchOptions(method=method) for method in ("scan", "sketch")}
+    threads = arguments.threads or usable_cores()
+    options = {method: SearchOptions(method=method, threads=threads) for method in ("scan", "sketch")}
     if arguments.graph:
         started = time.perf_counter()
         index_gallery(path, graph=True)
         built["graph"] = time.perf_counter() - started
-        options["graph"] = SearchOptions(method="graph")
+        options["graph"] = SearchOptions(method="graph", threads=threads)
     with Gallery.open(path) as gallery:
         results = {name: gallery.search_with_report(queries, K, options=option) for name, option in options.items()}
         assert results["sketch"].hits == results["scan"].hits
@@ -183,13 +188,13 @@ def methods(arguments: argparse.Namespace) -> None:
             }
             print(json.dumps(fact), file=sys.stderr)
         for count in (1, 64):
-            arms = {
-                name: (lambda option=option, count=count: gallery.search(queries[:count], K, options=option))
-                for name, option in options.items()
+            arms: dict[str, Callable[[], object]] = {
+                name: partial(gallery.search, queries[:count], K, options=option) for name, option in options.items()
             }
-            _write(
-                f"{count} queries x {gallery.count} rows x {queries.shape[1]}", interleaved(arms, arguments.rounds)
-            )
+            full = np.ascontiguousarray(vectors, dtype=np.float32)
+            arms |= _faiss_arms(full, queries[:count], threads)
+            samples = interleaved(arms, arguments.rounds, _clock(arguments))
+            _write(f"{count} queries x {gallery.count} rows x {queries.shape[1]}", samples)
 
 
 def filters(arguments: argparse.Namespace) -> None:
@@ -303,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--folder", default=".", help="where galleries are written; filters and memory remove their own"
         )
-        if run is scan:
+        if run in (scan, methods):
             command.add_argument(
                 "--cpu-time",
                 action="store_true",

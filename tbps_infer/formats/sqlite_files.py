@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Types", "check_types", "open_sqlite", "require_tables"]
+__all__ = ["Types", "bounded", "check_types", "open_sqlite", "python_types", "require_tables"]
 
 Types = Mapping[str, str]
 """What the values of columns may be: a key of `_CONDITIONS` for each."""
@@ -23,6 +23,14 @@ _CONDITIONS = {
     "text": "({0} >= '' AND {0} < x'') IS TRUE",
     "text or nothing": "({0} >= '' AND {0} < x'') IS NOT FALSE",
     "no bytes": "({0} < x'') IS NOT FALSE",
+}
+
+_PYTHON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "number": (int, float),
+    "number or nothing": (int, float, type(None)),
+    "text": (str,),
+    "text or nothing": (str, type(None)),
+    "no bytes": (int, float, str, type(None)),
 }
 
 _BUSY_SECONDS = 30.0
@@ -73,10 +81,15 @@ def check_types(connection: sqlite3.Connection, tables: Mapping[str, Types]) -> 
         tables: The types of each one's columns. Those that it does not have are left out; others hold no bytes.
     """
     names = {table: [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
-    with _bounded(connection, max(map(len, names.values()))):
+    with bounded(connection, max(map(len, names.values()))):
         for table, columns in names.items():  # a table of another schema has none
             for start in range(0, len(columns), _COLUMNS_AT_ONCE):
                 _check_columns(connection, table, columns[start : start + _COLUMNS_AT_ONCE], tables[table])
+
+
+def python_types(names: Sequence[str], types: Types) -> tuple[tuple[type, ...], ...]:
+    """What the values of some columns may be in Python, for `isinstance`."""
+    return tuple(_PYTHON_TYPES[types.get(name, "no bytes")] for name in names)
 
 
 def _check_columns(connection: sqlite3.Connection, table: str, columns: Sequence[str], types: Types) -> None:
@@ -88,11 +101,20 @@ def _check_columns(connection: sqlite3.Connection, table: str, columns: Sequence
 
 
 @contextmanager
-def _bounded(connection: sqlite3.Connection, columns: int) -> Iterator[None]:
-    """Stop when more is read than a file of this size can hold."""
+def bounded(connection: sqlite3.Connection, columns: int = 0, given: int = 0) -> Iterator[None]:
+    """Stop when more is read than a file of this size can hold.
+
+    Args:
+        connection: What is executed on it inside: a statement that reads a table or an index once, or small ones.
+        columns: Of the table that is read column by column.
+        given: Bytes of a list that the statement reads besides.
+
+    Raises:
+        sqlite3.DatabaseError: More was read.
+    """
     pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     steps_per_byte = _STEPS_PER_BYTE + columns // _COLUMNS_PER_STEP
-    left: int = (steps_per_byte * pages * size + _MORE_STEPS) // _STEPS_AT_ONCE
+    left: int = (steps_per_byte * (pages * size + given) + _MORE_STEPS) // _STEPS_AT_ONCE
 
     def is_endless() -> bool:
         nonlocal left
@@ -104,7 +126,7 @@ def _bounded(connection: sqlite3.Connection, columns: int) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if left < 0:
-            raise ValueError("a table has more rows than its file has room for") from error
+            raise sqlite3.DatabaseError("malformed: a table has more rows than its file has room for") from error
         raise
     finally:
         connection.set_progress_handler(None, 0)

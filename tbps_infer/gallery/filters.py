@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.errors import FilterError
+from tbps_infer.formats.sqlite_files import bounded
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.expressions.nodes import ExpressionError, Node
 from tbps_infer.gallery.records import is_current_schema, metadata_columns
@@ -114,7 +115,9 @@ def _chosen(connection: sqlite3.Connection, condition: str, values: Sequence[str
     They come as one text, which takes less than half the time of a row each, and in runs, one per camera or identity,
     which are merged here in a fraction of the time that ORDER BY takes.
     """
-    text = connection.execute(f"SELECT group_concat(record) FROM record WHERE {condition}", values).fetchone()[0]
+    sql = f"SELECT group_concat(record) FROM record WHERE {condition}"
+    with bounded(connection, given=sum(len(value) for value in values if isinstance(value, str))):
+        text = connection.execute(sql, values).fetchone()[0]
     return np.sort(np.fromstring(text or "", dtype=np.int64, sep=","), kind="stable")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.reader import Record
+from tbps_infer.gallery.record_table import Recorded
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
 from tbps_infer.gallery.search.results import Hit, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Selection
@@ -164,8 +165,15 @@ class RowWriter(Protocol):
     def find(self, path: Path) -> Entry | None:
         """What is recorded about a picture, by its absolute path."""
 
+    def find_all(self, paths: Iterable[Path]) -> dict[Path, Recorded]:
+        """What is recorded about some pictures, those of them that have a record; asked for all that are given."""
+
     def stamp(self, path: Path) -> FileStamp | None:
-        """The stamp of a picture that has a record; asked for every picture that is given."""
+        """The stamp of a picture that has a record."""
+
+    @property
+    def has_tombstones(self) -> bool:
+        """Whether anything was removed on purpose."""
 
     def of_content(self, sha256: str) -> list[Path]:
         """The paths of the records whose file had this content, where moved files are followed."""

@@ -11,16 +11,15 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
-from tbps_infer.formats.sqlite_files import open_sqlite
+from tbps_infer.formats.sqlite_files import bounded, open_sqlite
 from tbps_infer.gallery.columns import ColumnType, Value, quoted
 from tbps_infer.gallery.filters import Filter, matching_records
 from tbps_infer.gallery.folder import INDEX_FILES, GalleryFacts, index_files, missing_vectors
@@ -28,6 +27,7 @@ from tbps_infer.gallery.mapping import MappedVectors, map_vectors
 from tbps_infer.gallery.records import (
     FileStamp,
     Reject,
+    check_small_tables,
     check_values,
     column_type,
     committed_rows,
@@ -36,11 +36,12 @@ from tbps_infer.gallery.records import (
     damaged_records,
     is_current_schema,
     metadata_columns,
+    read_rows,
     sqlite_errors,
+    types_of,
 )
 from tbps_infer.gallery.roots import PATH_SQL
 from tbps_infer.gallery.search.graph import Graph
-from tbps_infer.gallery.search.on_device import DeviceStage, open_device_stage
 from tbps_infer.gallery.search.queries import checked_queries
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchResult
 from tbps_infer.gallery.search.rows import Rows, Selection
@@ -50,6 +51,9 @@ from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.tombstones import Tombstone
 from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, StoredVectors
 from tbps_infer.model_facts import ModelFacts
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery.search.on_device import DeviceStage
 
 __all__ = ["Gallery", "Record"]
 
@@ -116,15 +120,9 @@ class Gallery:
         self._indexes: dict[str, Any] = {}
         self._devices: dict[tuple[Device, SearchBackend], DeviceStage] = {}
         self._selection: tuple[Filter, Selection] | None = None
-        count = int(connection.execute("SELECT count(*) FROM record").fetchone()[0])
-        pairs = connection.execute("SELECT record, tbps_row FROM record ORDER BY record")
-        try:
-            flat = np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * count)
-            if flat[1::2].min(initial=0) < 0:
-                raise ValueError("a row below 0")
-        except (TypeError, ValueError, OverflowError) as error:
-            raise damaged_records(path, "a record has no row in the vector file") from error
-        self._all = Selection(flat[0::2].copy(), Rows.of(flat[1::2].copy()))
+        self._types = types_of(("record", "path", "tbps_embedded_s", *_RECORD_COLUMNS, *self.columns))
+        records, rows = read_rows(connection, path)
+        self._all = Selection(records, Rows.of(rows))
 
     @classmethod
     def open(cls, path: Path | str) -> Gallery:
@@ -135,7 +133,7 @@ class Gallery:
             with sqlite_errors(path):
                 connection = connect_reader(path)
                 try:
-                    check_values(connection, path)
+                    check_small_tables(connection, path)
                     generation = current_generation(connection)
                     mapped = map_vectors(path, facts, generation, committed_rows(connection, path))
                     return cls(path, facts, connection, mapped)
@@ -428,7 +426,12 @@ class Gallery:
         """The earliest and the latest time, as they are written in the metadata; None where no record has one."""
         sql = "SELECT time FROM record WHERE tbps_time_s IS NOT NULL ORDER BY tbps_time_s"
         first, last = self._fetch(f"{sql} LIMIT 1"), self._fetch(f"{sql} DESC LIMIT 1")
-        return (first[0][0], last[0][0]) if first else None
+        if not first:
+            return None
+        times = first[0][0], last[0][0]
+        if any(isinstance(time, bytes) for time in times):
+            raise damaged_records(self.path, "a time is of another type than its column's")
+        return times
 
     def _positions(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices int64 ``[n]`` of some records, by number, among all; most galleries have no gaps to search for."""
@@ -445,7 +448,7 @@ class Gallery:
             rows = [self._connection.execute(sql, (number,)).fetchone() for number in records.tolist()]
         missing = [number for number, row in zip(records.tolist(), rows, strict=True) if row is None]
         if missing and np.isin(missing, self._all.records).any():
-            raise damaged_records(self.path, "a record is not where its number leads")
+            raise damaged_records(self.path, "malformed: a record is not where its number leads")
         return {row[0]: self._record(row) for row in rows if row is not None}
 
     def missing(self, *, every_file: bool = False) -> int:
@@ -518,6 +521,8 @@ class Gallery:
         """The vectors on a device, copied there by the first search; raises BackendError without the device."""
         with self._lock:
             if (device, backend) not in self._devices:
+                from tbps_infer.gallery.search.on_device import open_device_stage
+
                 self._devices[device, backend] = open_device_stage(self.stored, device, backend)
             return self._devices[device, backend]
 
@@ -538,7 +543,9 @@ class Gallery:
             GalleryError: The records are damaged, or a segment of the vector file, the sketch or the graph is not
                 what was written.
         """
-        problem = str(self._fetch("PRAGMA integrity_check")[0][0])
+        with self._lock, sqlite_errors(self.path):
+            check_values(self._connection, self.path)
+            problem = str(self._connection.execute("PRAGMA integrity_check").fetchone()[0])
         if problem != "ok":
             raise damaged_records(self.path, " ".join(problem.split()))
         segments = self.verify_vectors()
@@ -570,17 +577,18 @@ class Gallery:
 
     @property
     def _select_records(self) -> str:
-        names = ", ".join(
-            ("record", self._path_sql, self._embedded_sql, *map(quoted, (*_RECORD_COLUMNS, *self.columns)))
-        )
+        path = f"CASE typeof(path) WHEN 'text' THEN {self._path_sql} END"  # bytes joined to a text would be one
+        names = ", ".join(("record", path, self._embedded_sql, *map(quoted, (*_RECORD_COLUMNS, *self.columns))))
         return f"SELECT {names} FROM record"
 
     def _record(self, row: tuple[Any, ...]) -> Record:
+        if not all(map(isinstance, row, self._types)):
+            raise damaged_records(self.path, f"a value of record {row[0]} is of another type than its column's")
         return Record(row[0], Path(row[1]), row[3], FileStamp(*row[4:7]), self._metadata(row[7:]), row[2])
 
     def _metadata(self, values: tuple[Value, ...]) -> dict[str, Value]:
         return {name: value for name, value in zip(self.columns, values, strict=True) if value is not None}
 
     def _fetch(self, sql: str, values: tuple[Value, ...] = ()) -> list[Any]:
-        with self._lock, sqlite_errors(self.path), closing(self._connection.execute(sql, values)) as rows:
-            return rows.fetchall()
+        with self._lock, sqlite_errors(self.path), bounded(self._connection, len(self.columns)):
+            return self._connection.execute(sql, values).fetchall()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import (
@@ -18,13 +19,40 @@ from tbps_infer.gallery.columns import (
     quoted,
     value_type,
 )
-from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, column_type, metadata_columns
+from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, column_type, metadata_columns, types_of
 from tbps_infer.gallery.roots import PATH_SQL, Roots
 from tbps_infer.gallery.times import read_moment
 
-__all__ = ["RecordTable"]
+__all__ = ["RecordTable", "Recorded"]
 
 _STAMP = ("tbps_size", "tbps_mtime_ns", "tbps_sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a gallery has recorded about a picture.
+
+    Attributes:
+        stamp: The file that was embedded.
+        metadata: All columns.
+        unreachable: Whether the file could not be read when it was last looked at.
+    """
+
+    stamp: FileStamp
+    metadata: Mapping[str, Value]
+    unreachable: bool
+
+    def differs(self, entry: Entry) -> bool:
+        """Whether recording an entry for the same picture would change anything."""
+        return (
+            self.unreachable
+            or self.stamp != entry.stamp
+            or any(
+                (column := find_column(name, self.metadata)) is None
+                or self.metadata[column] != _stored(column, value)
+                for name, value in entry.metadata.items()
+            )
+        )
 
 
 class RecordTable:
@@ -47,29 +75,40 @@ class RecordTable:
 
     def number(self, path: Path) -> int | None:
         """The record of a path; None when it has none."""
-        row = self._row(path, ("record",))
-        return None if row is None else int(row[0])
+        sql = "SELECT record FROM record WHERE tbps_root = ? AND path = ?"
+        for place in self.roots.places(path):
+            if row := self._connection.execute(sql, place).fetchone():
+                return int(row[0])
+        return None
 
-    def find(self, path: Path) -> Entry | None:
-        """What is recorded about a picture."""
-        row = self._row(path, (*_STAMP, *self.columns))
-        return None if row is None else self._entry(path, row)
+    def find(self, paths: Iterable[Path]) -> dict[Path, Recorded]:
+        """What is recorded about some pictures, those that have a record: a statement for each root above them."""
+        wanted: dict[int, dict[str, Path]] = {}
+        for path in paths:
+            for root, below in self.roots.places(path):
+                wanted.setdefault(root, {})[below] = path
+        names = ("path", "tbps_unreachable", *_STAMP, *self.columns)
+        types = types_of(names)
+        sql = (
+            f"SELECT {', '.join(map(quoted, names))} FROM record "
+            "WHERE tbps_root = ? AND path IN (SELECT value FROM json_each(?))"
+        )
+        found: dict[Path, Recorded] = {}
+        for root in reversed(self.roots.numbers):  # what is below the longest root counts
+            names_below = wanted.get(root, {})
+            for row in self._connection.execute(sql, (root, json.dumps([*names_below]))) if names_below else ():
+                if not all(map(isinstance, row, types)):
+                    raise sqlite3.DatabaseError(f"malformed: a value of {row[0]!r} is of another type")
+                stamp, values = FileStamp(*row[2:5]), row[5:]
+                found[names_below[row[0]]] = Recorded(
+                    stamp, dict(zip(self.columns, values, strict=True)), row[1] is not None
+                )
+        return found
 
     def of_content(self, sha256: str) -> list[Path]:
         """The paths of the records whose file had this content."""
         sql = f"SELECT {PATH_SQL} FROM record WHERE tbps_sha256 = ? ORDER BY record"
         return [Path(path) for (path,) in self._connection.execute(sql, (sha256,))]
-
-    def differs(self, entry: Entry) -> bool:
-        """Whether recording an entry, which the gallery has already, would change anything."""
-        row = self._row(entry.path, ("tbps_unreachable", *_STAMP, *self.columns))
-        if row is None or row[0] is not None:
-            return True
-        known = self._entry(entry.path, row[1:])
-        return known.stamp != entry.stamp or any(
-            (column := find_column(name, self.columns)) is None or known.metadata[column] != _stored(column, value)
-            for name, value in entry.metadata.items()
-        )
 
     def add_columns(self, entries: Sequence[Entry]) -> None:
         """Add the columns that are not there yet, and refuse values of another type than their column's."""
@@ -139,19 +178,6 @@ class RecordTable:
         """Take a picture off the list of rejects."""
         for place in self.roots.places(path):
             self._connection.execute("DELETE FROM reject WHERE tbps_root = ? AND path = ?", place)
-
-    def _row(self, path: Path, names: Sequence[str]) -> tuple[Any, ...] | None:
-        """Some columns of the record of a path; None when it has none."""
-        sql = f"SELECT {', '.join(map(quoted, names))} FROM record WHERE tbps_root = ? AND path = ?"
-        for place in self.roots.places(path):
-            row: tuple[Any, ...] | None = self._connection.execute(sql, place).fetchone()
-            if row is not None:
-                return row
-        return None
-
-    def _entry(self, path: Path, row: tuple[Any, ...]) -> Entry:
-        """From the columns `_STAMP` and the metadata."""
-        return Entry(path, FileStamp(*row[: len(_STAMP)]), dict(zip(self.columns, row[len(_STAMP) :], strict=True)))
 
     def _metadata(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
         values: dict[str, Value] = {}

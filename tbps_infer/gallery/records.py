@@ -21,13 +21,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tbps_infer.errors import GalleryError
-from tbps_infer.formats.sqlite_files import Types, check_types, open_sqlite, require_tables
+from tbps_infer.formats.sqlite_files import Types, bounded, check_types, open_sqlite, python_types, require_tables
 from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, quoted, value_type
 from tbps_infer.gallery.folder import RECORDS_FILE, current_records_file
 from tbps_infer.gallery.roots import PATH_SQL
@@ -38,6 +41,7 @@ __all__ = [
     "FileStamp",
     "Reject",
     "add_column",
+    "check_small_tables",
     "check_values",
     "column_type",
     "committed_rows",
@@ -50,7 +54,9 @@ __all__ = [
     "empty_log",
     "is_current_schema",
     "metadata_columns",
+    "read_rows",
     "sqlite_errors",
+    "types_of",
 ]
 
 _DECLARED: dict[ColumnType, str] = {"numbers": "NUMERIC", "text": "TEXT"}
@@ -249,10 +255,47 @@ def current_generation(connection: sqlite3.Connection) -> int:
 
 def check_values(connection: sqlite3.Connection, folder: Path) -> None:
     """Read all records, and raise GalleryError where a value is of a type that was never written."""
+    _check_types(connection, folder, _TYPES)
+
+
+def check_small_tables(connection: sqlite3.Connection, folder: Path) -> None:
+    """As `check_values`, but for the records themselves: whoever takes one of them out looks at its values.
+
+    To read 200,000 records took as long as all else that opening them does (measured).
+    """
+    _check_types(connection, folder, {table: types for table, types in _TYPES.items() if table != "record"})
+
+
+def _check_types(connection: sqlite3.Connection, folder: Path, tables: Mapping[str, Types]) -> None:
     try:
-        check_types(connection, _TYPES)
+        check_types(connection, tables)
     except ValueError as error:
         raise damaged_records(folder, str(error)) from error
+
+
+def types_of(names: Sequence[str]) -> tuple[tuple[type, ...], ...]:
+    """The types, for `isinstance`, of some columns of a record; metadata are anything but bytes."""
+    return python_types(names, _TYPES["record"])
+
+
+def read_rows(connection: sqlite3.Connection, folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of all records int64 ``[n]``, ascending, and their rows int64 ``[n]``; raises GalleryError.
+
+    They come out of an index, as two texts: both together take half the time of a row each out of the table.
+    """
+    sql = (
+        "SELECT count(*), total(typeof(tbps_row) = 'integer' AND tbps_row >= 0), "
+        "group_concat(record), group_concat(tbps_row) FROM record"
+    )
+    with bounded(connection):
+        count, right, *texts = connection.execute(sql).fetchone()
+    if right != count:
+        raise damaged_records(folder, "a record has no row in the vector file")
+    records, rows = (np.fromstring(text or "", dtype=np.int64, sep=",") for text in texts)
+    if (records[1:] > records[:-1]).all():
+        return records, rows
+    order = np.argsort(records)
+    return records[order], rows[order]
 
 
 def _check_schema(connection: sqlite3.Connection, folder: Path) -> None:

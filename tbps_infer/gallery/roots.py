@@ -30,6 +30,11 @@ class Roots:
         rows = self._connection.execute("SELECT folder, root FROM root ORDER BY length(folder) DESC")
         self._numbers: dict[str, int] = dict(rows.fetchall())
 
+    @property
+    def numbers(self) -> list[int]:
+        """The roots' numbers, that of the longest folder first."""
+        return list(self._numbers.values())
+
     def places(self, path: Path) -> list[tuple[int, str]]:
         """Where a path can be recorded: each root above it with the path relative to it, the longest root first."""
         text = str(path)

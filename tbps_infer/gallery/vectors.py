@@ -80,14 +80,20 @@ def quantise(vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], NDAr
 def inner_products(
     vectors: StoredVectors, rows: NDArray[np.int64], queries: NDArray[np.float32], owners: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """float32 ``[n]``: the inner product of vector ``rows[i]`` and ``queries[owners[i]]``, summed in float64."""
+    """float32 ``[n]``: the inner product of vector ``rows[i]`` and ``queries[owners[i]]``, summed in float64.
+
+    A query at a time, which stays in the cache: with a copy of the query beside every vector this took four times as
+    long at 6656 numbers (measured).
+    """
     scores = np.empty(len(rows), dtype=np.float32)
+    order = np.argsort(owners, kind="stable")
     step = max(1, _PAIR_BYTES // (8 * max(1, queries.shape[1])))
-    for start in range(0, len(rows), step):
-        piece = slice(start, start + step)
-        # Cast before einsum: its own casting buffers would cut a row's sum at a place that depends on the others.
-        right = queries[owners[piece]].astype(np.float64)
-        scores[piece] = np.einsum("nd,nd->n", vectors.exact(rows[piece]), right)
+    for some in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
+        for start in range(0, len(some), step):
+            piece = some[start : start + step]
+            # Cast before einsum: its own casting buffers would cut a row's sum at a place that depends on the others.
+            query = queries[owners[piece[0]]].astype(np.float64)
+            scores[piece] = np.einsum("nd,d->n", vectors.exact(rows[piece]), query)
     return scores
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -34,15 +34,17 @@ from tbps_infer.gallery.folder import (
 )
 from tbps_infer.gallery.mapping import checked_rows
 from tbps_infer.gallery.own_vectors import as_column, as_ids, as_rows
-from tbps_infer.gallery.record_table import RecordTable
+from tbps_infer.gallery.record_table import Recorded, RecordTable
 from tbps_infer.gallery.records import (
     Entry,
     FileStamp,
     Reject,
+    check_small_tables,
     check_values,
     committed_rows,
     connect_writer,
     current_generation,
+    is_current_schema,
     sqlite_errors,
 )
 from tbps_infer.gallery.roots import PATH_SQL, relocate, remove_unused
@@ -99,7 +101,7 @@ class GalleryWriter:
             with sqlite_errors(path), ExitStack() as undo:
                 connection = connect_writer(path)
                 undo.callback(connection.close)
-                check_values(connection, path)
+                (check_small_tables if is_current_schema(connection) else check_values)(connection, path)
                 require_own_files(path, facts.records_file, facts.vectors_file(current_generation(connection)))
                 convert_records(connection)
                 if facts.schema != SCHEMA_VERSION:
@@ -132,8 +134,13 @@ class GalleryWriter:
 
     def find(self, path: Path) -> Entry | None:
         """What the gallery has recorded about a picture, by its absolute path."""
+        known = self.find_all([path]).get(path)
+        return None if known is None else Entry(path, known.stamp, known.metadata)
+
+    def find_all(self, paths: Iterable[Path]) -> dict[Path, Recorded]:
+        """What the gallery has recorded about some pictures, those of them that have a record."""
         with sqlite_errors(self.path):
-            return self._table.find(path)
+            return self._table.find(paths)
 
     def stamp(self, path: Path) -> FileStamp | None:
         """The stamp of a picture that has a record, by its absolute path."""
@@ -144,6 +151,12 @@ class GalleryWriter:
         """The paths of the records whose file had this content."""
         with sqlite_errors(self.path):
             return self._table.of_content(sha256)
+
+    @property
+    def has_tombstones(self) -> bool:
+        """Whether anything was removed on purpose: most galleries need not be asked for each picture."""
+        with sqlite_errors(self.path):
+            return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM tombstone)").fetchone()[0])
 
     def was_removed(self, path: Path, sha256: str | None = None) -> bool:
         """Whether a picture was removed on purpose: see `tbps_infer.gallery.tombstones`."""
@@ -217,7 +230,8 @@ class GalleryWriter:
                 another type than its column, or the disk does not take it; the gallery is as it was before the call.
         """
         data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
-        changes = [entry for entry in unchanged if self._table.differs(entry)]
+        known = self.find_all(entry.path for entry in unchanged)
+        changes = [entry for entry in unchanged if entry.path not in known or known[entry.path].differs(entry)]
         if data is None and not (changes or rejects or unreachable or moved):
             return
         with self._all_or_nothing():
@@ -308,9 +322,11 @@ class GalleryWriter:
                 (self._rows, len(data), hashlib.sha256(data.data).hexdigest()),
             )
         self._table.add_columns([*embedded, *unchanged])
+        buried = self.has_tombstones
         for row, entry in enumerate(embedded, self._rows):
             self._table.put(entry, row)
-            forget_tombstone(self._connection, self._table.roots, entry.path, entry.stamp.sha256)
+            if buried:
+                forget_tombstone(self._connection, self._table.roots, entry.path, entry.stamp.sha256)
         for entry in unchanged:
             self._table.put(entry, None)
 
@@ -484,7 +500,11 @@ def _stamp(path: Path, vector: NDArray[np.float32]) -> FileStamp:
 
 
 def open_writer(path: Path | str) -> GalleryWriter:
-    """The writer of an existing gallery."""
+    """The writer of an existing gallery, every value of whose records has been looked at."""
     path = Path(path)
     facts = GalleryFacts.read(path)
-    return GalleryWriter.open(path, facts.model)
+    with ExitStack() as undo, sqlite_errors(path):
+        writer = undo.enter_context(GalleryWriter.open(path, facts.model))
+        check_values(writer._connection, path)
+        undo.pop_all()
+    return writer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.explain.attention import AttentionGraphs
-from tbps_infer.gallery import Filter, StoredGallery, Hit, SearchOptions
+from tbps_infer.gallery import Filter, Hit, SearchOptions, StoredGallery
 from tbps_infer.model_facts import ModelFacts
 from tbps_infer.serve.batching import Batcher
 from tbps_infer.serve.composing import queries_of

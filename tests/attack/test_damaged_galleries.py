@@ -219,8 +219,16 @@ def test_a_page_that_is_linked_a_thousand_times_has_no_billion_rows(copy: Path) 
     """Every leaf of the table of records is the same page, and every level above likewise."""
     with closing(sqlite3.connect(copy / "records.sqlite")) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
+    link_pages(copy / "records.sqlite")
+    started = time.monotonic()
+    with pytest.raises(GalleryError, match=r"more rows than its file has room for|malformed"):
+        use(copy)
+    assert time.monotonic() - started < 20
+
+
+def link_pages(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
         root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'record'").fetchone()[0]
-    file = copy / "records.sqlite"
     data = bytearray(file.read_bytes())
     size = int.from_bytes(data[16:18], "big")
     assert data[(root - 1) * size] == 5  # an inner page of a table
@@ -234,10 +242,43 @@ def test_a_page_that_is_linked_a_thousand_times_has_no_billion_rows(copy: Path) 
     data[(root - 1) * size : root * size] = inner_page(size, below, cells)
     data[28:32] = (len(data) // size).to_bytes(4, "big")
     file.write_bytes(data)
-    started = time.monotonic()
-    with pytest.raises(GalleryError, match=r"more rows than its file has room for|malformed"):
-        use(copy)
-    assert time.monotonic() - started < 20
+
+
+def test_no_reading_of_such_a_table_goes_on_without_end(copy: Path) -> None:
+    with closing(sqlite3.connect(copy / "records.sqlite")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    link_pages(copy / "records.sqlite")
+    with Gallery.open(copy) as gallery:
+        for read in (
+            lambda: list(gallery.records()),
+            lambda: gallery.unreachable,
+            gallery.verify,
+        ):
+            started = time.monotonic()
+            with pytest.raises(TbpsError, match=r"more rows than its file has room for|malformed"):
+                read()
+            assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*TEXT_AS_BYTES[:3], "UPDATE record SET tbps_size = 'x'", "UPDATE record SET id = x'00'"],
+)
+def test_a_value_of_another_type_is_not_taken_out(copy: Path, change: str) -> None:
+    """Opening does not read them: neither a reader nor a writer may give one out, or build on it."""
+    with closing(sqlite3.connect(copy / "records.sqlite")) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(f"{change} WHERE record = 7")
+    with Gallery.open(copy) as gallery:
+        assert set(gallery.details(np.array([6]))) == {6}
+        for take in (lambda: gallery.details(np.array([7])), lambda: list(gallery.records()), gallery.verify):
+            with pytest.raises(GalleryError, match=r"record\b.* is of another type"):
+                take()
+    with pytest.raises(GalleryError, match="is of another type"):
+        remove_records(copy, Filter(id=("9",)))
+    if "path" not in change:  # a path that is none is not found
+        with GalleryWriter.open(copy, MODEL) as writer, pytest.raises(GalleryError, match="is of another type"):
+            writer.find(Path("/p/6"))
 
 
 def inner_page(size: int, below: int, cells: int) -> bytes:

@@ -84,6 +84,27 @@ def test_a_changed_picture_keeps_its_record_and_gets_a_new_row(tmp_path: Path) -
         assert len(gallery.vectors) == 4
 
 
+def test_pictures_are_found_together_as_one_by_one(tmp_path: Path) -> None:
+    """Below nested roots, with names that JSON spells otherwise, beside ones without a record."""
+    names = ["a", "deep/b", 'q"uote', "ünï/😀", "deep/er/c"]
+    with GalleryWriter.open(tmp_path, MODEL) as writer:
+        writer.add_roots([Path("/p")])
+        writer.commit(entries(names[:3], shelf=1), embeddings(LAYOUT, 3))
+        writer.add_roots([Path("/p/deep")])  # what is recorded below the outer root is found still
+        writer.commit(entries(names[3:], shelf=2), embeddings(LAYOUT, 2, 1))
+        paths = [Path("/p") / name for name in (*names, "none", "deep/none")] + [Path("/elsewhere/a")]
+        found = writer.find_all(paths)
+        assert set(found) == set(paths[:5])
+        for path in paths[:5]:
+            one = writer.find(path)
+            assert one is not None
+            assert (one.stamp, one.metadata) == (found[path].stamp, found[path].metadata)
+            assert not found[path].differs(Entry(path, one.stamp, {"SHELF": one.metadata["shelf"]}))
+            assert found[path].differs(Entry(path, one.stamp, {"shelf": 3}))
+            assert found[path].differs(Entry(path, one.stamp, {"new": 3}))
+        assert writer.find_all([]) == {}
+
+
 def test_metadata_of_an_unchanged_picture_is_brought_up_to_date(tmp_path: Path) -> None:
     with GalleryWriter.open(tmp_path, MODEL) as writer:
         writer.commit(entries(["a", "b"], shelf=1, time="2024"), embeddings(LAYOUT, 2))

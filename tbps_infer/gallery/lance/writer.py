@@ -39,6 +39,7 @@ from tbps_infer.gallery.lance.table import (
     with_known_names,
 )
 from tbps_infer.gallery.mapping import checked_rows
+from tbps_infer.gallery.record_table import Recorded
 from tbps_infer.gallery.records import Entry, FileStamp, Reject
 from tbps_infer.gallery.tombstones import Tombstone
 from tbps_infer.model_facts import ModelFacts
@@ -153,17 +154,30 @@ class LanceWriter:
         """What is recorded about a picture, by its absolute path."""
         return self._recorded([path]).get(str(path))
 
+    def find_all(self, paths: Iterable[Path]) -> dict[Path, Recorded]:
+        """What is recorded about some pictures, those of them that have a record: their stamps."""
+        stamps = ((path, self.stamp(path)) for path in paths)
+        return {path: _Stamped(stamp, {}, unreachable=False) for path, stamp in stamps if stamp is not None}
+
     def of_content(self, sha256: str) -> list[Path]:  # noqa: ARG002 - the protocol's
         """None: a file that moved gets a new record, as it may be another writer's now."""
         return []
 
     def was_removed(self, path: Path, sha256: str | None = None) -> bool:
         """Whether a picture was removed on purpose."""
+        hashes, paths = self._what_was_removed()
+        return path in paths or sha256 in hashes
+
+    @property
+    def has_tombstones(self) -> bool:
+        """Whether anything was removed on purpose."""
+        return any(self._what_was_removed())
+
+    def _what_was_removed(self) -> tuple[set[str], set[Path]]:
         if self._removed is None:
             found = self._outcomes.tombstones()
             self._removed = {each.sha256 for each in found}, {each.path for each in found if each.path is not None}
-        hashes, paths = self._removed
-        return path in paths or sha256 in hashes
+        return self._removed
 
     def roots(self) -> list[Path]:
         """None: paths are recorded whole."""
@@ -403,6 +417,14 @@ class LanceWriter:
         if not self._dataset.count_rows(condition):
             return 0
         return int(self._dataset.delete(condition, conflict_retries=_RETRIES)["num_deleted_rows"])
+
+
+class _Stamped(Recorded):
+    """A picture by its stamp alone: `LanceWriter.commit` compares the rest, for many pictures at once."""
+
+    def differs(self, entry: Entry) -> bool:  # noqa: ARG002 - the base's
+        """True: that is told when it is committed."""
+        return True
 
 
 def _some(names: Iterable[str]) -> Iterator[list[str]]:

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.vectors import DamagedVectorsError
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "Radius"]
 
 Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+Radius = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
 # Pairs waiting to be merged, beyond what k asks for; and pairs kept, after which they are scored to be fewer.
 _PENDING = 1 << 14
-_KEPT = 1 << 18
+_KEPT = 1 << 20
 # Rows of the first blocks, at least, that give a first floor: what it lets through is merged at once.
 _SAMPLE = 1 << 10
 
@@ -85,31 +86,29 @@ class Candidates:
     def add(
         self,
         positions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
-        estimates: NDArray[np.float32],
+        tops: NDArray[np.float32],
         slack: NDArray[np.float64],
-        radii: NDArray[np.float32] | None = None,
+        radius: Radius | None = None,
     ) -> None:
         """Take in a block of rows.
 
         Args:
             positions: Tells the positions of some of its n rows, both int64 ``[m]``.
-            estimates: float32 ``[n, q]``, finite.
+            tops: float32 ``[n, q]``, finite: estimates of the scores, with their radii added.
             slack: float64 ``[q]``: how far a score may lie from its estimate, beyond the radius.
-            radii: float32 ``[n, q]``, not negative; None for zeros.
+            radius: Tells the radii, not negative, of some rows (first, of the n) and queries; None for zeros. They
+                are asked for where it matters alone: for all pairs they took as long as the estimates (measured).
         """
-        floors = self._with_own(estimates, slack, radii)
-        tops = estimates if radii is None else estimates + radii
+        floors = self._with_own(tops, slack, radius)
         # Rounded down, and one further down: a sum's own rounding is in the slack, a comparison's is not.
         limits = np.nextafter((floors - slack).astype(np.float32), np.float32(-np.inf))
         found = np.flatnonzero(tops >= limits)
         if not len(found):
             return
         index, owner = np.divmod(found, self._queries)
-        middle = estimates.reshape(-1)[found].astype(np.float64)
-        spread = slack[owner]
-        if radii is not None:
-            spread = spread + radii.reshape(-1)[found]
-        self._take(_Pairs(owner, positions(index), middle - spread, middle + spread))
+        top = tops.reshape(-1)[found].astype(np.float64)
+        bottom = top if radius is None else top - 2 * radius(index, owner)
+        self._take(_Pairs(owner, positions(index), bottom - slack[owner], top + slack[owner]))
 
     def add_pairs(
         self,
@@ -138,9 +137,40 @@ class Candidates:
         with self._lock:
             self._pending.append(pairs)
             self._pending_count += len(pairs)
-            # At once as long as a query has no floor: every block after that is compared with it.
-            if self._pending_count >= max(_PENDING, 2 * self.k * self._queries) or np.isneginf(self.floors).any():
+            # At once as long as a query has no floor: every block after that is compared with it. Later as many as
+            # were kept, for a merge sorts them all.
+            due = max(_PENDING, 2 * self.k * self._queries, len(self._kept))
+            if self._pending_count >= due or np.isneginf(self.floors).any():
                 self._merge()
+
+    def unsettled(self) -> int:
+        """How many pairs have no known score."""
+        self._merge()
+        return int((self._kept.lower < self._kept.upper).sum())
+
+    def take_rows(self, most: int | None) -> NDArray[np.int64]:
+        """Take rows out whose scores are not known, with all their pairs, for whoever adds them again more precisely.
+
+        Args:
+            most: Of each query the rows with the greatest upper bounds, so many; None for all.
+
+        Returns:
+            Positions int64 ``[n]``, ascending.
+        """
+        self._merge()
+        pairs = self._kept
+        chosen = pairs.lower < pairs.upper
+        if most is not None:
+            order = np.lexsort((-pairs.upper, pairs.owner))
+            starts = np.searchsorted(pairs.owner[order], np.arange(self._queries))
+            rank = np.empty(len(pairs), dtype=np.int64)
+            rank[order] = np.arange(len(pairs)) - starts[pairs.owner[order]]
+            chosen &= rank < most
+        rows = np.unique(pairs.index[chosen])
+        taken = np.isin(pairs.index, rows)
+        self.scored += int(taken.sum())
+        self._kept = pairs.take(~taken)
+        return rows
 
     def finish(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores float32 and row indices int64 ``[q, k]``, best first, equal scores by index; needs k rows or more.
@@ -166,16 +196,17 @@ class Candidates:
         return best.lower.reshape(shape).astype(np.float32), best.index.reshape(shape)
 
     def _with_own(
-        self, estimates: NDArray[np.float32], slack: NDArray[np.float64], radii: NDArray[np.float32] | None
+        self, tops: NDArray[np.float32], slack: NDArray[np.float64], radius: Radius | None
     ) -> NDArray[np.float64]:
         """The floors, raised by the k-th best of the block's first rows where there is none yet."""
         floors = self.floors
-        if len(estimates) < self.k or not np.isneginf(floors).any():
+        if len(tops) < self.k or not np.isneginf(floors).any():
             return floors
-        some = slice(max(_SAMPLE, 8 * self.k))
-        lowest = estimates[some] if radii is None else estimates[some] - radii[some]
+        lowest = tops[: max(_SAMPLE, 8 * self.k)].astype(np.float64)
+        if radius is not None:
+            lowest -= 2 * radius(np.arange(len(lowest))[:, None], np.arange(self._queries)[None])
         place = len(lowest) - self.k
-        own = np.partition(lowest, place, axis=0)[place].astype(np.float64) - slack
+        own = np.partition(lowest, place, axis=0)[place] - slack
         raised: NDArray[np.float64] = np.maximum(floors, own)
         return raised
 

@@ -94,10 +94,11 @@ class Rows:
             return within, Rows(self.numbers[inside:], True, np.arange(inside, len(self)))
         covered = self.numbers < count
         if covered.all():
-            return self, self._take(np.empty(0, dtype=np.int64))
-        return self._take(np.flatnonzero(covered)), self._take(np.flatnonzero(~covered))
+            return self, self.take(np.empty(0, dtype=np.int64))
+        return self.take(np.flatnonzero(covered)), self.take(np.flatnonzero(~covered))
 
-    def _take(self, positions: NDArray[np.int64]) -> Rows:
+    def take(self, positions: NDArray[np.int64]) -> Rows:
+        """Some of all rows of a search, by position."""
         numbers = self.numbers[positions]
         return Rows(numbers, _consecutive(numbers), positions)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from tbps_infer.devices import Device, SearchBackend
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.columns import Value
 from tbps_infer.gallery.search.graph import Graph
-from tbps_infer.gallery.search.on_device import DeviceStage
 from tbps_infer.gallery.search.queries import best_per_identity
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.search.rows import Selection
@@ -26,6 +25,9 @@ from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
 from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, StoredVectors, split_products
 from tbps_infer.model_facts import ModelFacts
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery.search.on_device import DeviceStage
 
 __all__ = ["Searchable", "search_gallery"]
 

@@ -12,6 +12,7 @@ so the bound is proven and the search that uses it returns exactly what a search
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.checksums import file_checksum, require_checksum
 from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.search.scan import ScanOptions
+from tbps_infer.gallery.search.scan import MANY, ScanOptions
 from tbps_infer.gallery.vectors import StoredVectors, quantise
 
 __all__ = ["Sketch", "build_sketch", "principal_directions"]
@@ -93,21 +94,40 @@ class Sketch:
         weights = (np.stack((np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1))) * _ROUND_UP).astype(
             np.float32
         )
-        multiplier = partial(multiplier_for, rounded, self.codes.dtype, numkong=options.numkong)
-        first = multiplier()
-        # What the products may be off by, the rounding of Rᵀq, and the roundings of the sums below.
-        slack = self.largest * (first.error + np.linalg.norm(inside - rounded, axis=1))
+        slack = self.largest * np.linalg.norm(inside - rounded, axis=1)
+        # The roundings of what is added up below.
         slack += 64 * ROUNDOFF * (max_norm + self.largest + float(np.linalg.norm(self.mean))) * norms
+        # Two to eight times as fast for 64 queries and up to 96 directions; for one, the copy of the codes in float32
+        # costs more (measured).
+        at_once = len(queries) >= MANY
+        if at_once:
+            terms = np.concatenate((rounded, offsets[:, None], weights.T), axis=1)
+            multiplier = partial(multiplier_for, terms, np.dtype(np.float32))
+            longest = math.sqrt(self.largest**2 + 1 + float((self.numbers[1:].max(axis=1, initial=0) ** 2).sum()))
+        else:
+            multiplier = partial(multiplier_for, rounded, self.codes.dtype, numkong=options.numkong)
+            longest = self.largest
+        first = multiplier()
+        slack += longest * first.error
 
         def scan(multiply: Multiplier, start: int, stop: int) -> None:
-            block = rows.block(start, stop, len(queries))
-            scales, inner, outer = self.numbers[:, rows.stored(start, stop), None]
-            estimates = block.of(multiply(self.codes[block.stored]))
-            estimates *= scales
-            estimates += offsets
-            radii = inner * weights[0]
-            radii += outer * weights[1]
-            pool.add(lambda found: rows.positions_of(start + found), estimates, slack, radii)
+            stored = rows.stored(start, stop)
+            codes, (scales, inner, outer) = self.codes[stored], self.numbers[:, stored]
+            if at_once:
+                tops = multiply(_with_terms(codes, scales, inner, outer))
+            else:
+                tops = multiply(codes)
+                tops *= scales[:, None]
+                tops += offsets
+                tops += inner[:, None] * weights[0]
+                tops += outer[:, None] * weights[1]
+
+            def radius(index: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.float64]:
+                radii: NDArray[np.float64] = inner[index].astype(np.float64) * weights[0, owner]
+                radii += outer[index].astype(np.float64) * weights[1, owner]
+                return radii
+
+            pool.add(lambda found: rows.positions_of(start + found), tops, slack, radius)
 
         size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
         in_blocks(len(rows), size, scan, first, multiplier, options.threads)
@@ -143,6 +163,16 @@ class Sketch:
 
 
 _REBUILD = "Build it again with tbps gallery index."
+
+
+def _with_terms(
+    codes: NDArray[np.int8], scales: NDArray[np.float32], inner: NDArray[np.float32], outer: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """float32 ``[n, p + 3]``: what gives the upper bounds in one product with ``(Rᵀq, m·q, |Rᵀq|, |q - RRᵀq|)``."""
+    terms = np.empty((len(codes), codes.shape[1] + _NUMBERS), dtype=np.float32)
+    np.multiply(codes, scales[:, None], out=terms[:, :-_NUMBERS])
+    terms[:, -3], terms[:, -2], terms[:, -1] = 1, inner, outer
+    return terms
 
 
 def _header(count: int, directions: int, largest: float) -> dict[str, Any]:

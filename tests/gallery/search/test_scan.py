@@ -23,7 +23,14 @@ from tbps_infer.gallery.search.candidates import Candidates
 from tbps_infer.gallery.search.multiply import multiplier_for, numkong_usable, one_blas_thread
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions, top_k
-from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise, split_products, to_float32
+from tbps_infer.gallery.vectors import (
+    DamagedVectorsError,
+    StoredVectors,
+    inner_products,
+    quantise,
+    split_products,
+    to_float32,
+)
 
 NUMKONG = [False, pytest.param(True, marks=pytest.mark.skipif(not numkong_usable(), reason="NumKong is missing"))]
 DTYPES = ["float16", "float32", "int8"]
@@ -49,6 +56,32 @@ def brute_force(
     ).reshape(len(queries), len(rows))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), order
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.integers(1, 70),
+    pairs=st.integers(0, 60),
+    dtype=st.sampled_from(DTYPES),
+    data=st.data(),
+)
+def test_a_score_is_the_same_in_whatever_company(
+    seed: int, dim: int, pairs: int, dtype: str, data: st.DataObject
+) -> None:
+    """Pairs of the same query are scored together: rows that are equal tie, alone or beside any others."""
+    rng = np.random.default_rng(seed)
+    distinct = rng.normal(size=(5, dim))
+    vectors = stored(distinct[rng.integers(0, 5, 30)], dtype)
+    queries = rng.normal(size=(data.draw(st.integers(1, 9)), dim)).astype(np.float32)
+    rows, owners = rng.integers(0, 30, pairs), rng.integers(0, len(queries), pairs)
+    together = inner_products(vectors, rows, queries, owners)
+    alone = [inner_products(vectors, rows[one : one + 1], queries, owners[one : one + 1])[0] for one in range(pairs)]
+    np.testing.assert_array_equal(together, np.array(alone, dtype=np.float32))
+    exact = vectors.exact(rows)
+    right = queries[owners].astype(np.float64)
+    sums = [math.fsum(products) for products in exact * right]
+    np.testing.assert_allclose(together, np.array(sums, dtype=np.float32), rtol=3e-7, atol=1e-12)
 
 
 Problem = tuple[StoredVectors, NDArray[np.int64], NDArray[np.float32], int, ScanOptions]

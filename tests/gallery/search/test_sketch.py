@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError
-from tbps_infer.gallery.search.candidates import Candidates
+from tbps_infer.gallery.search.candidates import Candidates, Radius
 from tbps_infer.gallery.search.multiply import numkong_usable
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions, top_k
@@ -45,14 +45,16 @@ class Recorder(Candidates):
     def add(
         self,
         positions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
-        estimates: NDArray[np.float32],
+        tops: NDArray[np.float32],
         slack: NDArray[np.float64],
-        radii: NDArray[np.float32] | None = None,
+        radius: Radius | None = None,
     ) -> None:
-        assert radii is not None
-        places = positions(np.arange(len(estimates)))
-        self.lower[places] = estimates.astype(np.float64) - radii - slack
-        self.upper[places] = estimates.astype(np.float64) + radii + slack
+        assert radius is not None
+        index = np.arange(len(tops))
+        places = positions(index)
+        radii = radius(index[:, None], np.arange(tops.shape[1])[None])
+        self.lower[places] = tops.astype(np.float64) - 2 * radii - slack
+        self.upper[places] = tops.astype(np.float64) + slack
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,7 +93,9 @@ def test_a_search_by_the_sketch_is_a_scan(
     drawn = np.concatenate(
         (values[:2], rng.normal(size=(2, dim)), 1e4 * rng.normal(size=(1, dim)), np.zeros((1, dim)))
     )
-    queries = drawn.astype(np.float32)
+    # Six are bounded one after the other, twelve at once.
+    # Sometimes so many pairs are left that their rows are multiplied before any is scored.
+    queries = np.concatenate([drawn] * data.draw(st.integers(1, 2))).astype(np.float32)
     rows = rng.permutation(count)[: data.draw(st.integers(1, count))]
     if data.draw(st.booleans()):
         rows = np.arange(rows.min(), rows.max() + 1)
