@@ -117,7 +117,7 @@ def test_a_gallery_finds_the_same_on_a_device(small_gallery: Path, monkeypatch: 
         opened.append(device)
         return DeviceScan(vectors, CPU, block_rows=5)
 
-    monkeypatch.setattr("tbps_infer.gallery.reader.open_device_stage", on_cpu)
+    monkeypatch.setattr("tbps_infer.gallery.search.on_device.open_device_stage", on_cpu)
     with Gallery.open(small_gallery) as gallery:
         queries = np.random.default_rng(0).standard_normal((3, gallery.model.layout.dim)).astype(np.float32)
         for options in ({}, {"per_id": True}, {"min_score": 0.0}):
