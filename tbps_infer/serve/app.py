@@ -18,6 +18,7 @@ from tbps_infer.errors import FilterError, GalleryError, TbpsError, UsageError
 from tbps_infer.serve.access import Access
 from tbps_infer.serve.browsing import browsing_router
 from tbps_infer.serve.connections import Connections
+from tbps_infer.serve.exporting import exporting_router
 from tbps_infer.serve.failures import RefusedError
 from tbps_infer.serve.guard import RequestGuard, error_response
 from tbps_infer.serve.metrics import Metrics
@@ -74,6 +75,7 @@ def create_app(searchers: Searcher | Sequence[Searcher], options: ServeOptions, 
     app.state.connections = Connections(options.limits, metrics, options.proxies)
     app.include_router(router)
     app.include_router(browsing_router)
+    app.include_router(exporting_router)
     app.include_router(removal_router)
     app.include_router(page_router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import IO, Annotated, Any, Literal, ParamSpec, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from tbps_infer.errors import ImageError
 from tbps_infer.explain.attention import AttentionGraphs
 from tbps_infer.gallery import Filter, Record, why_nothing
-from tbps_infer.preprocessing import Preprocessing
-from tbps_infer.queries import RocchioWeights, plain_sentence
-from tbps_infer.serve.downloads import ZipContents, hits_csv, hits_zip
+from tbps_infer.queries import plain_sentence
+from tbps_infer.serve.asking import answer_to, columns_of, in_pool, job_of
 from tbps_infer.serve.failures import ANSWERS, BODY_ANSWERS, RefusedError, answers
 from tbps_infer.serve.filtering import matching
-from tbps_infer.serve.jobs import PartExample, Place, SearchAnswer, SearchJob
+from tbps_infer.serve.jobs import SearchAnswer, SearchJob
 from tbps_infer.serve.models import (
     LARGEST_RECORD,
     AttentionRequest,
     ColumnsReply,
-    ExportRequest,
     GalleryName,
     GalleryReply,
     HitReply,
     RecordReply,
-    Reference,
     SearchReply,
     SearchRequest,
     SegmentReply,
 )
-from tbps_infer.serve.pictures import PictureKind, decode_example
+from tbps_infer.serve.pictures import PictureKind
 from tbps_infer.serve.plain_text import plain_metadata, plain_text
 from tbps_infer.serve.searcher import Searcher
 from tbps_infer.serve.service import Service, service_of
 
 __all__ = ["router"]
 
-_CHUNK = 1 << 16
-_MISSING = "X-Missing-Records"
 _PICTURE_CACHE = "private, max-age=300, must-revalidate"
 
 _PICTURE_ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "The picture is the one of the ETag."},
     **answers(404, content="image/jpeg"),
 }
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 RecordPath = Annotated[int, Path(ge=0, le=LARGEST_RECORD)]
 InGalleryQuery = Annotated[GalleryName | None, Query(description="The gallery; the first where left out.")]
@@ -71,14 +56,14 @@ async def search(asked: SearchRequest, request: Request) -> Response:
     """Find the people that a query describes."""
     service = service_of(request)
     where = asked.filter.filter()
-    searcher, job = await _job(service, asked)
+    searcher, job = await job_of(service, asked)
     job = replace(job, records=await matching(service, job.galleries, where))
     sentences = (*job.texts, *job.exclude)
     warnings = await run_in_threadpool(searcher.text_warnings, sentences)
     if warnings and asked.strict:
         raise RefusedError(422, " ".join(warnings), "Describe the person in other words, or without strict.")
     unknown = await run_in_threadpool(_unknown_words, searcher, sentences) if warnings else []
-    answer = await _search(service, searcher, job)
+    answer = await answer_to(service, searcher, job)
     if not answer.hits and not job.skip:
         warnings = (*warnings, await run_in_threadpool(_why_nothing, service, where, job, answer.searched))
     # Built here of values that have these types, so nothing is validated: that took longer than the search.
@@ -106,7 +91,7 @@ async def columns(request: Request, gallery: InGalleryQuery = None) -> ColumnsRe
     searcher, names = service.together([] if gallery is None else [gallery])
     facts = searcher.facts
     return ColumnsReply(
-        columns=await run_in_threadpool(_columns, service, names),
+        columns=await run_in_threadpool(columns_of, service, names),
         cameras={plain_text(name): count for name, count in facets.cameras.items()},
         first_time=facets.first_time,
         last_time=facets.last_time,
@@ -180,95 +165,7 @@ async def attention(
     SearchRequest(texts=[asked.text]).check(service.options.limits)
     found = await _record(service, gallery, record)
     text = plain_sentence(asked.text)
-    return Response(await _in_pool(service, _attention_png, graphs, found, text), media_type="image/png")
-
-
-@router.post(
-    "/api/v1/export",
-    response_class=Response,
-    responses=BODY_ANSWERS | answers(404, content="text/csv application/zip"),
-)
-async def export(asked: ExportRequest, request: Request) -> Response:
-    """The chosen hits of a search, as CSV or as a zip with their pictures and a sheet to print.
-
-    Records that are not there any more are left out; the header X-Missing-Records names them.
-    """
-    service = service_of(request)
-    first = (asked.search.gallery or list(service.galleries))[0]
-    chosen = list(dict.fromkeys(service.place(reference, first) for reference in asked.records))
-    if len(chosen) > service.options.limits.hits:
-        raise RefusedError(422, f"{len(chosen)} records are chosen, and the limit is {service.options.limits.hits}.")
-    searcher, job = await _job(service, asked.search)
-    _, names = service.together([*job.galleries, *(place.gallery for place in chosen)])
-    hashes = await run_in_threadpool(_hashes, service, chosen)
-    only = {name: np.sort(np.array([at.record for at in chosen if at.gallery == name], np.int64)) for name in names}
-    wanted = replace(job, galleries=names, records=only, k=len(chosen), skip=0, keep_like=True)
-    options = replace(searcher.search_options, crops=True)
-    answer = await _search(service, searcher, replace(wanted, options=options, alike=None))
-    # A record may go at any moment, also between the two looks: what both saw is given, what is left out is named.
-    places = [Place(name, hit.record) for name, hit in zip(answer.galleries, answer.hits, strict=True)]
-    kept = [(place, hit) for place, hit in zip(places, answer.hits, strict=True) if place in hashes]
-    missing = sorted(set(chosen) - {place for place, _ in kept})
-    if not kept:
-        raise RefusedError(404, f"There is no record {missing[0].record}.", "It may have been removed; search again.")
-    several = len(names) > 1
-    contents = ZipContents(
-        hits=[hit for _, hit in kept],
-        hashes=[hashes[place] for place, _ in kept],
-        galleries=[plain_text(place.gallery) for place, _ in kept] if several else [],
-        missing=[f"{place.gallery}/{place.record}" if several else str(place.record) for place in missing],
-        label=_label(asked.search),
-    )
-    layout, columns = searcher.facts.layout, await run_in_threadpool(_columns, service, names)
-    headers = {_MISSING: ", ".join(quote(record, safe="/") for record in contents.missing)} if missing else {}
-    if asked.format == "csv":
-        table = await run_in_threadpool(hits_csv, contents.hits, layout, columns, contents.first_columns)
-        return Response(table, media_type="text/csv", headers=headers | _download("hits.csv"))
-    archive = await run_in_threadpool(hits_zip, contents, layout, columns, service.options.limits.export_bytes)
-    return StreamingResponse(_pieces(archive), media_type="application/zip", headers=headers | _download("hits.zip"))
-
-
-async def _job(service: Service, asked: SearchRequest) -> tuple[Searcher, SearchJob]:
-    """Check a query and decode its pictures, outside the model's thread; and what answers it."""
-    asked.check(service.options.limits)
-    searcher, names = service.together(asked.gallery)
-
-    def places(references: Sequence[Reference]) -> tuple[Place, ...]:
-        found = tuple(service.place(reference, names[0]) for reference in references)
-        service.together([*names, *(place.gallery for place in found)])
-        return found
-
-    facts, pixels = searcher.facts.preprocessing, service.options.limits.picture_pixels
-    crops = [await _in_pool(service, _example, text, facts, pixels) for text in asked.pictures]
-    parts = zip(places([part.record for part in asked.parts]), asked.parts, strict=True)
-    return searcher, SearchJob(
-        texts=tuple(map(plain_sentence, asked.texts)),
-        crops=np.concatenate(crops) if crops else None,
-        like=places(asked.like),
-        parts=tuple(PartExample(place, tuple(part.segments)) for place, part in parts),
-        exclude=tuple(map(plain_sentence, asked.exclude)),
-        image_weight=asked.image_weight,
-        exclude_weight=asked.exclude_weight,
-        combine=asked.combine,
-        relevant=places(asked.relevant),
-        not_relevant=places(asked.not_relevant),
-        rocchio=RocchioWeights(**asked.rocchio.model_dump()),
-        part_weights=asked.part_weights,
-        k=asked.k,
-        skip=asked.skip,
-        galleries=names,
-        options=replace(searcher.search_options, per_id=asked.per_id, min_score=asked.min_score),
-        alike=asked.alike,
-    )
-
-
-async def _search(service: Service, searcher: Searcher, job: SearchJob) -> SearchAnswer:
-    """Wait for the model's thread; a client that goes away takes its query out of the queue."""
-    future = asyncio.wrap_future(searcher.search(job))
-    try:
-        return await asyncio.wait_for(future, service.options.batch.answer_seconds)
-    except asyncio.TimeoutError:
-        raise RefusedError(503, "The query waited too long.", "Ask again later.", retry_after_s=5) from None
+    return Response(await in_pool(service, _attention_png, graphs, found, text), media_type="image/png")
 
 
 def _hit_replies(service: Service, job: SearchJob, answer: SearchAnswer) -> list[HitReply]:
@@ -306,26 +203,6 @@ def _unknown_words(searcher: Searcher, sentences: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(word for sentence in sentences for word in searcher.unknown_words(sentence)))
 
 
-def _columns(service: Service, names: Sequence[str]) -> list[str]:
-    """The metadata columns of some galleries, each once."""
-    found: dict[str, None] = {}
-    for name in names:
-        with service.gallery(name).snapshot() as snapshot:
-            found |= dict.fromkeys(snapshot.gallery.columns)
-    return list(found)
-
-
-def _hashes(service: Service, places: Sequence[Place]) -> dict[Place, str]:
-    """The sha256 of some records' files; of those that are there."""
-    found: dict[Place, str] = {}
-    for name in dict.fromkeys(place.gallery for place in places):
-        numbers = np.array([place.record for place in places if place.gallery == name], dtype=np.int64)
-        with service.gallery(name).snapshot() as snapshot:
-            details = snapshot.gallery.details(numbers)
-        found |= {Place(name, number): record.stamp.sha256 for number, record in details.items()}
-    return found
-
-
 def _why_nothing(service: Service, where: Filter, job: SearchJob, passing: int) -> str:
     with service.gallery(job.galleries[0]).snapshot() as snapshot:
         return why_nothing(snapshot.gallery, where, job.options.min_score, passing=passing)
@@ -334,11 +211,11 @@ def _why_nothing(service: Service, where: Filter, job: SearchJob, passing: int) 
 async def _picture(request: Request, gallery: str | None, number: int, kind: PictureKind) -> Response:
     service = service_of(request)
     record = await _record(service, gallery, number)
-    etag = await _in_pool(service, service.pictures.etag, record, kind)
+    etag = await in_pool(service, service.pictures.etag, record, kind)
     headers = {"ETag": etag, "Cache-Control": _PICTURE_CACHE}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    data = await _in_pool(service, service.pictures.make, record, kind, etag)
+    data = await in_pool(service, service.pictures.make, record, kind, etag)
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
@@ -349,15 +226,10 @@ async def _record(service: Service, gallery: str | None, number: int) -> Record:
         with live.snapshot() as snapshot:
             return snapshot.record(number)
 
-    record = await _in_pool(service, find)
+    record = await in_pool(service, find)
     if record is None:
         raise RefusedError(404, f"There is no record {number}.", "It may have been removed; search again.")
     return record
-
-
-async def _in_pool(service: Service, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    call = partial(function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(service.pictures.pool, call)
 
 
 def _attention_png(graphs: AttentionGraphs, record: Record, text: str) -> bytes:
@@ -388,32 +260,3 @@ def _reply(record: Record) -> RecordReply:
         sha256=record.stamp.sha256,
         state=state,
     )
-
-
-def _label(asked: SearchRequest) -> str:
-    """A query in words."""
-    parts = [" / ".join(asked.texts)] if asked.texts else []
-    parts += [f"like record {each if isinstance(each, int) else each.record}" for each in asked.like]
-    parts += [f"like {', '.join(each.segments)} of a record" for each in asked.parts]
-    parts += ["like an example picture"] * bool(asked.pictures)
-    parts += [f"not {text}" for text in asked.exclude]
-    return " · ".join(parts)
-
-
-def _example(text: str, facts: Preprocessing, most_pixels: int) -> NDArray[np.uint8]:
-    """An example picture, which came in base64, as a crop uint8 ``[1, height, width, 3]``."""
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RefusedError(422, "A picture is not valid base64.", "Send the file's bytes in base64.") from error
-    return decode_example(content, facts, most_pixels)
-
-
-def _download(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{name}"'}
-
-
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(_CHUNK):
-            yield piece

@@ -196,7 +196,7 @@ def test_the_keyboard_does_it_all(page: Page) -> None:
 
 def test_a_picture_beside_the_words(page: Page, server: Server) -> None:
     page.set_input_files("#picture", server.world.folder / "007.png")
-    page.wait_for_selector(".hit")
+    page.wait_for_selector(".hit .caption")
     assert _names(page)[0] == "007.png"  # the model gives one picture one vector
     assert float(page.locator(".hit .caption span").first.inner_text()) == pytest.approx(3, abs=0.01)
     _search(page, "but with a hat")
