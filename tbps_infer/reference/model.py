@@ -7,12 +7,20 @@ What the paper states and what is this project's reading is listed in the README
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tbps_infer.reference.attention import DecoderLayer, EncoderLayer, l2_normalize
-from tbps_infer.reference.backbones import MASK_FLOOR, TextBackbone, additive_mask, image_backbone
+from tbps_infer.reference.backbones import (
+    MASK_FLOOR,
+    PartBranch,
+    ResNetBackbone,
+    TextBackbone,
+    additive_mask,
+    image_backbone,
+)
 from tbps_infer.reference.config import ModelConfig
 
 __all__ = ["Embeddings", "PartModel", "SlotLinear"]
@@ -82,13 +90,16 @@ class PartModel(nn.Module):
         self.image_encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(config.encoder_layers))
         self.text_encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(config.encoder_layers))
         self.memory_norm = nn.ModuleDict({"image": nn.LayerNorm(config.dim), "text": nn.LayerNorm(config.dim)})
-        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(config.decoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.dim)
         self.coarse_tokens = nn.Parameter(torch.randn(1, config.coarse_tokens, config.dim) * config.token_std)
         self.part_tokens = nn.Parameter(torch.randn(1, config.parts, config.dim) * config.token_std)
         self.coarse_head = SlotLinear(config.coarse_tokens, config.dim, config.dim)
-        self.fine_image = SlotLinear(config.parts, config.image.channels, config.dim)
+        self.fine_image = SlotLinear(config.parts, config.part_channels, config.dim)
         self.fine_text = SlotLinear(config.parts, config.dim, config.dim)
+        if config.part_stage is not None:
+            backbone = cast("ResNetBackbone", self.image_backbone)  # the configuration's check
+            self.part_branch = PartBranch(backbone, config.part_stage, config.part_stages, config.parts)
         mean, std = torch.tensor(config.preprocessing.mean), torch.tensor(config.preprocessing.std)
         self.register_buffer("pixel_scale", (1 / (255 * std))[:, None, None], persistent=False)
         self.register_buffer("pixel_shift", (-mean / std)[:, None, None], persistent=False)
@@ -103,13 +114,14 @@ class PartModel(nn.Module):
 
     def image_embeddings(self, pixels: Tensor) -> Embeddings:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to the raw embedding slots."""
-        features = self.image_features(pixels)
+        features, parts = self._features_and_stripes(pixels)
         memory = self.image_memory(features)
-        stripes = self.stripes(features)
+        if self.config.parts_from == "tokens":
+            parts = self.decode(self.part_tokens, memory, None)[0]
         return Embeddings(
             global_=self.global_image(features.amax(dim=(2, 3))),
             coarse=self.coarse_head(self.decode(self.coarse_tokens, memory, None)[0]),
-            fine=self.fine_image(stripes),
+            fine=self.fine_image(parts),
         )
 
     def text_embeddings(self, features: Tensor, attention_mask: Tensor) -> Embeddings:
@@ -135,10 +147,20 @@ class PartModel(nn.Module):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to a map ``[batch, channels, rows, columns]``."""
-        # The cast comes first: TensorRT takes uint8 as a network's input and nothing but a cast may follow.
-        images = pixels.to(self.pixel_scale.dtype).permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
-        features: Tensor = self.image_backbone(images)
+        features: Tensor = self.image_backbone(self._normalised(pixels))
         return features
+
+    def _features_and_stripes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.part_stage is None:
+            features = self.image_features(pixels)
+            return features, self.stripes(features)
+        backbone = cast("ResNetBackbone", self.image_backbone)
+        features, early = backbone.with_early(self._normalised(pixels), self.config.part_stage)
+        return features, self.part_branch(early)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        # The cast comes first: TensorRT takes uint8 as a network's input and nothing but a cast may follow.
+        return pixels.to(self.pixel_scale.dtype).permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
 
     def image_memory(self, features: Tensor) -> Tensor:
         """A feature map to the decoder's memory ``[batch, rows·columns, d]``."""
