@@ -69,6 +69,11 @@ class PartBranch(nn.Module):
         self.parts = parts
         self.stages = nn.ModuleList(copy.deepcopy(backbone.encoder.stages[first + k]) for k in range(stages))
 
+    def copy_from(self, backbone: ResNetBackbone, first: int) -> None:
+        """Take over the weights and statistics of a backbone's stages."""
+        for number, stage in enumerate(self.stages):
+            stage.load_state_dict(backbone.encoder.stages[first + number].state_dict())
+
     def forward(self, early: Tensor) -> Tensor:
         """The map after an early stage, ``[batch, c, rows, columns]``, to the stripes' maxima ``[batch, K, channels]``."""
         batch, channels, rows, columns = early.shape

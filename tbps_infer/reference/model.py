@@ -104,6 +104,11 @@ class PartModel(nn.Module):
         self.register_buffer("pixel_scale", (1 / (255 * std))[:, None, None], persistent=False)
         self.register_buffer("pixel_shift", (-mean / std)[:, None, None], persistent=False)
 
+    def repeat_stages(self) -> None:
+        """Give the branch of the parts, where there is one, the backbone's weights of the stages that it repeats."""
+        if self.config.part_stage is not None:
+            self.part_branch.copy_from(cast("ResNetBackbone", self.image_backbone), self.config.part_stage)
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to z, float ``[batch, dim]``."""
         return self.image_embeddings(pixels).compose()
@@ -114,7 +119,7 @@ class PartModel(nn.Module):
 
     def image_embeddings(self, pixels: Tensor) -> Embeddings:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to the raw embedding slots."""
-        features, parts = self._features_and_stripes(pixels)
+        features, parts = self.features_and_stripes(pixels)
         memory = self.image_memory(features)
         if self.config.parts_from == "tokens":
             parts = self.decode(self.part_tokens, memory, None)[0]
@@ -150,7 +155,8 @@ class PartModel(nn.Module):
         features: Tensor = self.image_backbone(self._normalised(pixels))
         return features
 
-    def _features_and_stripes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_stripes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops to the feature map and, of it or of their own branch, the stripes' maxima ``[batch, K, channels]``."""
         if self.config.part_stage is None:
             features = self.image_features(pixels)
             return features, self.stripes(features)

@@ -31,6 +31,11 @@ class TrainOptions:
         weight_decay: Adam's L2 penalty.
         terms: Which embeddings are trained and compared; fewer than all three for an ablation.
         commonality: How CMR measures that a part is common; ``off`` ranks the parts plainly.
+        margin: How a part's margin follows from its commonality κ: ``absolute`` max(α(1 − κ), 0.05), or ``relative``
+            to the part's mean, α(1 − κ)/mean(1 − κ), bounded to 0.05 and 2α.
+        margin_of: Whose part κ is of, the anchor's or the negative's.
+        part_identity: The identity loss on the parts: ``even``, weighted by ``distinctive`` (1 − κ)/mean(1 − κ), or
+            ``off``.
         base_margin: α of both ranking losses.
         pad: Pixels of padding before the random crop, at the model's image size.
         flip: Probability of a horizontal flip where the caption names neither left nor right.
@@ -49,6 +54,9 @@ class TrainOptions:
     weight_decay: float = 0.0
     terms: tuple[Term, ...] = TERMS
     commonality: Commonality = "id_prob"
+    margin: Literal["absolute", "relative"] = "absolute"
+    margin_of: Literal["anchor", "negative"] = "anchor"
+    part_identity: Literal["even", "distinctive", "off"] = "even"
     base_margin: float = 0.2
     pad: int = 10
     flip: float = 0.5

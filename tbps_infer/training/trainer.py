@@ -148,7 +148,9 @@ class _Trainer:
         self._validator = Validator(self._model, tokenizer, validation, options.terms)
         torch.manual_seed(options.seed)
         self._objective = Objective(self._model, self._batches.identities, options)
-        optimizer = torch.optim.Adam(parameter_groups(self._objective, options), weight_decay=options.weight_decay)
+        groups = parameter_groups(self._objective, options)
+        fused = fabric.device.type == "cuda"  # one kernel for all tensors
+        optimizer = torch.optim.Adam(groups, weight_decay=options.weight_decay, fused=fused)
         self._wrapped, self._optimizer = fabric.setup(self._objective, optimizer)
         self.progress = self._resume()
 
@@ -168,7 +170,7 @@ class _Trainer:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             terms = self._step(batch, generator)
-            value = float(sum(term.item() for term in terms.values()))
+            value = float(torch.stack(list(terms.values())).sum())  # one wait for the device, not one per term
             if not math.isfinite(value):
                 raise TrainingError(
                     f"The loss is {value} in epoch {epoch + 1}, step {step}.",
@@ -225,7 +227,11 @@ class _Trainer:
     def _step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """One update; returns the loss terms, detached."""
         tensors = (batch.pixels, batch.text, batch.attention_mask, batch.labels)
-        terms: dict[str, torch.Tensor] = self._wrapped(*(t.to(self._fabric.device) for t in tensors), generator)
+        device = self._fabric.device
+        if device.type == "cuda":  # from pinned memory a copy waits for nothing
+            tensors = tuple(tensor.pin_memory() for tensor in tensors)
+        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        terms: dict[str, torch.Tensor] = self._wrapped(*moved, generator)
         self._optimizer.zero_grad()
         self._fabric.backward(torch.stack(list(terms.values())).sum())
         self._optimizer.step()
