@@ -45,7 +45,7 @@ class TruthReport:
     even_pointing: float
     agreement: float
     permuted_agreement: float
-    cosines: tuple[float, float, float]
+    cosines: tuple[float, ...]
     commonality: tuple[float, ...]
 
 
@@ -72,7 +72,7 @@ def measure_truth(
     model.no_padding()
     model.enable_truncation(config.text.max_length)
     encodings = [model.encode(picture.captions[0]) for picture in split.pictures]
-    shares: list[tuple[Array, ...]] = []
+    shares: list[tuple[float, ...]] = []
     for start in range(0, len(encodings), BATCH):
         chosen = encodings[start : start + BATCH]
         crops = np.stack(
@@ -83,11 +83,10 @@ def measure_truth(
         for row, encoding in enumerate(chosen):
             shown = _shown(encoding.offsets, truths[start + row].words[0], config.parts)
             shares.append(_facts(config, seen[row], read[row, :, : len(encoding.ids)], shown))
-    columns = [np.array([row[k] for row in shares]) for k in range(len(shares[0]))]
-    means = [float(np.nanmean(column)) for column in columns]
-    return TruthReport(
-        *means[:5], cosines=(means[5], means[6], means[7]), commonality=_commonality(config, truths, vectors)
-    )
+    found = [float(np.nanmean(column)) for column in np.array(shares).T]
+    pointed, of_other, even, same, permuted, *cosines = found
+    correlations = _commonality(config, truths, vectors)
+    return TruthReport(pointed, of_other, even, same, permuted, tuple(cosines), correlations)
 
 
 def _shown(
@@ -156,8 +155,8 @@ def agreement(image: Array, text: Array, shown: NDArray[np.bool_]) -> tuple[floa
         return float("nan"), float("nan")
     common = np.minimum(image[:, None], (stripes / total)[None]).sum(axis=2)
     count = len(common)
-    same = float(np.trace(common)) / count
-    return same, (float(common.sum()) - same * count) / (count * (count - 1))
+    matched = float(np.trace(common))
+    return matched / count, (float(common.sum()) - matched) / (count * (count - 1))
 
 
 def mean_cosine(rows: Array) -> float:
@@ -179,7 +178,7 @@ def rank_correlation(one: Array, other: Array) -> float:
 def _mean_ranks(values: Array) -> Array:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    ranks: Array = (last - (counts - 1) / 2)[inverse]
+    ranks: Array = np.asarray(last - (counts - 1) / 2)[inverse]
     return ranks
 
 

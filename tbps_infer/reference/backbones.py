@@ -75,7 +75,7 @@ class PartBranch(nn.Module):
             stage.load_state_dict(backbone.encoder.stages[first + number].state_dict())
 
     def forward(self, early: Tensor) -> Tensor:
-        """The map after an early stage, ``[batch, c, rows, columns]``, to the stripes' maxima ``[batch, K, channels]``."""
+        """An early map ``[batch, c, rows, columns]`` to the stripes' maxima ``[batch, K, channels]``."""
         batch, channels, rows, columns = early.shape
         strips = early.reshape(batch, channels, self.parts, rows // self.parts, columns).transpose(1, 2)
         features = strips.reshape(-1, channels, rows // self.parts, columns)

@@ -99,7 +99,7 @@ class ModelConfig:
         coarse_tokens: N_c, the learnable tokens shared by both modalities.
         parts: K, the horizontal stripes of the image and, paired with them, the text tokens.
         token_std: Standard deviation of the tokens' initial values.
-        token_attention: Where in a decoder layer the tokens attend to each other: before the memory, after it, or not.
+        token_attention: When in a decoder layer the tokens attend to each other: before the memory, after it or not.
         attention_over: What the cross-attention's softmax runs over: each token's weights over the memory, or each
             memory cell's over the tokens, normalised over the memory afterwards (slot attention).
         sharpness: Factor on the cross-attention's scores; above 1, tokens read few cells from the start.

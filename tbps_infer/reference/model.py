@@ -156,7 +156,7 @@ class PartModel(nn.Module):
         return features
 
     def features_and_stripes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops to the feature map and, of it or of their own branch, the stripes' maxima ``[batch, K, channels]``."""
+        """Crops to the feature map, and to its or the branch's maxima of stripes, ``[batch, K, channels]``."""
         if self.config.part_stage is None:
             features = self.image_features(pixels)
             return features, self.stripes(features)

@@ -226,10 +226,10 @@ class _Trainer:
 
     def _step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """One update; returns the loss terms, detached."""
-        tensors = (batch.pixels, batch.text, batch.attention_mask, batch.labels)
+        tensors = [batch.pixels, batch.text, batch.attention_mask, batch.labels]
         device = self._fabric.device
         if device.type == "cuda":  # from pinned memory a copy waits for nothing
-            tensors = tuple(tensor.pin_memory() for tensor in tensors)
+            tensors = [tensor.pin_memory() for tensor in tensors]
         moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
         terms: dict[str, torch.Tensor] = self._wrapped(*moved, generator)
         self._optimizer.zero_grad()

@@ -1,9 +1,9 @@
 """Run a study's arms in several processes at once, within a time limit, and print its table.
 
 ``python -m tbps_infer.benchmarks.studies.ablation --data people --backbones CHECKPOINT --out RUNS`` carries on where
-it was stopped. As in the paper, the arms share pretrained backbones, and the text one is frozen: everything above them
-starts anew with each seed. `CHECKPOINT` should come from other identities and the global term alone, so that no arm is
-at home. Raw results are one JSON line per arm and seed in ``RUNS/results.jsonl``.
+it was stopped. As in the paper, the arms share pretrained backbones, and the text one is frozen: everything above
+them starts anew with each seed. `CHECKPOINT` should come from other identities and the global term alone, so that no
+arm is at home. Raw results are one JSON line per arm and seed in ``RUNS/results.jsonl``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from tbps_infer.benchmarks.studies.ablation.arms import SETS, Arm
@@ -57,7 +58,7 @@ def _run_all(study: Study, runs: Sequence[tuple[Arm, TrainOptions]], processes: 
     """At most so many runs at a time, each in a process forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([do_run.__module__])
-    waiting, running = list(runs), list[multiprocessing.process.BaseProcess]()
+    waiting, running = list(runs), list[ForkServerProcess]()
     while (waiting or running) and time.time() < study.deadline + _GRACE_SECONDS:
         while waiting and len(running) < processes and time.time() < study.deadline:
             process = context.Process(target=do_run, args=(study, *waiting.pop(0)))

@@ -45,12 +45,11 @@ def measure(best: Checkpoint, data: Path, terms: Sequence[Term], device: torch.d
         return row
     validation = read_dataset(data, "val")
     judged = Validator(best.model, tokenizer, validation, terms).embeddings(device)
-    chosen = max(FINE_WEIGHTS, key=lambda w: _rank1(judged[1], judged[0], validation, _weights(best, terms, w)))
+    for name, split, (pictures, captions) in (("validation", validation, judged), ("test", test, (images, texts))):
+        row[f"{name} R@1 by fine weight"] = {
+            str(weight): _rank1(captions, pictures, split, _weights(best, terms, weight)) for weight in FINE_WEIGHTS
+        }
     row["fine alone R@1"] = _rank1(texts, images, test, _weights(best, ("fine",), 1.0))
-    row["test R@1 by fine weight"] = {
-        str(w): _rank1(texts, images, test, _weights(best, terms, w)) for w in FINE_WEIGHTS
-    }
-    row["fine weight of validation"] = chosen
     first = np.concatenate(([0], np.cumsum([len(picture.captions) for picture in test.pictures])[:-1]))
     weights = attention_weights(best.model, str(device))
     truth = measure_truth(best.config, best.tokenizer_path, data, test, weights, (images, texts[first]))

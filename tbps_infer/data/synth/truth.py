@@ -106,8 +106,13 @@ def _picture_truth(
     person: Person, shot: Shot, captions: Sequence[Caption], shares: Mapping[tuple[str, str], float], stripes: int
 ) -> PartTruth:
     seen = visible_parts(person, shot)
-    hidden = {"hair": seen.hair == "none", "glasses": not seen.face, "shoes": not seen.feet, "bag": seen.bag == "none",
-              "held": not seen.held}  # fmt: skip
+    hidden = {
+        "hair": seen.hair == "none",
+        "glasses": not seen.face,
+        "shoes": not seen.feet,
+        "bag": seen.bag == "none",
+        "held": not seen.held,
+    }
     nowhere = np.zeros(stripes, np.bool_)
     shown = {part: nowhere if hidden.get(part) else stripes_of(part, person, shot, stripes) for part in _ATTRIBUTES}
     commonality = np.full(stripes, np.nan)

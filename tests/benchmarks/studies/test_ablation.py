@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tbps_infer.benchmarks.studies.ablation import _shuffled_margins, markdown_table
+from tbps_infer.benchmarks.studies.ablation.arms import ABLATION
+from tbps_infer.benchmarks.studies.ablation.runs import _shuffled_margins
+from tbps_infer.benchmarks.studies.ablation.table import markdown_table
 from tbps_infer.training import losses
 
 
@@ -14,7 +16,7 @@ def test_the_table_has_mean_and_sample_deviation_per_arm_in_their_order() -> Non
         {"arm": "global only", "seed": 0, "R@1": 50.0, "R@5": 60.0, "R@10": 70.0, "mAP": 40.0},
         {"arm": "global only", "seed": 1, "R@1": 54.0, "R@5": 60.0, "R@10": 71.0, "mAP": 41.0},
     ]
-    assert markdown_table(rows).splitlines()[2:] == [
+    assert markdown_table(ABLATION, rows).splitlines()[2:] == [
         "| global only | 2 | 52.0 ± 2.8 | 60.0 ± 0.0 | 70.5 ± 0.7 | 40.5 ± 0.7 |",
         "| + coarse | 1 | 70.0 | 80.0 | 90.0 | 60.0 |",
     ]
