@@ -90,7 +90,7 @@ def _drawn(
     split: Split, people: Mapping[int, Person], seed: int, height: int
 ) -> Iterator[tuple[int, Shot, list[Caption]]]:
     for picture in split.pictures:
-        number = int(picture.path.stem.split("_")[1])
+        number = int(picture.path.stem.rpartition("_")[2])
         shot = plan_shot(seed, picture.identity, number, height)
         person = people[picture.identity]
         written = write_captions(person, shot, len(picture.captions), seed, picture.identity, number)
