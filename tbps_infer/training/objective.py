@@ -9,7 +9,7 @@ from tbps_infer.reference.model import Embeddings, PartModel, SlotLinear
 from tbps_infer.training import losses
 from tbps_infer.training.options import TrainOptions
 
-__all__ = ["Objective", "parameter_groups"]
+__all__ = ["Objective", "compile_blocks", "parameter_groups"]
 
 
 class Objective(nn.Module):
@@ -138,3 +138,12 @@ def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict[s
         {"params": heads, "lr": options.head_lr, "base_lr": options.head_lr},
         {"params": backbone, "lr": options.backbone_lr, "base_lr": options.backbone_lr},
     ]
+
+
+def compile_blocks(model: PartModel) -> None:
+    """Compile the repeated blocks of `_BACKBONES` in place: names of tensors stay, and equal blocks share code."""
+    for name in _BACKBONES:
+        for module in getattr(model, name, nn.Module()).modules():
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    block.compile(dynamic=True)  # captions differ in length

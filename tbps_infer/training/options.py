@@ -41,6 +41,8 @@ class TrainOptions:
         flip: Probability of a horizontal flip where the caption names neither left nor right.
         seed: Of the weights, order, augmentation and dropout.
         precision: Mixed precision, as Lightning Fabric names it.
+        accumulate: Batches per update. Negatives come from one batch all the same.
+        compile: Compile the repeated blocks of backbones, encoders and decoder with `torch.compile`.
         validation_identities: Training identities held out to choose the best epoch when the data set has no
             validation split. The test split never chooses.
     """
@@ -62,11 +64,16 @@ class TrainOptions:
     flip: float = 0.5
     seed: int = 0
     precision: MixedPrecision = "32-true"
+    accumulate: int = 1
+    compile: bool = False
     validation_identities: int = 100
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise UsageError(f"epochs is {self.epochs} and batch_size {self.batch_size}; want at least 1 and 2.")
+        if self.epochs < 1 or self.batch_size < 2 or self.accumulate < 1:
+            raise UsageError(
+                f"epochs is {self.epochs}, batch_size {self.batch_size} and accumulate {self.accumulate}; "
+                "want at least 1, 2 and 1."
+            )
         if not self.terms or set(self.terms) - set(TERMS):
             raise UsageError(f"terms is {self.terms!r}; want some of {', '.join(TERMS)}.")
 

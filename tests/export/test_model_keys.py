@@ -1,4 +1,4 @@
-"""Models of other keys than the defaults: their graphs equal PyTorch, in FP16 too, and TensorRT for RTX builds them."""
+"""Models of other keys than the defaults: graphs equal to PyTorch, in FP16 too, and engines of TensorRT for RTX."""
 
 from __future__ import annotations
 
