@@ -27,6 +27,7 @@ __all__ = ["init"]
 @click.option("--image-weights", type=EXISTING, help="ImageNet weights in torchvision or Hugging Face format.")
 @click.option("--text-weights", type=EXISTING, help="BERT weights in Hugging Face format.")
 @click.option("--vocab", type=EXISTING, help="BERT vocab.txt.")
+@click.option("--backbones", type=EXISTING, metavar="CHECKPOINT", help="Checkpoint whose backbones are taken.")
 @click.option("--dataset", type=EXISTING, help="Data set to learn a vocabulary from, without --vocab.")
 @seed_option()
 @verbosity_options
@@ -37,6 +38,7 @@ def init(
     image_weights: Path | None,
     text_weights: Path | None,
     vocab: Path | None,
+    backbones: Path | None,
     dataset: Path | None,
     seed: int,
 ) -> None:
@@ -46,16 +48,26 @@ def init(
 
     \b
     tbps init -o start --image-weights resnet50.pth --text-weights bert/ --vocab vocab.txt
+    tbps init -o start --backbones run/best
     """
     from dataclasses import replace
 
     from tbps_infer.atomic import is_vacant
     from tbps_infer.errors import UsageError
-    from tbps_infer.reference.config import ViTConfig, base_config, tiny_config
-    from tbps_infer.reference.pretrained import VOCAB_SIZE, initial_checkpoint
+    from tbps_infer.reference.config import ViTConfig, base_config, default_keys, tiny_config
+    from tbps_infer.reference.pretrained import VOCAB_SIZE, initial_checkpoint, initial_from_backbones
 
     if not is_vacant(output):
         raise UsageError(f"{output} already exists.", "Choose another folder.")
+    if backbones is not None:
+        if vit or any(given is not None for given in (image_weights, text_weights, vocab, dataset)):
+            raise UsageError("--backbones brings its own weights and vocabulary.", "Leave the other options out.")
+        from tbps_infer.reference.checkpoint import load_checkpoint
+
+        source = load_checkpoint(backbones)
+        folder = initial_from_backbones(output, source, default_keys(source.config), seed)
+        click.echo(f"{folder}: backbones of {backbones}")
+        return
     if text_weights is not None and vocab is None:
         raise UsageError("BERT weights need their own vocabulary.", "Name its vocab.txt with --vocab.")
     tokenizer = _tokenizer(vocab, dataset, VOCAB_SIZE)
@@ -64,7 +76,7 @@ def init(
     else:
         config = base_config()
     if vit:
-        config = replace(config, image=ViTConfig())
+        config = default_keys(replace(config, image=ViTConfig(), part_stage=None))
     folder = initial_checkpoint(
         output, config, tokenizer.to_str(pretty=True), seed, image_weights=image_weights, text_weights=text_weights
     )

@@ -55,7 +55,7 @@ _FLUSH_SECONDS = 10
 )
 @click.option(
     "--part-identity",
-    type=click.Choice(("even", "distinctive", "off")),
+    type=click.Choice(("even", "distinctive", "together", "off")),
     default="even",
     help="How the identity loss weighs parts.",
 )

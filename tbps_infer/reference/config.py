@@ -6,14 +6,14 @@ Nothing in this module needs torch, so a bundle's configuration can be read on t
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing, json_values
 
-__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "tiny_config"]
+__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "default_keys", "tiny_config"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ _CHOICES = {
     "attention_over": ("memory", "tokens"),
     "parts_from": ("stripes", "tokens"),
 }
-_LATER = frozenset({*_CHOICES, "sharpness", "part_stage", "part_stages"})
+_LATER = frozenset({*_CHOICES, "sharpness", "part_stage", "part_stages", "fine_weight"})
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class ModelConfig:
         part_stage: The ResNet stage (0: the stem) after which the stripes have a branch of their own, each one alone;
             None takes them from the last map.
         part_stages: How many of the stages that follow are repeated in that branch.
+        fine_weight: λ, what the mean of the parts' cosines counts beside the other two.
     """
 
     image: ResNetConfig | ViTConfig = field(default_factory=ResNetConfig)
@@ -127,6 +128,7 @@ class ModelConfig:
     parts_from: Literal["stripes", "tokens"] = "stripes"
     part_stage: int | None = None
     part_stages: int = 1
+    fine_weight: float = 1.0
 
     def __post_init__(self) -> None:
         height, width = self.preprocessing.image_size
@@ -180,8 +182,8 @@ class ModelConfig:
 
     @property
     def layout(self) -> VectorLayout:
-        """The composite z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K]: one inner product is the sum of the three cosines."""
-        parts = tuple(Segment(f"fine.{k}", self.dim, 1.0 / self.parts) for k in range(self.parts))
+        """The composite z = [ĝ ; ĉ ; √(λ/K)·f̂_1 ; …]: one inner product is the weighted sum of the three cosines."""
+        parts = tuple(Segment(f"fine.{k}", self.dim, self.fine_weight / self.parts) for k in range(self.parts))
         coarse = Segment("coarse", self.dim * self.coarse_tokens)
         return VectorLayout((Segment("global", self.dim), coarse, *parts))
 
@@ -222,14 +224,30 @@ class ModelConfig:
             ) from error
 
 
+def default_keys(config: ModelConfig) -> ModelConfig:
+    """A configuration with what the search for parts that are parts has chosen (docs/training.md).
+
+    `ModelConfig`'s own defaults are those of the first checkpoints, whose configurations do not name these keys.
+    """
+    branch = isinstance(config.image, ResNetConfig)
+    return replace(
+        config,
+        token_attention="none",
+        sharpness=4.0,
+        part_stage=1 if branch else None,
+        part_stages=2 if branch else 1,
+        fine_weight=0.5,
+    )
+
+
 def base_config() -> ModelConfig:
     """ResNet-50 and BERT-base at 384x128: the paper's backbones with this project's defaults."""
-    return ModelConfig()
+    return default_keys(ModelConfig())
 
 
 def tiny_config(vocab_size: int) -> ModelConfig:
     """A small configuration of the same architecture, for the demo and the tests."""
-    return ModelConfig(
+    small = ModelConfig(
         image=ResNetConfig(embedding_size=32, hidden_sizes=(32, 64, 128), depths=(2, 2, 2), layer_type="basic"),
         text=TextConfig(
             vocab_size=vocab_size,
@@ -247,3 +265,4 @@ def tiny_config(vocab_size: int) -> ModelConfig:
         heads=4,
         ffn=256,
     )
+    return default_keys(small)

@@ -44,14 +44,14 @@ class Embeddings:
         """The same slots in FP32."""
         return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
 
-    def compose(self) -> Tensor:
-        """The composite z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K], float ``[batch, (1 + N_c + K)·d]``.
+    def compose(self, fine_weight: float = 1.0) -> Tensor:
+        """The composite z = [ĝ ; ĉ ; √(λ/K)·f̂_1 ; … ; √(λ/K)·f̂_K], float ``[batch, (1 + N_c + K)·d]``.
 
-        S(i,t) = cos(g_v, g_t) + cos(concat c_v, concat c_t) + (1/K) Σ_k cos(f_v^k, f_t^k) is the inner product
+        S(i,t) = cos(g_v, g_t) + cos(concat c_v, concat c_t) + (λ/K) Σ_k cos(f_v^k, f_t^k) is the inner product
         of two such vectors.
         """
         parts = self.fine.shape[1]
-        fine = l2_normalize(self.fine) * parts**-0.5
+        fine = l2_normalize(self.fine) * (fine_weight / parts) ** 0.5
         return torch.cat((l2_normalize(self.global_), l2_normalize(self.coarse.flatten(1)), fine.flatten(1)), dim=1)
 
 
@@ -111,11 +111,12 @@ class PartModel(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to z, float ``[batch, dim]``."""
-        return self.image_embeddings(pixels).compose()
+        return self.image_embeddings(pixels).compose(self.config.fine_weight)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask, integer ``[batch, length]``, to z, float ``[batch, dim]``."""
-        return self.text_embeddings(self.text_backbone(input_ids, attention_mask), attention_mask).compose()
+        features = self.text_backbone(input_ids, attention_mask)
+        return self.text_embeddings(features, attention_mask).compose(self.config.fine_weight)
 
     def image_embeddings(self, pixels: Tensor) -> Embeddings:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to the raw embedding slots."""

@@ -141,9 +141,12 @@ class PairBatches:
         pad = self._options.pad
         top, left = rng.integers(0, 2 * pad + 1, size=2)
         flip = rng.random() < self._options.flip
+        down, right = pad - int(top), pad - int(left)  # where the crop's corner goes
         height, width, _ = crop.shape
-        padded = np.pad(crop, ((pad, pad), (pad, pad), (0, 0)))
-        moved = padded[top : top + height, left : left + width]
+        moved = np.zeros_like(crop)
+        kept = crop[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
+        rows, columns, _ = kept.shape
+        moved[max(down, 0) :, max(right, 0) :][:rows, :columns] = kept
         return moved[:, ::-1] if flip and may_flip else moved
 
 

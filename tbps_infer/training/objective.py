@@ -78,6 +78,9 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.options.part_identity == "even":
             terms["fine_identity"] = self._identity(logits, labels)
+        elif self.options.part_identity == "together":
+            pooled = (logits[0].mean(1, keepdim=True), logits[1].mean(1, keepdim=True))
+            terms["fine_identity"] = self._identity(pooled, labels)
         elif self.options.part_identity == "distinctive" and kappas is not None:
             weights = (losses.distinctiveness(kappa) for kappa in kappas)
             weighted = (losses.identity_loss(side, labels, w) for side, w in zip(logits, weights, strict=True))

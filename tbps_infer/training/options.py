@@ -34,8 +34,8 @@ class TrainOptions:
         margin: How a part's margin follows from its commonality κ: ``absolute`` max(α(1 − κ), 0.05), or ``relative``
             to the part's mean, α(1 − κ)/mean(1 − κ), bounded to 0.05 and 2α.
         margin_of: Whose part κ is of, the anchor's or the negative's.
-        part_identity: The identity loss on the parts: ``even``, weighted by ``distinctive`` (1 − κ)/mean(1 − κ), or
-            ``off``.
+        part_identity: The identity loss on the parts: of each, ``even`` or weighted by ``distinctive``
+            (1 − κ)/mean(1 − κ); of all ``together``, by the mean of their logits; or ``off``.
         base_margin: α of both ranking losses.
         pad: Pixels of padding before the random crop, at the model's image size.
         flip: Probability of a horizontal flip where the caption names neither left nor right.
@@ -58,7 +58,7 @@ class TrainOptions:
     commonality: Commonality = "id_prob"
     margin: Literal["absolute", "relative"] = "absolute"
     margin_of: Literal["anchor", "negative"] = "anchor"
-    part_identity: Literal["even", "distinctive", "off"] = "even"
+    part_identity: Literal["even", "distinctive", "together", "off"] = "even"
     base_margin: float = 0.2
     pad: int = 10
     flip: float = 0.5

@@ -9,7 +9,7 @@ from typing import Any
 from tbps_infer.reference.config import ModelConfig
 from tbps_infer.training.options import TERMS, Term, TrainOptions
 
-__all__ = ["ABLATION", "SCREEN", "SETS", "Arm"]
+__all__ = ["ABLATION", "CHOSEN", "FURTHER", "SCREEN", "SETS", "Arm"]
 
 LARGER = {"image_size": (192, 64)}
 
@@ -95,4 +95,30 @@ SCREEN = (
 )
 """Candidates for tokens that differ, stripes that are stripes and margins that matter; all trained with CMR."""
 
-SETS: Mapping[str, tuple[Arm, ...]] = {"ablation": ABLATION, "screen": SCREEN}
+_CHOSEN = {"token_attention": "none", "sharpness": 4.0, "part_stage": 1, "part_stages": 2, "fine_weight": 0.5}
+_RELATIVE = {"commonality": "entropy", "margin": "relative"}
+
+
+def _part(name: str, recipe: Mapping[str, Any], identity: str, **model: Any) -> Arm:
+    return Arm(name, TERMS, {**recipe, "part_identity": identity}, {**_CHOSEN, **model})
+
+
+CHOSEN = (
+    Arm("global only", ("global",), _OFF, _CHOSEN),
+    Arm("+ coarse", ("global", "coarse"), _OFF, _CHOSEN),
+    _part("+ fine, CMR off", _OFF, "off"),
+    _part("+ fine, CMR relative entropy", _RELATIVE, "off"),
+    _part("+ fine, CMR off, identity of all parts together", _OFF, "together"),
+    _part("+ fine, CMR relative entropy, identity of all parts together", _RELATIVE, "together"),
+)
+"""The ablation with the chosen keys; two of its rows differ in the identity loss on parts."""
+
+FURTHER = (
+    _part("one stage", _RELATIVE, "off", part_stages=1),
+    _part("self-attention before, sharp 1", _RELATIVE, "off", token_attention="before", sharpness=1.0),
+    _part("stripes of the whole map", _RELATIVE, "off", part_stage=None, part_stages=1),
+    _part("slots", _RELATIVE, "off", attention_over="tokens"),
+)
+"""What each chosen key contributes: one of them exchanged."""
+
+SETS: Mapping[str, tuple[Arm, ...]] = {"ablation": ABLATION, "screen": SCREEN, "chosen": CHOSEN, "further": FURTHER}

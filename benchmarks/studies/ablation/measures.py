@@ -37,7 +37,7 @@ def measure(best: Checkpoint, data: Path, terms: Sequence[Term], device: torch.d
     tokenizer = Tokenizer.from_facts(best.tokenizer_path, best.facts)
     test = read_dataset(data, "test")
     images, texts = Validator(best.model, tokenizer, test, terms).embeddings(device)
-    every = _weights(best, terms, 1.0)
+    every = _weights(best, terms, best.config.fine_weight)
     row: dict[str, Any] = {
         name: value for name, value in _metrics(texts, images, test, every).items() if name in METRICS
     }
@@ -61,12 +61,12 @@ def measure(best: Checkpoint, data: Path, terms: Sequence[Term], device: torch.d
 
 
 def _weights(best: Checkpoint, terms: Sequence[Term], fine: float) -> NDArray[np.float32]:
-    """What each number of an embedding counts: 0 for terms that are left out, √λ for the fine ones."""
+    """What each number of an embedding counts: 0 for terms left out, and √λ for the fine ones in place of theirs."""
     found = np.zeros(best.config.layout.dim, np.float32)
     for name, piece in best.config.layout.slices.items():
         term = name.split(".")[0]
         if term in terms:
-            found[piece] = fine**0.5 if term == "fine" else 1.0
+            found[piece] = (fine / best.config.fine_weight) ** 0.5 if term == "fine" else 1.0
     return found
 
 

@@ -23,13 +23,13 @@ from tbps_infer.benchmarks.studies.ablation.measures import measure
 from tbps_infer.data.readers import read_dataset
 from tbps_infer.images import load_crop
 from tbps_infer.preprocessing import Preprocessing
-from tbps_infer.reference.checkpoint import load_checkpoint, save_checkpoint
-from tbps_infer.reference.model import PartModel
+from tbps_infer.reference.checkpoint import load_checkpoint
+from tbps_infer.reference.pretrained import initial_from_backbones
 from tbps_infer.training import losses
 from tbps_infer.training.options import TrainOptions
 from tbps_infer.training.trainer import train
 
-__all__ = ["Study", "do_run", "start_from_backbones", "write_crops"]
+__all__ = ["Study", "do_run", "read_rows", "write_crops"]
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,13 @@ def do_run(study: Study, arm: Arm, base: TrainOptions) -> None:
     started = time.monotonic()
     options = arm.options(base)
     name = f"{arm.name.replace(' ', '-').replace(',', '')}-{options.seed}"
-    config = arm.config(load_checkpoint(study.backbones).config)
+    source = load_checkpoint(study.backbones)
+    config = arm.config(source.config)
     data = crops_folder(study, config.preprocessing)
     data = data if data.is_dir() else study.data
     initial = study.out / f"{name}-start"
     if not initial.exists():
-        start_from_backbones(study.backbones, initial, arm, options.seed)
+        initial_from_backbones(initial, source, config, options.seed)
     epochs: list[int] = []
 
     def check_clock(_epoch: int, _step: int, _loss: float) -> None:
@@ -98,18 +99,6 @@ def do_run(study: Study, arm: Arm, base: TrainOptions) -> None:
     row["seconds with measures"] = round(time.monotonic() - started, 1)
     with study.results.open("a") as stream:  # one short write at the end of a file: processes do not mix
         stream.write(json.dumps(row) + "\n")
-
-
-def start_from_backbones(checkpoint: Path, folder: Path, arm: Arm, seed: int) -> Path:
-    """Write a checkpoint with another one's backbones, the text one frozen, and random weights above them."""
-    source = load_checkpoint(checkpoint)
-    torch.manual_seed(seed)
-    model = PartModel(arm.config(source.config))
-    model.image_backbone.load_state_dict(source.model.image_backbone.state_dict())
-    model.text_backbone.load_state_dict(source.model.text_backbone.state_dict())
-    model.repeat_stages()
-    facts = {"initial_seed": seed, "backbones": source.facts.fingerprint}
-    return save_checkpoint(folder, model, source.tokenizer_path.read_text(encoding="utf-8"), training=facts)
 
 
 def crops_folder(study: Study, facts: Preprocessing) -> Path:
