@@ -13,7 +13,7 @@ from tbps_infer.errors import CheckpointError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing, json_values
 
-__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "default_keys", "tiny_config"]
+__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "tiny_config", "with_local_parts"]
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ class ModelConfig:
             ) from error
 
 
-def default_keys(config: ModelConfig) -> ModelConfig:
-    """A configuration with what the search for parts that are parts has chosen (docs/training.md).
+def with_local_parts(config: ModelConfig) -> ModelConfig:
+    """A configuration with stripes, tokens and weights as chosen by measurement (docs/training.md).
 
     `ModelConfig`'s own defaults are those of the first checkpoints, whose configurations do not name these keys.
     """
@@ -242,7 +242,7 @@ def default_keys(config: ModelConfig) -> ModelConfig:
 
 def base_config() -> ModelConfig:
     """ResNet-50 and BERT-base at 384x128: the paper's backbones with this project's defaults."""
-    return default_keys(ModelConfig())
+    return ModelConfig()
 
 
 def tiny_config(vocab_size: int) -> ModelConfig:
@@ -265,4 +265,4 @@ def tiny_config(vocab_size: int) -> ModelConfig:
         heads=4,
         ffn=256,
     )
-    return default_keys(small)
+    return with_local_parts(small)
