@@ -11,6 +11,11 @@ from tbps_infer.training.options import TERMS, Term, TrainOptions
 
 __all__ = ["ABLATION", "CHOSEN", "FURTHER", "SCREEN", "SETS", "Arm"]
 
+_FIRST_MODEL: Mapping[str, Any] = {
+    "token_attention": "before", "attention_over": "memory", "sharpness": 1.0, "parts_from": "stripes",
+    "part_stage": None, "part_stages": 1, "fine_weight": 1.0,
+}  # fmt: skip
+_FIRST_RECIPE: Mapping[str, Any] = {"margin": "absolute", "margin_of": "anchor", "part_identity": "even"}
 LARGER = {"image_size": (192, 64)}
 
 
@@ -24,8 +29,8 @@ class Arm:
     Attributes:
         name: Of the row.
         terms: Which embeddings are trained and compared.
-        recipe: `TrainOptions` that differ from the study's.
-        model: Keys of `ModelConfig` that differ from the starting checkpoint's.
+        recipe: `TrainOptions` that differ from the study's and the first recipe's.
+        model: Keys of `ModelConfig` that differ from the first checkpoints'.
         crops: `Preprocessing` that differs.
         shuffled: See above.
     """
@@ -39,12 +44,13 @@ class Arm:
 
     def options(self, base: TrainOptions) -> TrainOptions:
         """The arm's recipe: the base one with what differs."""
-        return replace(base, terms=self.terms, **self.recipe)
+        return replace(base, terms=self.terms, **{**_FIRST_RECIPE, **self.recipe})
 
     def config(self, base: ModelConfig) -> ModelConfig:
         """The arm's model, its text backbone frozen."""
         crops = replace(base.preprocessing, **self.crops)
-        return replace(base, text=replace(base.text, frozen=True), preprocessing=crops, **self.model)
+        keys = {**_FIRST_MODEL, **self.model}
+        return replace(base, text=replace(base.text, frozen=True), preprocessing=crops, **keys)
 
 
 _OFF = {"commonality": "off"}
