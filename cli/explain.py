@@ -108,7 +108,7 @@ def _truth(model: Path, dataset: Path, split: str) -> None:
     from tbps_infer.encoder import Encoder
     from tbps_infer.evaluation.evaluate import embed_both
     from tbps_infer.explain.attention import AttentionGraphs
-    from tbps_infer.explain.truth import measure_truth
+    from tbps_infer.explain.truth import Weights, measure_truth
     from tbps_infer.reference.config import ModelConfig
     from tbps_infer.runners.options import RunOptions
 
@@ -117,7 +117,7 @@ def _truth(model: Path, dataset: Path, split: str) -> None:
         if is_bundle(model):
             bundle = Bundle.open(model)
             config, tokenizer = ModelConfig.from_json(dict(bundle.model.config)), bundle.check_file("tokenizer.json")
-            weights = opened.enter_context(closing(AttentionGraphs(bundle))).weights
+            weights: Weights = opened.enter_context(closing(AttentionGraphs(bundle))).weights
         else:
             from tbps_infer.explain.maps import attention_weights
             from tbps_infer.reference.checkpoint import load_checkpoint

@@ -44,11 +44,11 @@ _FLUSH_SECONDS = 10
 @click.option(
     "--commonality",
     type=click.Choice(("id_prob", "entropy", "off")),
-    default="id_prob",
+    default="entropy",
     help="How CMR measures the commonality of a part.",
 )
 @click.option(
-    "--margin", type=click.Choice(("absolute", "relative")), default="absolute", help="How margins follow from it."
+    "--margin", type=click.Choice(("absolute", "relative")), default="relative", help="How margins follow from it."
 )
 @click.option(
     "--margin-of", type=click.Choice(("anchor", "negative")), default="anchor", help="Whose commonality counts."
@@ -56,7 +56,7 @@ _FLUSH_SECONDS = 10
 @click.option(
     "--part-identity",
     type=click.Choice(("even", "distinctive", "together", "off")),
-    default="even",
+    default="together",
     help="How the identity loss weighs parts.",
 )
 @click.option("--pad", type=click.IntRange(0), default=10, help="Padding before the random crop, in pixels.")

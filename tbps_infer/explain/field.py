@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tbps_infer.reference.config import ModelConfig, ResNetConfig
-from tbps_infer.reference.model import PartModel
+
+if TYPE_CHECKING:
+    from tbps_infer.reference.model import PartModel
 
 __all__ = ["Field", "stripe_field", "theoretical_rows"]
 
@@ -38,6 +40,8 @@ def stripe_field(model: PartModel, crops: NDArray[np.uint8]) -> Field:
         model: A part model whose parts are stripes, in eval mode.
         crops: uint8 ``[n, height, width, 3]``.
     """
+    import torch
+
     config = model.config
     device = model.pixel_scale.device
     pixels = torch.from_numpy(crops).to(device).float().requires_grad_(True)

@@ -172,13 +172,14 @@ def rank_correlation(one: Array, other: Array) -> float:
     ranks = np.stack([_mean_ranks(one), _mean_ranks(other)])
     if (ranks.std(axis=1) == 0).any():
         return float("nan")
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def _mean_ranks(values: Array) -> Array:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Array = np.asarray(last - (counts - 1) / 2)[inverse]
+    last: Array = np.cumsum(counts).astype(np.float64)
+    means: Array = last - (counts - 1) / 2
+    ranks: Array = means[inverse]
     return ranks
 
 

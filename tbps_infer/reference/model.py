@@ -40,10 +40,6 @@ class Embeddings:
     coarse: Tensor
     fine: Tensor
 
-    def float(self) -> Embeddings:
-        """The same slots in FP32."""
-        return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
-
     def compose(self, fine_weight: float = 1.0) -> Tensor:
         """The composite z = [ĝ ; ĉ ; √(λ/K)·f̂_1 ; … ; √(λ/K)·f̂_K], float ``[batch, (1 + N_c + K)·d]``.
 
@@ -53,6 +49,10 @@ class Embeddings:
         parts = self.fine.shape[1]
         fine = l2_normalize(self.fine) * (fine_weight / parts) ** 0.5
         return torch.cat((l2_normalize(self.global_), l2_normalize(self.coarse.flatten(1)), fine.flatten(1)), dim=1)
+
+    def float(self) -> Embeddings:
+        """The same slots in FP32."""
+        return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
 
 
 class SlotLinear(nn.Module):

@@ -55,10 +55,10 @@ class TrainOptions:
     milestones: tuple[int, ...] = (20, 40)
     weight_decay: float = 0.0
     terms: tuple[Term, ...] = TERMS
-    commonality: Commonality = "id_prob"
-    margin: Literal["absolute", "relative"] = "absolute"
+    commonality: Commonality = "entropy"
+    margin: Literal["absolute", "relative"] = "relative"
     margin_of: Literal["anchor", "negative"] = "anchor"
-    part_identity: Literal["even", "distinctive", "together", "off"] = "even"
+    part_identity: Literal["even", "distinctive", "together", "off"] = "together"
     base_margin: float = 0.2
     pad: int = 10
     flip: float = 0.5

@@ -46,7 +46,10 @@ def test_bundles_and_engines_of_every_key(keys: dict[str, Any], tmp_path: Path) 
     pixels = rng.integers(0, 256, (3, 96, 32, 3), dtype=np.uint8)
     ids = rng.integers(5, 300, (3, 17), dtype=np.int32)
     mask = (np.arange(17) < np.array([[17], [9], [4]])).astype(np.int32)
-    feeds = {"image": {"pixels": pixels}, "text": {"input_ids": ids, "attention_mask": mask}}
+    feeds: dict[str, dict[str, Any]] = {
+        "image": {"pixels": pixels},
+        "text": {"input_ids": ids, "attention_mask": mask},
+    }
     want = {
         "image": model.encode_image(torch.from_numpy(pixels)),
         "text": model.encode_text(torch.from_numpy(ids), torch.from_numpy(mask)),

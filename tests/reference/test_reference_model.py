@@ -35,12 +35,12 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
+@pytest.fixture(scope="module", params=list(VARIANTS.values()), ids=list(VARIANTS))
 def model(request: pytest.FixtureRequest) -> PartModel:
     """Two decoder and two encoder layers, and norms, biases and running statistics that are not 1 and 0."""
     generator = torch.Generator().manual_seed(3)
     torch.manual_seed(3)
-    sizes = {"decoder_layers": 2, "encoder_layers": 2, "coarse_tokens": 5}
+    sizes: dict[str, Any] = {"decoder_layers": 2, "encoder_layers": 2, "coarse_tokens": 5}
     model = PartModel(replace(tiny_config(VOCABULARY), **sizes, **request.param))
     for name, tensor in model.state_dict().items():
         if name.endswith(("norm.weight", "norm.bias", ".bias", "running_mean")) or "LayerNorm" in name:
