@@ -24,9 +24,11 @@ __all__ = ["init"]
     help="base is ResNet-50 with BERT-base; tiny is the size of the shipped checkpoint.",
 )
 @click.option("--vit", is_flag=True, help="Use ViT-B/16 instead of ResNet-50.")
+@click.option("--local-parts", is_flag=True, help="Let stripes see only themselves, as in the shipped checkpoint.")
 @click.option("--image-weights", type=EXISTING, help="ImageNet weights in torchvision or Hugging Face format.")
 @click.option("--text-weights", type=EXISTING, help="BERT weights in Hugging Face format.")
 @click.option("--vocab", type=EXISTING, help="BERT vocab.txt.")
+@click.option("--backbones", type=EXISTING, metavar="CHECKPOINT", help="Checkpoint whose backbones are taken.")
 @click.option("--dataset", type=EXISTING, help="Data set to learn a vocabulary from, without --vocab.")
 @seed_option()
 @verbosity_options
@@ -34,9 +36,11 @@ def init(
     output: Path,
     size: str,
     vit: bool,
+    local_parts: bool,
     image_weights: Path | None,
     text_weights: Path | None,
     vocab: Path | None,
+    backbones: Path | None,
     dataset: Path | None,
     seed: int,
 ) -> None:
@@ -46,25 +50,35 @@ def init(
 
     \b
     tbps init -o start --image-weights resnet50.pth --text-weights bert/ --vocab vocab.txt
+    tbps init -o start --backbones run/best
     """
     from dataclasses import replace
 
     from tbps_infer.atomic import is_vacant
     from tbps_infer.errors import UsageError
-    from tbps_infer.reference.config import ViTConfig, base_config, tiny_config
-    from tbps_infer.reference.pretrained import VOCAB_SIZE, initial_checkpoint
+    from tbps_infer.reference.config import ViTConfig, base_config, tiny_config, with_local_parts
+    from tbps_infer.reference.pretrained import VOCAB_SIZE, initial_checkpoint, initial_from_backbones
 
     if not is_vacant(output):
         raise UsageError(f"{output} already exists.", "Choose another folder.")
+    if backbones is not None:
+        if vit or any(given is not None for given in (image_weights, text_weights, vocab, dataset)):
+            raise UsageError("--backbones brings its own weights and vocabulary.", "Leave the other options out.")
+        from tbps_infer.reference.checkpoint import load_checkpoint
+
+        source = load_checkpoint(backbones)
+        folder = initial_from_backbones(output, source, with_local_parts(source.config), seed)
+        click.echo(f"{folder}: backbones of {backbones}")
+        return
     if text_weights is not None and vocab is None:
         raise UsageError("BERT weights need their own vocabulary.", "Name its vocab.txt with --vocab.")
     tokenizer = _tokenizer(vocab, dataset, VOCAB_SIZE)
     if size == "tiny":
         config = tiny_config(tokenizer.get_vocab_size())
     else:
-        config = base_config()
+        config = with_local_parts(base_config()) if local_parts else base_config()
     if vit:
-        config = replace(config, image=ViTConfig())
+        config = replace(config, image=ViTConfig(), part_stage=None, part_stages=1)
     folder = initial_checkpoint(
         output, config, tokenizer.to_str(pretty=True), seed, image_weights=image_weights, text_weights=text_weights
     )

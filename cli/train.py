@@ -44,8 +44,20 @@ _FLUSH_SECONDS = 10
 @click.option(
     "--commonality",
     type=click.Choice(("id_prob", "entropy", "off")),
-    default="id_prob",
+    default="entropy",
     help="How CMR measures the commonality of a part.",
+)
+@click.option(
+    "--margin", type=click.Choice(("absolute", "relative")), default="relative", help="How margins follow from it."
+)
+@click.option(
+    "--margin-of", type=click.Choice(("anchor", "negative")), default="anchor", help="Whose commonality counts."
+)
+@click.option(
+    "--part-identity",
+    type=click.Choice(("even", "distinctive", "together", "off")),
+    default="together",
+    help="How the identity loss weighs parts.",
 )
 @click.option("--pad", type=click.IntRange(0), default=10, help="Padding before the random crop, in pixels.")
 @seed_option()
@@ -55,6 +67,8 @@ _FLUSH_SECONDS = 10
     default="32-true",
     help="Numeric precision.",
 )
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches per update.")
+@click.option("--compile", is_flag=True, help="Compile the model's blocks with torch.compile.")
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Device to train on.")
 @click.option("--devices", type=click.IntRange(1), default=1, help="Number of devices; DDP if more than one.")
 @click.option(
@@ -157,7 +171,11 @@ def _fabric(device: str, devices: int, options: TrainOptions, loggers: list[Any]
             f"{devices} CUDA devices were asked for, but PyTorch finds {torch.cuda.device_count()}.",
             "Choose --device cpu, or fewer --devices.",
         )
-    return Fabric(accelerator=device, devices=devices, precision=options.precision, loggers=loggers)
+    # What an ablation leaves out gets no gradient, and DDP waits for all that it was not told to do without.
+    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    return Fabric(
+        accelerator=device, devices=devices, strategy=strategy, precision=options.precision, loggers=loggers
+    )
 
 
 def _epoch_line(entry: EpochLog, options: TrainOptions) -> str:

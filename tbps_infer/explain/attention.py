@@ -69,10 +69,16 @@ class AttentionGraphs:
         words, ids, owner = words_of(self._tokenizer, sentence, self._config.text.max_length)
         tokens = np.array([ids], np.int32)
         crop = load_crop(picture, self._config.preprocessing)[None]
+        seen, read = self.weights(crop, tokens, np.ones_like(tokens))
+        return relative_attention(self._config, words, owner, seen[0], read[0])
+
+    def weights(
+        self, crops: NDArray[np.uint8], ids: NDArray[np.int32], mask: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The attention on crops and on sentences, as `tbps_infer.explain.truth.Weights`."""
         with self._lock:
-            seen = self._image.run({"pixels": crop})["image_attention"][0]
-            read = self._text.run({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["text_attention"][0]
-        return relative_attention(self._config, words, owner, seen, read)
+            seen = self._image.run({"pixels": crops})["image_attention"]
+            return seen, self._text.run({"input_ids": ids, "attention_mask": mask})["text_attention"]
 
     def close(self) -> None:
         """Let the graphs go; closing twice is harmless."""

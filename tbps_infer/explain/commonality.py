@@ -23,7 +23,7 @@ from tbps_infer.evaluation.evaluate import embed_both
 from tbps_infer.layout import VectorLayout
 from tbps_infer.render import canvas
 
-__all__ = ["Commonality", "draw_commonality", "entropy_commonality", "measure_commonality"]
+__all__ = ["Commonality", "draw_commonality", "entropy_commonality", "measure_commonality", "unit_parts"]
 
 BATCH = 64
 TEMPERATURE, BASE_MARGIN, LEAST_MARGIN = 0.05, 0.2, 0.05
@@ -96,7 +96,7 @@ def measure_commonality(
     chosen = [described[index] for index in order]
     captions, paths = [picture.captions[0] for picture in chosen], [picture.path for picture in chosen]
     texts, images = embed_both(encoder.encode_texts, encoder.encode_images, captions, paths, on_progress)
-    image_parts, text_parts = _unit_parts(images, layout, names), _unit_parts(texts, layout, names)
+    image_parts, text_parts = unit_parts(images, layout, names), unit_parts(texts, layout, names)
     # A last batch of one would have nothing to share with.
     starts = [start for start in range(0, len(chosen), BATCH) if len(chosen) - start > 1]
     kappa = [
@@ -107,7 +107,8 @@ def measure_commonality(
     return Commonality(tuple(paths[: joined.shape[1]]), joined)
 
 
-def _unit_parts(vectors: NDArray[np.float32], layout: VectorLayout, names: list[str]) -> NDArray[np.float32]:
+def unit_parts(vectors: NDArray[np.float32], layout: VectorLayout, names: list[str]) -> NDArray[np.float32]:
+    """The named segments of vectors ``[n, dim]``, each of unit length: float32 ``[parts, n, d]``."""
     parts = np.stack([vectors[:, layout.slices[name]] for name in names])
     unit: NDArray[np.float32] = parts / np.linalg.norm(parts, axis=2, keepdims=True)
     return unit

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tbps_infer.explain.attention import Attention, relative_attention, words_of
@@ -13,7 +16,10 @@ from tbps_infer.reference.backbones import additive_mask
 from tbps_infer.reference.checkpoint import Checkpoint
 from tbps_infer.reference.model import PartModel
 
-__all__ = ["ImageAttention", "TextAttention", "attend"]
+if TYPE_CHECKING:
+    from tbps_infer.explain.truth import Weights
+
+__all__ = ["ImageAttention", "TextAttention", "attend", "attention_weights"]
 
 
 class ImageAttention(nn.Module):
@@ -55,3 +61,18 @@ def attend(checkpoint: Checkpoint, picture: Path | bytes, sentence: str) -> Atte
         tokens = torch.tensor([ids], dtype=torch.int32)
         read = TextAttention(checkpoint.model)(tokens, torch.ones_like(tokens))[0].numpy()
     return relative_attention(config, words, owner, seen, read)
+
+
+def attention_weights(model: PartModel, device: str = "cpu") -> Weights:
+    """Both modules of a model as arrays to arrays, for `tbps_infer.explain.truth.measure_truth`."""
+    image, text = ImageAttention(model), TextAttention(model)
+
+    def weights(
+        crops: NDArray[np.uint8], ids: NDArray[np.int32], mask: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with torch.inference_mode():
+            seen = image(torch.from_numpy(crops).to(device))
+            read = text(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+        return seen.float().cpu().numpy(), read.float().cpu().numpy()
+
+    return weights

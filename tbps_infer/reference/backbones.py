@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import transformers
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from tbps_infer.reference.config import ResNetConfig, TextConfig, ViTConfig
 
 __all__ = [
     "MASK_FLOOR",
+    "PartBranch",
     "ResNetBackbone",
     "TextBackbone",
     "ViTBackbone",
@@ -43,10 +46,42 @@ class ResNetBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float ``[batch, 3, height, width]`` to a map ``[batch, channels, rows, columns]``."""
+        return self.with_early(images, 0)[0]
+
+    def with_early(self, images: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """The map, and beside it the one after an earlier stage; stage 0 is the stem."""
         features: Tensor = self.embedder(images)
-        for stage in self.encoder.stages:
+        maps = [features]
+        for layer in self.encoder.stages:
+            maps.append(layer(maps[-1]))
+        return maps[-1], maps[stage]
+
+
+class PartBranch(nn.Module):
+    """Later stages of a ResNet once more, with weights and statistics of their own, on each stripe alone.
+
+    Convolutions do not cross the stripes' borders, so a part sees its stripe and what the shared early stages saw
+    around it.
+    """
+
+    def __init__(self, backbone: ResNetBackbone, first: int, stages: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.stages = nn.ModuleList(copy.deepcopy(backbone.encoder.stages[first + k]) for k in range(stages))
+
+    def copy_from(self, backbone: ResNetBackbone, first: int) -> None:
+        """Take over the weights and statistics of a backbone's stages."""
+        for number, stage in enumerate(self.stages):
+            stage.load_state_dict(backbone.encoder.stages[first + number].state_dict())
+
+    def forward(self, early: Tensor) -> Tensor:
+        """An early map ``[batch, c, rows, columns]`` to the stripes' maxima ``[batch, K, channels]``."""
+        batch, channels, rows, columns = early.shape
+        strips = early.reshape(batch, channels, self.parts, rows // self.parts, columns).transpose(1, 2)
+        features = strips.reshape(-1, channels, rows // self.parts, columns)
+        for stage in self.stages:
             features = stage(features)
-        return features
+        return features.amax(dim=(2, 3)).reshape(-1, self.parts, features.shape[1])
 
 
 class ViTBackbone(nn.Module):

@@ -6,14 +6,14 @@ Nothing in this module needs torch, so a bundle's configuration can be read on t
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.preprocessing import Preprocessing, json_values
 
-__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "tiny_config"]
+__all__ = ["ModelConfig", "ResNetConfig", "TextConfig", "ViTConfig", "base_config", "tiny_config", "with_local_parts"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,14 @@ class TextConfig:
     frozen: bool = True
 
 
+_CHOICES = {
+    "token_attention": ("before", "after", "none"),
+    "attention_over": ("memory", "tokens"),
+    "parts_from": ("stripes", "tokens"),
+}
+_LATER = frozenset({*_CHOICES, "sharpness", "part_stage", "part_stages", "fine_weight"})
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes the reference model's shapes and preprocessing.
@@ -91,6 +99,15 @@ class ModelConfig:
         coarse_tokens: N_c, the learnable tokens shared by both modalities.
         parts: K, the horizontal stripes of the image and, paired with them, the text tokens.
         token_std: Standard deviation of the tokens' initial values.
+        token_attention: When in a decoder layer the tokens attend to each other: before the memory, after it or not.
+        attention_over: What the cross-attention's softmax runs over: each token's weights over the memory, or each
+            memory cell's over the tokens, normalised over the memory afterwards (slot attention).
+        sharpness: Factor on the cross-attention's scores; above 1, tokens read few cells from the start.
+        parts_from: What a picture's parts are: horizontal stripes, or what the text tokens read of its memory.
+        part_stage: The ResNet stage (0: the stem) after which the stripes have a branch of their own, each one alone;
+            None takes them from the last map.
+        part_stages: How many of the stages that follow are repeated in that branch.
+        fine_weight: λ, what the mean of the parts' cosines counts beside the other two.
     """
 
     image: ResNetConfig | ViTConfig = field(default_factory=ResNetConfig)
@@ -105,6 +122,13 @@ class ModelConfig:
     coarse_tokens: int = 6
     parts: int = 6
     token_std: float = 0.02
+    token_attention: Literal["before", "after", "none"] = "before"
+    attention_over: Literal["memory", "tokens"] = "memory"
+    sharpness: float = 1.0
+    parts_from: Literal["stripes", "tokens"] = "stripes"
+    part_stage: int | None = None
+    part_stages: int = 1
+    fine_weight: float = 1.0
 
     def __post_init__(self) -> None:
         height, width = self.preprocessing.image_size
@@ -125,6 +149,21 @@ class ModelConfig:
             )
         if self.dim % self.heads:
             raise CheckpointError(f"dim {self.dim} is not a multiple of heads {self.heads}.")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise CheckpointError(f"{name} is {getattr(self, name)!r}, want {' or '.join(known)}.")
+        if self.part_stage is not None:
+            self._check_part_branch(self.part_stage)
+
+    def _check_part_branch(self, stage: int) -> None:
+        if not isinstance(self.image, ResNetConfig) or self.parts_from != "stripes":
+            raise CheckpointError("part_stage needs a ResNet and parts_from stripes.", "Leave part_stage out.")
+        stages = len(self.image.hidden_sizes)
+        if not 0 <= stage < stages or not 1 <= self.part_stages <= stages - stage:
+            raise CheckpointError(
+                f"The branch of the parts repeats {self.part_stages} stages after stage {stage}, of {stages} in all.",
+                "Choose a smaller part_stage or part_stages.",
+            )
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -133,15 +172,29 @@ class ModelConfig:
         return height // self.image.stride, width // self.image.stride
 
     @property
+    def part_channels(self) -> int:
+        """Channels of the map that stripes are pooled from, or of what image tokens read."""
+        if self.parts_from == "tokens":
+            return self.dim
+        if self.part_stage is None or not isinstance(self.image, ResNetConfig):
+            return self.image.channels
+        return self.image.hidden_sizes[self.part_stage + self.part_stages - 1]
+
+    @property
     def layout(self) -> VectorLayout:
-        """The composite z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K]: one inner product is the sum of the three cosines."""
-        parts = tuple(Segment(f"fine.{k}", self.dim, 1.0 / self.parts) for k in range(self.parts))
+        """The composite z = [ĝ ; ĉ ; √(λ/K)·f̂_1 ; …]: one inner product is the weighted sum of the three cosines."""
+        parts = tuple(Segment(f"fine.{k}", self.dim, self.fine_weight / self.parts) for k in range(self.parts))
         coarse = Segment("coarse", self.dim * self.coarse_tokens)
         return VectorLayout((Segment("global", self.dim), coarse, *parts))
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return json_values(dataclasses.asdict(self))
+        """The configuration as plain JSON values.
+
+        Keys that came later are left out at their defaults: the fingerprint of a model that is older stays the same.
+        """
+        values = json_values(dataclasses.asdict(self))
+        later = {key.name: key.default for key in dataclasses.fields(self) if key.name in _LATER}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:
@@ -171,6 +224,22 @@ class ModelConfig:
             ) from error
 
 
+def with_local_parts(config: ModelConfig) -> ModelConfig:
+    """A configuration with stripes, tokens and weights as chosen by measurement (docs/training.md).
+
+    `ModelConfig`'s own defaults are those of the first checkpoints, whose configurations do not name these keys.
+    """
+    branch = isinstance(config.image, ResNetConfig)
+    return replace(
+        config,
+        token_attention="none",
+        sharpness=4.0,
+        part_stage=1 if branch else None,
+        part_stages=2 if branch else 1,
+        fine_weight=0.5,
+    )
+
+
 def base_config() -> ModelConfig:
     """ResNet-50 and BERT-base at 384x128: the paper's backbones with this project's defaults."""
     return ModelConfig()
@@ -178,7 +247,7 @@ def base_config() -> ModelConfig:
 
 def tiny_config(vocab_size: int) -> ModelConfig:
     """A small configuration of the same architecture, for the demo and the tests."""
-    return ModelConfig(
+    small = ModelConfig(
         image=ResNetConfig(embedding_size=32, hidden_sizes=(32, 64, 128), depths=(2, 2, 2), layer_type="basic"),
         text=TextConfig(
             vocab_size=vocab_size,
@@ -196,3 +265,4 @@ def tiny_config(vocab_size: int) -> ModelConfig:
         heads=4,
         ffn=256,
     )
+    return with_local_parts(small)

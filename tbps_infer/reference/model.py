@@ -7,12 +7,20 @@ What the paper states and what is this project's reading is listed in the README
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tbps_infer.reference.attention import DecoderLayer, EncoderLayer, l2_normalize
-from tbps_infer.reference.backbones import MASK_FLOOR, TextBackbone, additive_mask, image_backbone
+from tbps_infer.reference.backbones import (
+    MASK_FLOOR,
+    PartBranch,
+    ResNetBackbone,
+    TextBackbone,
+    additive_mask,
+    image_backbone,
+)
 from tbps_infer.reference.config import ModelConfig
 
 __all__ = ["Embeddings", "PartModel", "SlotLinear"]
@@ -32,19 +40,19 @@ class Embeddings:
     coarse: Tensor
     fine: Tensor
 
-    def float(self) -> Embeddings:
-        """The same slots in FP32."""
-        return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
+    def compose(self, fine_weight: float = 1.0) -> Tensor:
+        """The composite z = [ĝ ; ĉ ; √(λ/K)·f̂_1 ; … ; √(λ/K)·f̂_K], float ``[batch, (1 + N_c + K)·d]``.
 
-    def compose(self) -> Tensor:
-        """The composite z = [ĝ ; ĉ ; f̂_1/√K ; … ; f̂_K/√K], float ``[batch, (1 + N_c + K)·d]``.
-
-        S(i,t) = cos(g_v, g_t) + cos(concat c_v, concat c_t) + (1/K) Σ_k cos(f_v^k, f_t^k) is the inner product
+        S(i,t) = cos(g_v, g_t) + cos(concat c_v, concat c_t) + (λ/K) Σ_k cos(f_v^k, f_t^k) is the inner product
         of two such vectors.
         """
         parts = self.fine.shape[1]
-        fine = l2_normalize(self.fine) * parts**-0.5
+        fine = l2_normalize(self.fine) * (fine_weight / parts) ** 0.5
         return torch.cat((l2_normalize(self.global_), l2_normalize(self.coarse.flatten(1)), fine.flatten(1)), dim=1)
+
+    def float(self) -> Embeddings:
+        """The same slots in FP32."""
+        return Embeddings(self.global_.float(), self.coarse.float(), self.fine.float())
 
 
 class SlotLinear(nn.Module):
@@ -82,34 +90,44 @@ class PartModel(nn.Module):
         self.image_encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(config.encoder_layers))
         self.text_encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(config.encoder_layers))
         self.memory_norm = nn.ModuleDict({"image": nn.LayerNorm(config.dim), "text": nn.LayerNorm(config.dim)})
-        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(config.decoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.dim)
         self.coarse_tokens = nn.Parameter(torch.randn(1, config.coarse_tokens, config.dim) * config.token_std)
         self.part_tokens = nn.Parameter(torch.randn(1, config.parts, config.dim) * config.token_std)
         self.coarse_head = SlotLinear(config.coarse_tokens, config.dim, config.dim)
-        self.fine_image = SlotLinear(config.parts, config.image.channels, config.dim)
+        self.fine_image = SlotLinear(config.parts, config.part_channels, config.dim)
         self.fine_text = SlotLinear(config.parts, config.dim, config.dim)
+        if config.part_stage is not None:
+            backbone = cast("ResNetBackbone", self.image_backbone)  # the configuration's check
+            self.part_branch = PartBranch(backbone, config.part_stage, config.part_stages, config.parts)
         mean, std = torch.tensor(config.preprocessing.mean), torch.tensor(config.preprocessing.std)
         self.register_buffer("pixel_scale", (1 / (255 * std))[:, None, None], persistent=False)
         self.register_buffer("pixel_shift", (-mean / std)[:, None, None], persistent=False)
 
+    def repeat_stages(self) -> None:
+        """Give the branch of the parts, where there is one, the backbone's weights of the stages that it repeats."""
+        if self.config.part_stage is not None:
+            self.part_branch.copy_from(cast("ResNetBackbone", self.image_backbone), self.config.part_stage)
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to z, float ``[batch, dim]``."""
-        return self.image_embeddings(pixels).compose()
+        return self.image_embeddings(pixels).compose(self.config.fine_weight)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask, integer ``[batch, length]``, to z, float ``[batch, dim]``."""
-        return self.text_embeddings(self.text_backbone(input_ids, attention_mask), attention_mask).compose()
+        features = self.text_backbone(input_ids, attention_mask)
+        return self.text_embeddings(features, attention_mask).compose(self.config.fine_weight)
 
     def image_embeddings(self, pixels: Tensor) -> Embeddings:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to the raw embedding slots."""
-        features = self.image_features(pixels)
+        features, parts = self.features_and_stripes(pixels)
         memory = self.image_memory(features)
-        stripes = self.stripes(features)
+        if self.config.parts_from == "tokens":
+            parts = self.decode(self.part_tokens, memory, None)[0]
         return Embeddings(
             global_=self.global_image(features.amax(dim=(2, 3))),
             coarse=self.coarse_head(self.decode(self.coarse_tokens, memory, None)[0]),
-            fine=self.fine_image(stripes),
+            fine=self.fine_image(parts),
         )
 
     def text_embeddings(self, features: Tensor, attention_mask: Tensor) -> Embeddings:
@@ -135,10 +153,21 @@ class PartModel(nn.Module):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """RGB crops, uint8 ``[batch, height, width, 3]``, to a map ``[batch, channels, rows, columns]``."""
-        # The cast comes first: TensorRT takes uint8 as a network's input and nothing but a cast may follow.
-        images = pixels.to(self.pixel_scale.dtype).permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
-        features: Tensor = self.image_backbone(images)
+        features: Tensor = self.image_backbone(self._normalised(pixels))
         return features
+
+    def features_and_stripes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops to the feature map, and to its or the branch's maxima of stripes, ``[batch, K, channels]``."""
+        if self.config.part_stage is None:
+            features = self.image_features(pixels)
+            return features, self.stripes(features)
+        backbone = cast("ResNetBackbone", self.image_backbone)
+        features, early = backbone.with_early(self._normalised(pixels), self.config.part_stage)
+        return features, self.part_branch(early)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        # The cast comes first: TensorRT takes uint8 as a network's input and nothing but a cast may follow.
+        return pixels.to(self.pixel_scale.dtype).permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
 
     def image_memory(self, features: Tensor) -> Tensor:
         """A feature map to the decoder's memory ``[batch, rows·columns, d]``."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tbps_infer.errors import CheckpointError
 from tbps_infer.reference.backbones import ResNetBackbone, TextBackbone, ViTBackbone
-from tbps_infer.reference.checkpoint import own_tensors, save_checkpoint
+from tbps_infer.reference.checkpoint import Checkpoint, own_tensors, save_checkpoint
 from tbps_infer.reference.config import ModelConfig, tiny_config
 from tbps_infer.reference.model import PartModel
 from tbps_infer.reference.published import Format, Source, bert_formats, modern_name, resnet_formats, vit_formats
@@ -31,6 +31,7 @@ __all__ = [
     "VOCAB_SIZE",
     "Coverage",
     "initial_checkpoint",
+    "initial_from_backbones",
     "initial_tiny_checkpoint",
     "load_image_weights",
     "load_text_weights",
@@ -98,9 +99,29 @@ def initial_checkpoint(
     training: dict[str, Any] = {"initial_seed": seed}
     if image_weights is not None:
         training["image_weights"] = _provenance(load_image_weights(model.image_backbone, image_weights))
+        model.repeat_stages()
     if text_weights is not None:
         training["text_weights"] = _provenance(load_text_weights(model.text_backbone, text_weights))
     return save_checkpoint(folder, model, tokenizer_json, training=training)
+
+
+def initial_from_backbones(folder: Path, source: Checkpoint, config: ModelConfig, seed: int) -> Path:
+    """Write a checkpoint to start training from, with another one's backbones and random weights above them.
+
+    Args:
+        folder: Where the checkpoint goes.
+        source: The checkpoint whose backbones and tokenizer are taken.
+        config: The model's; its backbones are the source's.
+        seed: Of the random weights; PyTorch's own random state stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PartModel(config)
+    model.image_backbone.load_state_dict(source.model.image_backbone.state_dict())
+    model.text_backbone.load_state_dict(source.model.text_backbone.state_dict())
+    model.repeat_stages()
+    training = {"initial_seed": seed, "backbones": source.facts.fingerprint}
+    return save_checkpoint(folder, model, source.tokenizer_path.read_text(encoding="utf-8"), training=training)
 
 
 def initial_tiny_checkpoint(folder: Path, captions: Iterable[str], seed: int) -> Path:

@@ -48,7 +48,8 @@ async def export(asked: ExportRequest, request: Request) -> Response:
     hashes = await run_in_threadpool(_hashes, service, chosen)
     only = {name: np.sort(np.array([at.record for at in chosen if at.gallery == name], np.int64)) for name in names}
     wanted = replace(job, galleries=names, records=only, k=len(chosen), skip=0, keep_like=True)
-    answer = await answer_to(service, searcher, replace(wanted, options=searcher.search_options, alike=None))
+    options = replace(searcher.search_options, crops=True)
+    answer = await answer_to(service, searcher, replace(wanted, options=options, alike=None))
     # A record may go at any moment, also between the two looks: what both saw is given, what is left out is named.
     places = [Place(name, hit.record) for name, hit in zip(answer.galleries, answer.hits, strict=True)]
     kept = [(place, hit) for place, hit in zip(places, answer.hits, strict=True) if place in hashes]

@@ -22,7 +22,7 @@ from tbps_infer.text import Tokenizer, pad_ids
 from tbps_infer.training.features import TextFeatures
 from tbps_infer.training.options import TrainOptions
 
-__all__ = ["Batch", "CropStore", "PairBatches", "Shard", "names_a_side"]
+__all__ = ["Batch", "CropStore", "PairBatches", "Shard", "augment", "names_a_side"]
 
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
@@ -124,7 +124,9 @@ class PairBatches:
         self._pool.shutdown(cancel_futures=True)
 
     def _batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        pixels = [self._augment(self._crops[self._pictures[i]], bool(self._may_flip[i]), rng) for i in chosen]
+        pixels = [
+            augment(self._crops[self._pictures[i]], self._options, bool(self._may_flip[i]), rng) for i in chosen
+        ]
         ids, mask = pad_ids([self._tokens[i] for i in chosen], self._pad_id)
         text = torch.from_numpy(ids).long()
         if self._features is not None:
@@ -136,15 +138,21 @@ class PairBatches:
             labels=torch.from_numpy(self._labels[chosen]).long(),
         )
 
-    def _augment(self, crop: NDArray[np.uint8], may_flip: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Pad and crop at random, and flip unless the caption names a side."""
-        pad = self._options.pad
-        top, left = rng.integers(0, 2 * pad + 1, size=2)
-        flip = rng.random() < self._options.flip
-        height, width, _ = crop.shape
-        padded = np.pad(crop, ((pad, pad), (pad, pad), (0, 0)))
-        moved = padded[top : top + height, left : left + width]
-        return moved[:, ::-1] if flip and may_flip else moved
+
+def augment(
+    crop: NDArray[np.uint8], options: TrainOptions, may_flip: bool, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Pad and crop at random, and flip unless the caption names a side: ``[height, width, 3]`` to the same shape."""
+    pad = options.pad
+    top, left = rng.integers(0, 2 * pad + 1, size=2)
+    flip = rng.random() < options.flip
+    down, right = pad - int(top), pad - int(left)  # where the crop's corner goes
+    height, width, _ = crop.shape
+    moved = np.zeros_like(crop)
+    kept = crop[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
+    rows, columns, _ = kept.shape
+    moved[max(down, 0) :, max(right, 0) :][:rows, :columns] = kept
+    return moved[:, ::-1] if flip and may_flip else moved
 
 
 def names_a_side(caption: str) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "choose_negatives",
     "cmr_loss",
     "commonality_margin",
+    "distinctiveness",
     "entropy_commonality",
     "id_prob_commonality",
     "identity_loss",
@@ -31,17 +32,21 @@ LEAST_MARGIN = 0.05
 ENTROPY_TEMPERATURE = 0.05
 
 
-def identity_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def identity_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Softmax cross-entropy of each embedding slot against the identity, averaged over slots and batch.
 
     Args:
         logits: Float ``[batch, slots, identities]``: slot s through its own linear classifier.
         labels: int64 ``[batch]``, class indices.
+        weights: Float ``[slots, batch]``, of mean 1: how much is asked of each slot; None asks all the same.
 
     Returns:
         A scalar.
     """
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
+    targets = labels.repeat_interleave(logits.shape[1])
+    if weights is None:
+        return F.cross_entropy(logits.flatten(0, 1), targets)
+    return (F.cross_entropy(logits.flatten(0, 1), targets, reduction="none") * weights.T.flatten()).mean()
 
 
 def ranking_loss(
@@ -72,6 +77,8 @@ def cmr_loss(
     text_margin: Tensor | float,
     generator: torch.Generator | None,
     base_margin: float = BASE_MARGIN,
+    *,
+    of_negative: bool = False,
 ) -> Tensor:
     """Commonality-based margin ranking: the ranking loss per part, each anchor and part with its own margin.
 
@@ -87,12 +94,15 @@ def cmr_loss(
         text_margin: The same for the text anchors.
         generator: Draws among the semi-hard negatives; None for the global one.
         base_margin: α.
+        of_negative: The margin is that of the negative's part rather than the anchor's.
 
     Returns:
         A scalar.
     """
-    images = _hinge(similarity, identities, generator, base_margin, image_margin)
-    texts = _hinge(similarity.transpose(-1, -2), identities, generator, base_margin, text_margin)
+    if of_negative:
+        image_margin, text_margin = text_margin, image_margin
+    images = _hinge(similarity, identities, generator, base_margin, image_margin, of_negative)
+    texts = _hinge(similarity.transpose(-1, -2), identities, generator, base_margin, text_margin, of_negative)
     return images.mean() + texts.mean()
 
 
@@ -138,6 +148,19 @@ def commonality_margin(commonality: Tensor, base_margin: float = BASE_MARGIN, le
     return (base_margin * (1 - commonality)).clamp(min=least)
 
 
+def distinctiveness(commonality: Tensor) -> Tensor:
+    """(1 − κ) divided by its mean over the batch, per part: what a part weighs beside others of its kind.
+
+    Args:
+        commonality: Float ``[parts, batch]`` in [0, 1].
+
+    Returns:
+        Float ``[parts, batch]`` of mean 1 per part (0 where every κ is 1).
+    """
+    distinct = 1 - commonality
+    return distinct / distinct.mean(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
 def choose_negatives(
     similarity: Tensor, identities: Tensor, generator: torch.Generator | None, margin: float = BASE_MARGIN
 ) -> Tensor:
@@ -173,10 +196,13 @@ def _hinge(
     generator: torch.Generator | None,
     base_margin: float,
     margin: Tensor | float,
+    of_negative: bool = False,
 ) -> Tensor:
     """[m − s_ii + s_i,n(i)]₊ per anchor, ``[..., batch]``; 0 for an anchor without a negative."""
     chosen = choose_negatives(similarity, identities, generator, base_margin)
     negative = similarity.gather(-1, chosen[..., None])[..., 0]
+    if of_negative and isinstance(margin, Tensor):
+        margin = margin.gather(-1, chosen)
     hinge = (margin - similarity.diagonal(dim1=-2, dim2=-1) + negative).clamp(min=0)
     has_negative = (identities[:, None] != identities[None, :]).any(dim=-1)
     return hinge * has_negative

@@ -9,7 +9,7 @@ from tbps_infer.reference.model import Embeddings, PartModel, SlotLinear
 from tbps_infer.training import losses
 from tbps_infer.training.options import TrainOptions
 
-__all__ = ["Objective", "parameter_groups"]
+__all__ = ["Objective", "compile_blocks", "parameter_groups"]
 
 
 class Objective(nn.Module):
@@ -71,19 +71,41 @@ class Objective(nn.Module):
         pair = (image.fine, sentence.fine)
         logits = self._logits(self.fine_classifier, pair)
         similarity = losses.part_similarity(*pair)
-        margins: tuple[Tensor | float, ...] = (self.options.base_margin,) * 2
+        kappas = self._commonality(logits, similarity, labels)
+        margins: tuple[Tensor | float, Tensor | float] = (self.options.base_margin,) * 2
+        if kappas is not None:
+            margins = (self._margin(kappas[0]), self._margin(kappas[1]))
+        terms: dict[str, Tensor] = {}
+        if self.options.part_identity == "even":
+            terms["fine_identity"] = self._identity(logits, labels)
+        elif self.options.part_identity == "together":
+            pooled = (logits[0].mean(1, keepdim=True), logits[1].mean(1, keepdim=True))
+            terms["fine_identity"] = self._identity(pooled, labels)
+        elif self.options.part_identity == "distinctive" and kappas is not None:
+            weights = (losses.distinctiveness(kappa) for kappa in kappas)
+            weighted = (losses.identity_loss(side, labels, w) for side, w in zip(logits, weights, strict=True))
+            terms["fine_identity"] = torch.stack(tuple(weighted)).mean()
+        of_negative = self.options.margin_of == "negative"
+        terms["fine_cmr"] = losses.cmr_loss(
+            similarity, labels, *margins, generator, self.options.base_margin, of_negative=of_negative
+        )
+        return terms
+
+    def _commonality(
+        self, logits: tuple[Tensor, Tensor], similarity: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """κ of the pictures' and the sentences' parts, ``[parts, batch]`` each; None where CMR is off."""
         if self.options.commonality == "id_prob":
-            kappas = tuple(losses.id_prob_commonality(side, labels) for side in logits)
-            margins = tuple(losses.commonality_margin(kappa, self.options.base_margin) for kappa in kappas)
-        elif self.options.commonality == "entropy":
-            kappas = tuple(losses.entropy_commonality(s) for s in (similarity, similarity.transpose(1, 2)))
-            margins = tuple(losses.commonality_margin(kappa, self.options.base_margin) for kappa in kappas)
-        return {
-            "fine_identity": self._identity(logits, labels),
-            "fine_cmr": losses.cmr_loss(
-                similarity, labels, margins[0], margins[1], generator, self.options.base_margin
-            ),
-        }
+            return losses.id_prob_commonality(logits[0], labels), losses.id_prob_commonality(logits[1], labels)
+        if self.options.commonality == "entropy":
+            return losses.entropy_commonality(similarity), losses.entropy_commonality(similarity.transpose(1, 2))
+        return None
+
+    def _margin(self, kappa: Tensor) -> Tensor:
+        alpha = self.options.base_margin
+        if self.options.margin == "relative":
+            return (alpha * losses.distinctiveness(kappa)).clamp(losses.LEAST_MARGIN, 2 * alpha)
+        return losses.commonality_margin(kappa, alpha)
 
     def _ranking(self, pair: tuple[Tensor, Tensor], labels: Tensor, generator: torch.Generator | None) -> Tensor:
         similarity = losses.part_similarity(*pair)[0]
@@ -98,7 +120,7 @@ class Objective(nn.Module):
         return (losses.identity_loss(logits[0], labels) + losses.identity_loss(logits[1], labels)) / 2
 
 
-_BACKBONES = ("image_backbone", "text_backbone", "image_encoder", "text_encoder", "decoder")
+_BACKBONES = ("image_backbone", "text_backbone", "image_encoder", "text_encoder", "decoder", "part_branch")
 
 
 def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict[str, object]]:
@@ -119,3 +141,12 @@ def parameter_groups(objective: Objective, options: TrainOptions) -> list[dict[s
         {"params": heads, "lr": options.head_lr, "base_lr": options.head_lr},
         {"params": backbone, "lr": options.backbone_lr, "base_lr": options.backbone_lr},
     ]
+
+
+def compile_blocks(model: PartModel) -> None:
+    """Compile the repeated blocks of `_BACKBONES` in place: names of tensors stay, and equal blocks share code."""
+    for name in _BACKBONES:
+        for module in getattr(model, name, nn.Module()).modules():
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    block.compile(dynamic=True)  # captions differ in length

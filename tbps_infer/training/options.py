@@ -31,11 +31,18 @@ class TrainOptions:
         weight_decay: Adam's L2 penalty.
         terms: Which embeddings are trained and compared; fewer than all three for an ablation.
         commonality: How CMR measures that a part is common; ``off`` ranks the parts plainly.
+        margin: How a part's margin follows from its commonality κ: ``absolute`` max(α(1 − κ), 0.05), or ``relative``
+            to the part's mean, α(1 − κ)/mean(1 − κ), bounded to 0.05 and 2α.
+        margin_of: Whose part κ is of, the anchor's or the negative's.
+        part_identity: The identity loss on the parts: of each, ``even`` or weighted by ``distinctive``
+            (1 − κ)/mean(1 − κ); of all ``together``, by the mean of their logits; or ``off``.
         base_margin: α of both ranking losses.
         pad: Pixels of padding before the random crop, at the model's image size.
         flip: Probability of a horizontal flip where the caption names neither left nor right.
         seed: Of the weights, order, augmentation and dropout.
         precision: Mixed precision, as Lightning Fabric names it.
+        accumulate: Batches per update. Negatives come from one batch all the same.
+        compile: Compile the repeated blocks of backbones, encoders and decoder with `torch.compile`.
         validation_identities: Training identities held out to choose the best epoch when the data set has no
             validation split. The test split never chooses.
     """
@@ -48,17 +55,25 @@ class TrainOptions:
     milestones: tuple[int, ...] = (20, 40)
     weight_decay: float = 0.0
     terms: tuple[Term, ...] = TERMS
-    commonality: Commonality = "id_prob"
+    commonality: Commonality = "entropy"
+    margin: Literal["absolute", "relative"] = "relative"
+    margin_of: Literal["anchor", "negative"] = "anchor"
+    part_identity: Literal["even", "distinctive", "together", "off"] = "together"
     base_margin: float = 0.2
     pad: int = 10
     flip: float = 0.5
     seed: int = 0
     precision: MixedPrecision = "32-true"
+    accumulate: int = 1
+    compile: bool = False
     validation_identities: int = 100
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise UsageError(f"epochs is {self.epochs} and batch_size {self.batch_size}; want at least 1 and 2.")
+        if self.epochs < 1 or self.batch_size < 2 or self.accumulate < 1:
+            raise UsageError(
+                f"epochs is {self.epochs}, batch_size {self.batch_size} and accumulate {self.accumulate}; "
+                "want at least 1, 2 and 1."
+            )
         if not self.terms or set(self.terms) - set(TERMS):
             raise UsageError(f"terms is {self.terms!r}; want some of {', '.join(TERMS)}.")
 

@@ -19,7 +19,7 @@ from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_ch
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import Batch, PairBatches, Shard
 from tbps_infer.training.features import cache_text_features
-from tbps_infer.training.objective import Objective, parameter_groups
+from tbps_infer.training.objective import Objective, compile_blocks, parameter_groups
 from tbps_infer.training.options import TrainOptions
 from tbps_infer.training.run_folder import (
     BEST,
@@ -148,7 +148,13 @@ class _Trainer:
         self._validator = Validator(self._model, tokenizer, validation, options.terms)
         torch.manual_seed(options.seed)
         self._objective = Objective(self._model, self._batches.identities, options)
-        optimizer = torch.optim.Adam(parameter_groups(self._objective, options), weight_decay=options.weight_decay)
+        groups = parameter_groups(self._objective, options)
+        fused = fabric.device.type == "cuda"  # one kernel for all tensors
+        optimizer = torch.optim.Adam(groups, weight_decay=options.weight_decay, fused=fused)
+        if fabric.device.type == "cuda":  # pixels arrive with the channels last already
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.compile:
+            compile_blocks(self._model)
         self._wrapped, self._optimizer = fabric.setup(self._objective, optimizer)
         self.progress = self._resume()
 
@@ -161,14 +167,16 @@ class _Trainer:
         seed = (self._options.seed * 100_003 + epoch) * 1009 + shard.index
         torch.manual_seed(seed)
         generator = torch.Generator(self._fabric.device).manual_seed(seed)
-        steps = self._batches.steps(shard)
+        steps, accumulate = self._batches.steps(shard), self._options.accumulate
         sums: dict[str, torch.Tensor] = {}
         for step, batch in enumerate(self._batches.epoch(epoch, shard), start=1):
             factor = self._options.lr_factor(epoch + (step - 1) / steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            terms = self._step(batch, generator)
-            value = float(sum(term.item() for term in terms.values()))
+            first = (step - 1) // accumulate * accumulate
+            together = min(accumulate, steps - first)  # the last update of an epoch may have fewer batches
+            terms = self._step(batch, generator, together, updates=step - first == together)
+            value = float(torch.stack(list(terms.values())).sum())  # one wait for the device, not one per term
             if not math.isfinite(value):
                 raise TrainingError(
                     f"The loss is {value} in epoch {epoch + 1}, step {step}.",
@@ -222,13 +230,21 @@ class _Trainer:
         """Stop the decoding threads."""
         self._batches.close()
 
-    def _step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """One update; returns the loss terms, detached."""
-        tensors = (batch.pixels, batch.text, batch.attention_mask, batch.labels)
-        terms: dict[str, torch.Tensor] = self._wrapped(*(t.to(self._fabric.device) for t in tensors), generator)
-        self._optimizer.zero_grad()
-        self._fabric.backward(torch.stack(list(terms.values())).sum())
-        self._optimizer.step()
+    def _step(
+        self, batch: Batch, generator: torch.Generator, together: int, *, updates: bool
+    ) -> dict[str, torch.Tensor]:
+        """The gradient of one of so many batches, and with the last one the update; returns the terms, detached."""
+        tensors = [batch.pixels, batch.text, batch.attention_mask, batch.labels]
+        device = self._fabric.device
+        if device.type == "cuda":  # from pinned memory a copy waits for nothing
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        with self._fabric.no_backward_sync(self._wrapped, enabled=not updates):
+            terms: dict[str, torch.Tensor] = self._wrapped(*moved, generator)
+            self._fabric.backward(torch.stack(list(terms.values())).sum() / together)
+        if updates:
+            self._optimizer.step()
+            self._optimizer.zero_grad()
         return {name: term.detach() for name, term in terms.items()}
 
     def _resume(self) -> _Progress:

@@ -41,13 +41,16 @@ class Validator:
 
     def evaluate(self, device: torch.device) -> dict[str, float]:
         """R@k, mAP and mINP in percent, ties lost; leaves the model in eval mode."""
+        images, texts = self.embeddings(device)
+        kept = texts[:, self._columns], images[:, self._columns]
+        metrics = retrieval_metrics(*kept, self._split.caption_identities, self._split.identities)
+        return {f"val_{name}": value for name, value in metrics.headline().items()}
+
+    def embeddings(self, device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of the pictures and of the captions, float32 ``[n, dim]`` each; leaves the model in eval mode."""
         self._model.eval()
         with torch.inference_mode():
-            texts = self._encode_texts(device)[:, self._columns]
-            images = self._encode_images(device)[:, self._columns]
-        identities = self._split.identities
-        metrics = retrieval_metrics(texts, images, self._split.caption_identities, identities)
-        return {f"val_{name}": value for name, value in metrics.headline().items()}
+            return self._encode_images(device), self._encode_texts(device)
 
     def _encode_texts(self, device: torch.device) -> NDArray[np.float32]:
         order = np.argsort([len(row) for row in self._tokens], kind="stable")

@@ -236,7 +236,8 @@ def test_configurations_are_read_back_from_json(config: ModelConfig) -> None:
 )
 def test_names_and_shapes_of_tensors_are_the_ones_on_users_disks(image: ViTConfig | None, expected: str) -> None:
     """Part of the names are those of transformers' modules: if a release renames them, old files stop loading."""
-    config = tiny_config(99) if image is None else replace(tiny_config(99), image=image)
+    first = {"token_attention": "before", "sharpness": 1.0, "part_stage": None, "part_stages": 1, "fine_weight": 1.0}
+    config = replace(tiny_config(99), image=image or tiny_config(99).image, **first)  # type: ignore[arg-type]
     entries = sorted(
         f"{name} {list(tensor.shape)}"
         for name, tensor in PartModel(config).state_dict().items()

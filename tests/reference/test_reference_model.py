@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tbps_infer.errors import CheckpointError
 from tbps_infer.preprocessing import Preprocessing
+from tbps_infer.reference.attention import Attention, split_heads
+from tbps_infer.reference.backbones import MASK_FLOOR
 from tbps_infer.reference.config import ModelConfig, ResNetConfig, ViTConfig, tiny_config
 from tbps_infer.reference.model import Embeddings, PartModel
 
@@ -20,12 +24,24 @@ Array = NDArray[np.float64]
 VOCABULARY = 60
 
 
-@pytest.fixture(scope="module")
-def model() -> PartModel:
+FIRST: dict[str, Any] = {
+    "token_attention": "before", "sharpness": 1.0, "part_stage": None, "part_stages": 1, "fine_weight": 1.0,
+}  # fmt: skip
+"""Keys of the first checkpoints."""
+VARIANTS = {
+    "first": FIRST,
+    "chosen": {**FIRST, "token_attention": "none", "sharpness": 4.0, "fine_weight": 0.5},
+    "neighbours last": {**FIRST, "token_attention": "after"},
+}
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS.values()), ids=list(VARIANTS))
+def model(request: pytest.FixtureRequest) -> PartModel:
     """Two decoder and two encoder layers, and norms, biases and running statistics that are not 1 and 0."""
     generator = torch.Generator().manual_seed(3)
     torch.manual_seed(3)
-    model = PartModel(replace(tiny_config(VOCABULARY), decoder_layers=2, encoder_layers=2, coarse_tokens=5))
+    sizes: dict[str, Any] = {"decoder_layers": 2, "encoder_layers": 2, "coarse_tokens": 5}
+    model = PartModel(replace(tiny_config(VOCABULARY), **sizes, **request.param))
     for name, tensor in model.state_dict().items():
         if name.endswith(("norm.weight", "norm.bias", ".bias", "running_mean")) or "LayerNorm" in name:
             tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
@@ -93,10 +109,19 @@ def encode(x: Array, weights: Mapping[str, Array], name: str, config: ModelConfi
 def decode(tokens: Array, memory: Array, weights: Mapping[str, Array], config: ModelConfig) -> Array:
     for layer in range(config.decoder_layers):
         at = f"decoder.{layer}"
-        normed = layer_norm(tokens, weights, f"{at}.self_norm")
-        tokens = tokens + attention(normed, normed, weights, f"{at}.self_attention", config.heads)
-        normed = layer_norm(tokens, weights, f"{at}.cross_norm")
-        tokens = tokens + attention(normed, memory, weights, f"{at}.cross_attention", config.heads)
+
+        def among(tokens: Array, at: str = at) -> Array:
+            normed = layer_norm(tokens, weights, f"{at}.self_norm")
+            return tokens + attention(normed, normed, weights, f"{at}.self_attention", config.heads)
+
+        if config.token_attention == "before":
+            tokens = among(tokens)
+        normed = layer_norm(tokens, weights, f"{at}.cross_norm") * config.sharpness
+        bias = weights[f"{at}.cross_attention.query.bias"] * (config.sharpness - 1)
+        sharp = {**weights, f"{at}.cross_attention.query.bias": weights[f"{at}.cross_attention.query.bias"] + bias}
+        tokens = tokens + attention(normed, memory, sharp, f"{at}.cross_attention", config.heads)
+        if config.token_attention == "after":
+            tokens = among(tokens)
         tokens = tokens + feed_forward(layer_norm(tokens, weights, f"{at}.ffn_norm"), weights, f"{at}.ffn")
     return layer_norm(tokens, weights, "decoder_norm")
 
@@ -178,16 +203,22 @@ def test_one_inner_product_is_the_sum_of_the_three_cosines(model: PartModel) -> 
         [
             cosine(image.global_, text.global_),
             cosine(image.coarse.flatten(1), text.coarse.flatten(1)),
-            *(cosine(image.fine[:, k], text.fine[:, k]) / config.parts for k in range(config.parts)),
+            *(
+                cosine(image.fine[:, k], text.fine[:, k]) * config.fine_weight / config.parts
+                for k in range(config.parts)
+            ),
         ],
         dim=1,
     )
-    z_image, z_text = image.compose(), text.compose()
+    z_image, z_text = image.compose(config.fine_weight), text.compose(config.fine_weight)
     torch.testing.assert_close((z_image * z_text).sum(1), shares.sum(1), rtol=0, atol=1e-12)
-    torch.testing.assert_close((z_image**2).sum(1), torch.full((4,), 3.0, dtype=torch.float64))
+    norms = torch.full((4,), 2 + config.fine_weight, dtype=torch.float64)  # 3 where all count alike
+    torch.testing.assert_close((z_image**2).sum(1), norms)
     split = np.stack([(z_image * z_text)[:, piece].sum(1) for piece in config.layout.slices.values()], axis=1)
     np.testing.assert_allclose(split, shares.numpy(), atol=1e-6)
-    assert config.layout.dim == z_image.shape[1] and config.layout.squared_norm == pytest.approx(3)
+    assert config.layout.dim == z_image.shape[1] and config.layout.squared_norm == pytest.approx(
+        2 + config.fine_weight
+    )
     assert config.layout.names == ("global", "coarse", *(f"fine.{k}" for k in range(config.parts)))
 
 
@@ -224,7 +255,7 @@ def test_both_modalities_run_one_decoder_and_encoders_of_their_own(
     before = coarse()
     for name, changes in (
         ("decoder.1.cross_attention.value.weight", (True, True)),
-        ("decoder.0.self_attention.key.weight", (True, True)),
+        ("decoder.0.cross_attention.key.weight", (True, True)),
         ("coarse_head.weight", (True, True)),
         ("image_encoder.0.attention.value.weight", (True, False)),
         ("text_encoder.0.attention.value.weight", (False, True)),
@@ -240,13 +271,13 @@ def test_both_modalities_run_one_decoder_and_encoders_of_their_own(
 def test_training_computes_what_inference_does() -> None:
     """The two modes take different paths through the decoder."""
     torch.manual_seed(1)
-    model = PartModel(replace(tiny_config(VOCABULARY), dropout=0.0)).requires_grad_(False)
+    model = PartModel(replace(tiny_config(VOCABULARY), dropout=0.0, **FIRST)).requires_grad_(False)
     memory = torch.randn(2, 9, model.config.dim)
     trained = model.train().decode(model.coarse_tokens, memory, None)
     inferred = model.eval().decode(model.coarse_tokens, memory, None)
     for one, other in zip(trained, inferred, strict=True):
         torch.testing.assert_close(one, other)
-    dropped = PartModel(replace(tiny_config(VOCABULARY), dropout=0.5)).requires_grad_(False).train()
+    dropped = PartModel(replace(tiny_config(VOCABULARY), dropout=0.5, **FIRST)).requires_grad_(False).train()
     rows = dropped.decode(dropped.coarse_tokens, memory[:1].expand(2, -1, -1), None)[0]
     assert not torch.equal(rows[0], rows[1])  # each item draws its own
 
@@ -270,21 +301,86 @@ def test_pixels_are_normalised_once(model: PartModel, pixels: Tensor) -> None:
     ids=["resnet", "vit"],
 )
 def test_a_crop_of_384x128_gives_a_map_of_24x8(image: ResNetConfig | ViTConfig) -> None:
-    config = replace(tiny_config(VOCABULARY), image=image, preprocessing=Preprocessing(image_size=(384, 128)))
+    crops = Preprocessing(image_size=(384, 128))
+    config = replace(tiny_config(VOCABULARY), image=image, preprocessing=crops, **FIRST)
     model = PartModel(config).eval().requires_grad_(False)
-    crops = torch.randint(0, 256, (1, 384, 128, 3), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (1, 384, 128, 3), dtype=torch.uint8)
     assert config.map_size == (24, 8)
-    assert model.image_features(crops).shape == (1, image.channels, 24, 8)
+    assert model.image_features(pixels).shape == (1, image.channels, 24, 8)
 
 
 def test_a_cell_of_the_map_lies_where_its_patch_does() -> None:
     """A vision transformer's tokens come in rows: a patch changed in row 4, column 1 changes that cell most."""
     torch.manual_seed(2)
     image = ViTConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)
-    config = replace(tiny_config(VOCABULARY), image=image, preprocessing=Preprocessing(image_size=(96, 32)))
+    config = replace(tiny_config(VOCABULARY), image=image, preprocessing=Preprocessing(image_size=(96, 32)), **FIRST)
     model = PartModel(config).eval().requires_grad_(False)
     crops = torch.randint(0, 256, (1, 96, 32, 3), dtype=torch.uint8)
     other = crops.clone()
     other[0, 64:80, 16:32] = 255 - other[0, 64:80, 16:32]
     change = (model.image_features(other) - model.image_features(crops)).abs().sum(1)[0]
     assert divmod(int(change.argmax()), 2) == (4, 1)
+
+
+def test_a_part_of_the_branch_sees_its_stripe_alone() -> None:
+    """What changes in stripe 3 of the map after the first stage changes part 3, and no other."""
+    torch.manual_seed(4)
+    model = PartModel(tiny_config(VOCABULARY)).eval().requires_grad_(False)
+    early = torch.randn(2, 32, 24, 8)
+    other = early.clone()
+    other[:, :, 12:16] += 1
+    changed = (model.part_branch(other) - model.part_branch(early)).abs().amax(dim=(0, 2)) > 0
+    assert changed.tolist() == [False, False, False, True, False, False]
+    alone = model.part_branch(early[:1].repeat_interleave(6, dim=2)[:, :, 72:96])  # another part's place
+    assert alone.shape == (1, 6, 128)
+
+
+def test_the_branch_starts_as_the_stages_that_it_repeats() -> None:
+    model = PartModel(tiny_config(VOCABULARY))
+    with torch.no_grad():
+        for parameter in model.image_backbone.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    model.repeat_stages()
+    own = model.part_branch.stages.state_dict()
+    for name, tensor in own.items():
+        number, _, rest = name.partition(".")
+        assert torch.equal(tensor, model.image_backbone.state_dict()[f"encoder.stages.{int(number) + 1}.{rest}"])
+
+
+def test_slots_share_every_cell_of_the_memory() -> None:
+    """Softmax over the queries, then over the memory; a cell that is masked gets nothing."""
+    torch.manual_seed(5)
+    attention = Attention(8, 2, over_queries=True).requires_grad_(False)
+    queries, memory = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    mask = torch.tensor([0.0, 0.0, 0.0, 0.0, MASK_FLOOR])[None, None, None]
+    weights = attention(queries, memory, mask)[1]
+    plain = Attention(8, 2)
+    plain.load_state_dict(attention.state_dict())
+    query = split_heads(attention.query(queries), 2) * attention.scale
+    shares = (query @ split_heads(attention.key(memory), 2).transpose(2, 3)).softmax(dim=2)
+    shares[..., 4] = 0
+    torch.testing.assert_close(weights, shares / shares.sum(-1, keepdim=True), rtol=0, atol=1e-4)
+    torch.testing.assert_close(attention(queries, memory[:, :4])[1], weights[..., :4], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"token_attention": "first"}, "token_attention is 'first', want before or after or none"),
+        ({"part_stage": 1, "parts_from": "tokens"}, "part_stage needs a ResNet"),
+        ({"part_stage": 1, "image": ViTConfig()}, "part_stage needs a ResNet"),
+        ({"part_stage": 2, "part_stages": 2}, "repeats 2 stages after stage 2, of 3 in all"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        replace(tiny_config(VOCABULARY), **keys)
+
+
+def test_configurations_that_are_older_than_a_key_keep_their_fingerprint() -> None:
+    """Their JSON does not name it, and reading gives the model that it was."""
+    written = ModelConfig().to_json()
+    assert not {"token_attention", "part_stage", "fine_weight"} & set(written)
+    assert ModelConfig.from_json(written) == ModelConfig()
+    chosen = tiny_config(VOCABULARY)
+    assert ModelConfig.from_json(chosen.to_json()) == chosen and chosen.to_json()["part_stage"] == 1

@@ -184,3 +184,37 @@ def test_doubling_a_batch_keeps_the_scale() -> None:
     twice = losses.cmr_loss(apart, torch.arange(4), 0.2, 0.2, None)
     assert alone.item() == pytest.approx(2 * (0.1 + 0.15) / 2)
     assert twice.item() == pytest.approx(alone.item())
+
+
+def test_distinctiveness_has_mean_one_per_part() -> None:
+    kappa = torch.tensor([[0.0, 0.5, 1.0], [0.9, 0.9, 0.9], [1.0, 1.0, 1.0]])
+    found = losses.distinctiveness(kappa)
+    torch.testing.assert_close(found[0], torch.tensor([2.0, 1.0, 0.0]))
+    torch.testing.assert_close(found[1], torch.ones(3))
+    assert not found[2].any()
+
+
+def test_weights_of_one_are_no_weights() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(4, 3, 7, generator=generator), torch.tensor([0, 2, 6, 2])
+    even = losses.identity_loss(logits, labels)
+    torch.testing.assert_close(losses.identity_loss(logits, labels, torch.ones(3, 4)), even)
+    only = torch.zeros(3, 4)
+    only[1, 2] = 12.0  # slot 1 of item 2, of mean 1
+    torch.testing.assert_close(
+        losses.identity_loss(logits, labels, only), torch.nn.functional.cross_entropy(logits[2, 1], labels[2])
+    )
+
+
+def test_the_margin_may_be_the_negatives() -> None:
+    """Two people: each anchor's negative is the other one, whose margin counts."""
+    similarity = torch.tensor([[[0.5, 0.4], [0.4, 0.5]]])
+    identities = torch.tensor([1, 2])
+    margin = torch.tensor([[0.2, 0.3]])
+    anchor = losses.cmr_loss(similarity, identities, margin, 0.0, None)
+    torch.testing.assert_close(anchor, torch.tensor(((0.2 - 0.1) + (0.3 - 0.1)) / 2))
+    text = torch.tensor([[0.15, 0.45]])
+    negative = losses.cmr_loss(similarity, identities, margin, text, None, of_negative=True)
+    pictures = ((0.45 - 0.1) + (0.15 - 0.1)) / 2  # picture 0 is held against sentence 1
+    sentences = ((0.3 - 0.1) + (0.2 - 0.1)) / 2
+    torch.testing.assert_close(negative, torch.tensor(pictures + sentences))

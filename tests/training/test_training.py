@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -280,3 +281,30 @@ def test_a_frozen_text_backbone_stays_as_it_was(splits: tuple[Split, Split], ini
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert "text_backbone" not in changed
     assert {"image_backbone", "text_encoder", "decoder", "coarse_tokens"} <= changed
+
+
+@pytest.mark.parametrize(("accumulate", "updates"), [(1, 5), (2, 3), (9, 1)])
+def test_batches_are_accumulated_to_one_update(
+    initial: Path,
+    splits: tuple[Split, Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accumulate: int,
+    updates: int,
+) -> None:
+    """An epoch of five batches; the last update takes what is left."""
+    done: list[int] = []
+    step = torch.optim.Adam.step
+
+    def counted(self: torch.optim.Adam, *given: Any) -> Any:
+        done.append(1)
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=1, accumulate=accumulate))
+    assert len(done) == updates
+
+
+def test_no_batch_at_all_is_no_update() -> None:
+    with pytest.raises(UsageError, match="accumulate 0"):
+        replace(OPTIONS, accumulate=0)

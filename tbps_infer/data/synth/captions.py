@@ -29,10 +29,17 @@ _WORN = ("headwear", "scarf", "outer", "lower", "shoes")
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and everything that it claims about the person."""
+    """A caption and everything that it claims about the person.
+
+    Attributes:
+        text: The sentences.
+        claims: What they claim.
+        phrases: Each described part with the words for it, as they stand in the text.
+    """
 
     text: str
     claims: tuple[Claim, ...]
+    phrases: tuple[tuple[str, str], ...]
 
 
 def caption_tokens(text: str) -> list[str]:
@@ -106,6 +113,7 @@ class _Composer:
         named = self.choose()
         for phrase in named.values():
             self.claims.extend(phrase.claims)
+        phrases = tuple((part, phrase.text) for part, phrase in named.items())
         sentences = self._opening(named)
         sentences += self._rest(named)
         remarks = self._remarks()
@@ -114,7 +122,7 @@ class _Composer:
             sentences.append(remark.text)
             self.claims.extend(remark.claims)
         text = " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences)
-        return Caption(text, tuple(self.claims))
+        return Caption(text, tuple(self.claims), phrases)
 
     def _remarks(self) -> list[Phrase]:
         """What a thorough writer adds about pose and build, all of it true of the shot."""

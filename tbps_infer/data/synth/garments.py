@@ -12,7 +12,7 @@ from tbps_infer.data.synth.canvas import Canvas, Paint
 from tbps_infer.data.synth.palette import COLOURS, RGB, scaled, shade_of
 from tbps_infer.data.synth.textures import pattern_paint
 
-__all__ = ["Wardrobe", "draw_arm", "draw_upper", "wardrobe_of"]
+__all__ = ["CUTS", "Wardrobe", "draw_arm", "draw_upper", "wardrobe_of"]
 
 
 @dataclass(frozen=True)
