@@ -386,7 +386,8 @@ PLAIN_WRITES = {
     # Appended to, or never read.
     "samples.SampleFile.open": "raw samples are appended as lines",
     "samples._cut_unfinished_line": "raw samples are appended as lines",
-    "ablation.main": "results are appended as lines",
+    "runs.do_run": "results are appended as lines",
+    "runs._write_crop": "into a folder that new_folder makes",
     "device_check._run_all": "facts and messages are appended as lines",
     "creation._create": "an empty vector file; it counts when gallery.json is there",
     "folder.writer_lock": "a lock has no content that matters",

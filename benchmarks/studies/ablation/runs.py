@@ -18,9 +18,11 @@ import torch
 from lightning_fabric import Fabric
 from PIL import Image
 
+from tbps_infer.atomic import new_folder
 from tbps_infer.benchmarks.studies.ablation.arms import Arm
 from tbps_infer.benchmarks.studies.ablation.measures import measure
 from tbps_infer.data.readers import read_dataset
+from tbps_infer.errors import DatasetError
 from tbps_infer.images import load_crop
 from tbps_infer.preprocessing import Preprocessing
 from tbps_infer.reference.checkpoint import load_checkpoint
@@ -111,18 +113,17 @@ def write_crops(study: Study, facts: Preprocessing, processes: int) -> None:
     folder = crops_folder(study, facts)
     if folder.is_dir():
         return
-    new = folder.with_name(f"{folder.name}.part")
     pictures = [file.relative_to(study.data) for file in sorted((study.data / "imgs").rglob("*.jpg"))]
-    for at in {file.parent for file in pictures}:
-        (new / at).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(processes) as pool:
-        list(pool.map(partial(_write_crop, study.data, new, facts), pictures, chunksize=32))
-    annotations = json.loads((study.data / "reid_raw.json").read_text())
-    for record in annotations:
-        record["file_path"] = str(Path(record["file_path"]).with_suffix(".png"))
-    (new / "reid_raw.json").write_text(json.dumps(annotations))
-    shutil.copy(study.data / "synth.json", new)
-    new.rename(folder)
+    with new_folder(folder, DatasetError) as new:
+        for at in {file.parent for file in pictures}:
+            (new / at).mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(partial(_write_crop, study.data, new, facts), pictures, chunksize=32))
+        annotations = json.loads((study.data / "reid_raw.json").read_text())
+        for record in annotations:
+            record["file_path"] = str(Path(record["file_path"]).with_suffix(".png"))
+        (new / "reid_raw.json").write_text(json.dumps(annotations))
+        shutil.copy(study.data / "synth.json", new)
 
 
 def _write_crop(data: Path, new: Path, facts: Preprocessing, file: Path) -> None:
