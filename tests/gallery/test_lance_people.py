@@ -27,7 +27,9 @@ def test_300_captions_find_the_same_among_4000_people(tmp_path: Path) -> None:
         queries = encoder.encode_texts(captions)
     with open_gallery(folder) as one, open_gallery(dataset) as other:
         assert one.count == other.count == 4000
-        found = [gallery.search(queries, 10, options=SearchOptions(method=method)) for gallery, method in
-                 ((one, "scan"), (other, "exact"))]  # fmt: skip
+        found = [
+            one.search(queries, 10, options=SearchOptions(method="scan")),
+            other.search(queries, 10, options=SearchOptions(method="exact")),
+        ]
     answers = [[[(hit.path, hit.score, dict(hit.split)) for hit in hits] for hits in each] for each in found]
     assert answers[0] == answers[1]
