@@ -213,6 +213,14 @@ def test_shards_are_searched_as_one_and_named(tmp_path: Path) -> None:
         open_galleries([names[0], names[0]])
 
 
+def test_a_shard_is_named_once_however_it_is_written(tmp_path: Path) -> None:
+    fill(tmp_path / "g.lance", range(1))
+    uri = str(tmp_path / "g.lance")
+    for other in (f"{uri}/", f"{tmp_path}/../{tmp_path.name}/g.lance"):
+        with pytest.raises(UsageError, match="there twice"):
+            open_galleries([uri, other])
+
+
 def test_a_lost_shard_is_an_error_or_named(tmp_path: Path) -> None:
     import shutil
 
