@@ -287,6 +287,9 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path) -> None:
         open_gallery(tmp_path / "none.lance")
     with pytest.raises(UsageError, match="holds credentials"):
         dataset_uri("s3://key:secret@bucket/g.lance")
+    (tmp_path / "file.lance").write_text("")
+    with pytest.raises(GalleryError, match="is a file"):
+        open_gallery_writer(tmp_path / "file.lance", FACTS)
     with pytest.raises(GalleryError, match="float16 or float32"):
         open_gallery_writer(tmp_path / "new.lance", FACTS, dtype="int8")
     fill(tmp_path / "g.lance", range(1))
