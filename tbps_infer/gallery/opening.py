@@ -11,7 +11,7 @@ from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.changes import FolderChanges
 from tbps_infer.gallery.folder import DtypeName, GalleryFacts, is_gallery
 from tbps_infer.gallery.folder_upkeep import FolderUpkeep
-from tbps_infer.gallery.lance.storage import is_dataset
+from tbps_infer.gallery.lance.storage import dataset_uri, is_dataset
 from tbps_infer.gallery.reader import Gallery
 from tbps_infer.gallery.shards import GalleryShards
 from tbps_infer.gallery.writer import GalleryWriter
@@ -24,12 +24,26 @@ if TYPE_CHECKING:
     from tbps_infer.gallery.lance.writer import LanceWriter
     from tbps_infer.gallery.protocols import SearchableGallery
 
-__all__ = ["changes_of", "is_gallery_name", "open_galleries", "open_gallery", "open_gallery_writer", "upkeep_of"]
+__all__ = [
+    "changes_of",
+    "is_gallery_name",
+    "location",
+    "open_galleries",
+    "open_gallery",
+    "open_gallery_writer",
+    "upkeep_of",
+]
 
 
 def is_gallery_name(name: Path | str) -> bool:
     """Whether a name is a gallery's: a folder's that is one, or a dataset's, whether or not that is there."""
     return is_dataset(name) or is_gallery(name)
+
+
+def location(name: Path | str) -> str:
+    """Where a gallery is, the same for every name that it has: an absolute path, or a URI with no slash behind."""
+    uri = dataset_uri(name) if is_dataset(name) else str(name)
+    return uri if "://" in uri else str(Path(uri).resolve())
 
 
 def open_gallery(path: Path | str) -> Gallery | LanceGallery:
@@ -57,10 +71,12 @@ def open_galleries(paths: Sequence[Path | str], *, allow_partial: bool = False) 
         return open_gallery(paths[0])
     opened: dict[str, Gallery | LanceGallery] = {}
     problems: dict[str, GalleryError] = {}
+    seen: set[str] = set()
     with ExitStack() as undo:
         for path in paths:
-            if str(path) in opened:
+            if location(path) in seen:
                 raise UsageError(f"{path} is there twice.", "Name every shard once.")
+            seen.add(location(path))
             try:
                 gallery = open_gallery(path)
                 undo.callback(gallery.close)

@@ -78,8 +78,9 @@ class ZipContents:
 def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str], most: int) -> IO[bytes]:
     """A zip of ``hits.csv``, ``sheet.html`` and ``pictures/``; the caller closes it.
 
-    A picture is put in as its file is, if that is still the file that was embedded; else the CSV says why not.
-    Records that are not there any more are listed in ``MISSING.txt``.
+    A picture is put in as its file is, if that is still the file that was embedded; else its crop is, where the
+    gallery keeps crops; else the CSV says why not. Records that are not there any more are listed in
+    ``MISSING.txt``.
 
     Args:
         contents: The hits and what belongs to them.
@@ -90,19 +91,36 @@ def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str]
     Raises:
         RefusedError: 413, when the pictures are larger together.
     """
+    out = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - the caller streams it
+    try:
+        _write_zip(out, contents, layout, columns, most)
+    except BaseException:
+        out.close()
+        raise
+    out.seek(0)
+    return out
+
+
+def _write_zip(
+    out: IO[bytes], contents: ZipContents, layout: VectorLayout, columns: Sequence[str], most: int
+) -> None:
     from tbps_infer.render.html import write_page
 
-    out = tempfile.SpooledTemporaryFile(max_size=_MEMORY)  # noqa: SIM115 - the caller streams it
     states: list[str] = []
     total = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for rank, (hit, sha256) in enumerate(zip(contents.hits, contents.hashes, strict=True), start=1):
-            data = hit.crop or _read_unchanged(hit.path, sha256, most - total)
+            name = _plain_name(hit.path)
+            data = _read_unchanged(hit.path, sha256, most - total)
+            if data is None and hit.crop is not None:
+                data, name = hit.crop, f"{name}.crop.jpg"
             if data is None:
                 states.append("changed or gone since it was embedded")
                 continue
             total += len(data)
-            states.append(f"pictures/{rank:03d}-{hit.record}-{_plain_name(hit.path)}")
+            if total > most:
+                raise RefusedError(413, "The chosen pictures are too large for one zip.", "Choose fewer.")
+            states.append(f"pictures/{rank:03d}-{hit.record}-{name}")
             archive.writestr(states[-1], data, zipfile.ZIP_STORED)
         first = {"picture": states, **contents.first_columns}
         archive.writestr("hits.csv", hits_csv(contents.hits, layout, columns, first))
@@ -112,8 +130,6 @@ def hits_zip(contents: ZipContents, layout: VectorLayout, columns: Sequence[str]
             sheet = Path(folder) / "sheet.html"
             write_page(sheet, [(_Label(contents.label), contents.hits)], layout)
             archive.write(sheet, "sheet.html")
-    out.seek(0)
-    return out
 
 
 def _read_unchanged(path: Path, sha256: str, most: int) -> bytes | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tbps_infer.errors import TbpsError, UsageError
 from tbps_infer.gallery import Filter, Record, StoredGallery, open_gallery
 from tbps_infer.gallery.changes import Facets
-from tbps_infer.gallery.opening import changes_of
+from tbps_infer.gallery.opening import changes_of, location
 
 __all__ = ["Facets", "LiveGallery", "Snapshot", "name_galleries"]
 
@@ -35,7 +35,8 @@ def name_galleries(places: Sequence[Path | str]) -> dict[str, Path | str]:
     Raises:
         UsageError: One is named twice.
     """
-    parts = [place.resolve().parts if isinstance(place, Path) else tuple(place.split("/")) for place in places]
+    found = map(location, places)
+    parts = [tuple(each.split("/")) if "://" in each else Path(each).parts for each in found]
     for number, place in enumerate(places):
         if parts[number] in parts[:number]:
             raise UsageError(f"The gallery {place} is named twice.", "Name each once.")

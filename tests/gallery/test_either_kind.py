@@ -313,3 +313,15 @@ def test_searches_of_what_a_kind_has_not_are_refused(both: tuple[Path, Path]) ->
                 gallery.search(QUERIES[:, :3])
             with pytest.raises(UsageError, match="at least 1"):
                 gallery.search(QUERIES, 0)
+
+
+def test_numbers_that_no_record_has_are_left_out(name: Path) -> None:
+    fill(name, range(4))
+    asked = np.array([0, 2, 4, 99, 2**62], dtype=np.int64)
+    with open_gallery(name) as gallery:
+        assert list(gallery.details(asked)) == [2, 4]
+        selection = gallery.selection(asked)
+        assert selection.records.tolist() == [2, 4]
+        assert gallery.search_with_report(QUERIES[:1], 9, selection).report.searched == 2
+        with pytest.raises(UsageError, match="no record 0"):
+            gallery.vectors_of(asked[:1])

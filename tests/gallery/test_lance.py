@@ -213,6 +213,14 @@ def test_shards_are_searched_as_one_and_named(tmp_path: Path) -> None:
         open_galleries([names[0], names[0]])
 
 
+def test_a_shard_is_named_once_however_it_is_written(tmp_path: Path) -> None:
+    fill(tmp_path / "g.lance", range(1))
+    uri = str(tmp_path / "g.lance")
+    for other in (f"{uri}/", f"{tmp_path}/../{tmp_path.name}/g.lance"):
+        with pytest.raises(UsageError, match="there twice"):
+            open_galleries([uri, other])
+
+
 def test_a_lost_shard_is_an_error_or_named(tmp_path: Path) -> None:
     import shutil
 
@@ -279,6 +287,9 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path) -> None:
         open_gallery(tmp_path / "none.lance")
     with pytest.raises(UsageError, match="holds credentials"):
         dataset_uri("s3://key:secret@bucket/g.lance")
+    (tmp_path / "file.lance").write_text("")
+    with pytest.raises(GalleryError, match="is a file"):
+        open_gallery_writer(tmp_path / "file.lance", FACTS)
     with pytest.raises(GalleryError, match="float16 or float32"):
         open_gallery_writer(tmp_path / "new.lance", FACTS, dtype="int8")
     fill(tmp_path / "g.lance", range(1))

@@ -24,6 +24,7 @@ pytestmark = [
 
 def test_the_demos_gallery_is_pushed_served_and_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from object_store import BUCKET, object_store
+    from page_server import until
     from playwright.sync_api import sync_playwright
 
     tbps = [sys.executable, "-m", "tbps_infer.cli.main"]
@@ -48,13 +49,11 @@ def test_the_demos_gallery_is_pushed_served_and_searched(tmp_path: Path, monkeyp
                     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
                     page = browser.new_page()
                     page.goto(address)
-                    page.wait_for_function("fetch('/healthz').then(answer => answer.ok)", timeout=60_000)
-                    page.fill("textarea, input[type=search], #text", "a woman in a red coat")
+                    until(page, "document.getElementById('gallery').textContent")
+                    page.fill("#sentence", "a woman in a red coat")
                     page.keyboard.press("Enter")
-                    page.wait_for_function(
-                        "[...document.images].filter(one => one.complete && one.naturalWidth > 0).length >= 10",
-                        timeout=60_000,
-                    )
+                    until(page, "[...document.querySelectorAll('.hit img')].filter(i => i.naturalWidth).length >= 10")
+                    assert "24 best of 24" in page.inner_text("#status")
                     page.screenshot(path=tmp_path / "page.png")
                     browser.close()
             finally:

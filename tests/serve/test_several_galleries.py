@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from serve_world import FACTS, World
 
 from tbps_infer.encoder import Encoder
 from tbps_infer.errors import UsageError
-from tbps_infer.gallery import GalleryWriter
+from tbps_infer.gallery import GalleryWriter, merge_galleries
+from tbps_infer.gallery.opening import changes_of
 from tbps_infer.runners.fake import FakeRunner, fake_facts
 from tbps_infer.serve.app import create_app
 from tbps_infer.serve.live_gallery import name_galleries
@@ -128,5 +131,54 @@ def test_folders_are_named_by_what_tells_them_apart() -> None:
     folders = [Path("/a/monday/gallery"), Path("/a/tuesday/gallery")]
     assert list(name_galleries(folders)) == ["monday/gallery", "tuesday/gallery"]
     assert list(name_galleries([Path("/a/b"), Path("/a/c")])) == ["b", "c"]
-    with pytest.raises(UsageError, match="named twice"):
-        name_galleries([Path("/a/b"), Path("/a/../a/b")])
+    assert list(name_galleries(["s3://bucket/site.lance/", Path("/a/b")])) == ["site.lance", "b"]
+    for twice in ([Path("/a/b"), Path("/a/../a/b")], ["/a/b.lance", "/a/b.lance/"], ["s3://a/b", "s3://a/b/"]):
+        with pytest.raises(UsageError, match="named twice"):
+            name_galleries(twice)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A dataset with crops of six pictures, of which one is not there any more."""
+    world = World(tmp_path)
+    world.add(range(6))
+    merge_galleries([world.gallery], tmp_path / "site.lance", crops=True)
+    (tmp_path / "001.png").unlink()
+    return tmp_path / "site.lance"
+
+
+def test_a_dataset_exports_the_files_and_the_crops_of_those_that_are_gone(dataset: Path) -> None:
+    options, metrics = ServeOptions(limits=Limits(rate=0, export_bytes=6000)), Metrics()
+    searcher = Searcher(World(dataset.parent).encoder(), dataset, options.batch, metrics)
+    search = {"texts": ["a hat", "a coat"], "combine": "all"}
+    with TestClient(create_app(searcher, options, metrics), base_url="http://127.0.0.1") as client:
+        asked = {"format": "zip", "records": [1, 2, 99], "search": search}
+        answer = client.post("/api/v1/export", json=asked)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-missing-records"] == "99"
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            found = {name.split("-", 1)[1]: archive.read(name) for name in archive.namelist() if "pictures/" in name}
+        assert set(found) == {"1-000.png", "2-001.png.crop.jpg"}
+        assert found["1-000.png"] == (dataset.parent / "000.png").read_bytes()
+        assert found["2-001.png.crop.jpg"].startswith(b"\xff\xd8")
+        assert client.get("/api/v1/records/0").status_code == 404
+
+
+def test_crops_count_towards_the_size_of_a_zip(dataset: Path) -> None:
+    for name in dataset.parent.glob("*.png"):
+        name.unlink()
+    options, metrics = ServeOptions(limits=Limits(rate=0, export_bytes=1000)), Metrics()
+    searcher = Searcher(World(dataset.parent).encoder(), dataset, options.batch, metrics)
+    asked = {"format": "zip", "records": [1, 2, 3, 4, 5, 6], "search": {"texts": ["a hat"]}}
+    with TestClient(create_app(searcher, options, metrics), base_url="http://127.0.0.1") as client:
+        assert client.post("/api/v1/export", json=asked).status_code == 413
+
+
+def test_a_dataset_that_came_in_the_place_of_another_is_opened(dataset: Path) -> None:
+    changes = changes_of(dataset)
+    before = changes.stamps()
+    assert before == changes.stamps()
+    shutil.rmtree(dataset)
+    assert changes.stamps() == ()
+    merge_galleries([World(dataset.parent).gallery], dataset, crops=True)
+    assert changes.stamps()[0] == before[0] and changes.stamps() != before

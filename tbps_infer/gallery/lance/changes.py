@@ -24,12 +24,18 @@ class DatasetChanges:
         self.path = dataset_uri(path)
 
     def stamps(self) -> tuple[Any, ...]:
-        """What changes with every commit: the version; empty where there is none, or the store does not answer."""
+        """What changes with every commit: the version, and a file, for another dataset in its place.
+
+        Empty where there is none, or the store does not answer.
+        """
         try:
             dataset = find_dataset(self.path)
         except GalleryError:
             return ()
-        return () if dataset is None else (dataset.version,)
+        if dataset is None:
+            return ()
+        files = (file.path for fragment in dataset.get_fragments() for file in fragment.data_files())
+        return dataset.version, dataset.schema.metadata, next(files, None)
 
     def opened(self, before: tuple[Any, ...]) -> tuple[Any, ...]:
         """The stamps of what was opened between some stamps and now."""

@@ -71,7 +71,11 @@ def join(parts: Sequence[str | None]) -> str | None:
 
 
 def of_ids(ids: NDArray[np.int64]) -> list[str]:
-    """Conditions that some rows satisfy by their ids, each for as many as Lance takes well at once."""
+    """Conditions that some rows satisfy by their ids, each for as many as Lance takes well at once.
+
+    No row has a negative id, which Lance refuses to compare with.
+    """
+    ids = ids[ids >= 0]
     pieces = (ids[start : start + _IDS_AT_ONCE].tolist() for start in range(0, len(ids), _IDS_AT_ONCE))
     return [f"_rowid IN ({', '.join(map(str, piece))})" for piece in pieces]
 

@@ -271,7 +271,7 @@ class LanceGallery:
 
         Args:
             queries: As for `search_with_report`.
-            where: Which records, in whose order the scores come; None is all. Those that there are not score −∞.
+            where: Which records, in whose order the scores come; None is all.
 
         Raises:
             UsageError, GalleryError: As `search_with_report` does.
@@ -310,14 +310,17 @@ class LanceGallery:
 
     def selected(self, where: Filter, seconds: float = WHERE_SECONDS) -> Selection:
         """The records that pass a filter; their rows are Lance's row ids."""
-        if self._chosen is None or self._chosen[0] != where or not where.timeless:
+        chosen = self._chosen  # read once: another thread may ask for something else meanwhile
+        if chosen is None or chosen[0] != where or not where.timeless:
             ids = matching_ids(self.dataset, compile_filter(where, self.dataset.schema), where, seconds)
-            self._chosen = where, Selection(ids + 1, Rows.of(ids))  # kept: whoever asks again, asks the same
-        return self._chosen[1]
+            chosen = where, Selection(ids + 1, Rows.of(ids))
+            self._chosen = chosen  # kept: whoever asks again, asks the same
+        return chosen[1]
 
     def selection(self, records: NDArray[np.int64]) -> Selection:
-        """Some records by number, int64 ``[n]``, ascending; a search leaves out those that there are not."""
-        return Selection(records, Rows.of(records - 1))
+        """Some records by number, int64 ``[n]``, ascending; those that this version does not have are left out."""
+        known = records[np.isin(records, self.selected(Filter()).records, assume_unique=True)]
+        return Selection(known, Rows.of(known - 1))
 
     def values(self, column: str, most: int) -> list[str]:
         """The first different values of a metadata column, as text and in its order."""

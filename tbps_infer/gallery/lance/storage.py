@@ -76,8 +76,10 @@ def open_dataset(uri: str) -> Any:
 
 
 def find_dataset(uri: str) -> Any | None:
-    """The newest version of a dataset; None where there is none."""
+    """The newest version of a dataset; None where there is none; raises GalleryError where a file is."""
     lance = lance_package()
+    if "://" not in uri and Path(uri).is_file():
+        raise GalleryError(f"{uri} is a file, and a dataset is a folder.", "Name another path.")
     with lance_errors(uri, "read"):
         try:
             return lance.dataset(uri)
