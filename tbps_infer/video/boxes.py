@@ -74,9 +74,10 @@ def suppress(detections: Detections, threshold: float) -> Detections:
     detections = detections.take(np.argsort(-detections.scores, kind="stable"))
     if threshold >= 1 or len(detections) < 2:
         return detections
-    overlapping = iou(detections.boxes, detections.boxes) > threshold
     kept = np.ones(len(detections), np.bool_)
-    for place in range(len(detections)):
-        if kept[place]:
-            kept[place + 1 :] &= ~overlapping[place, place + 1 :]
+    for place in range(len(detections) - 1):
+        if kept[place]:  # one row at a time: all of them, of a grid's thousands of boxes, take gigabytes
+            kept[place + 1 :] &= (
+                iou(detections.boxes[place : place + 1], detections.boxes[place + 1 :])[0] <= threshold
+            )
     return detections.take(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
         after: Seconds after it.
 
     Raises:
-        UsageError: The extension is another one.
+        UsageError: The extension is another one, or the seconds are not finite.
         VideoError: The video cannot be read, the format does not take its codec, or the file cannot be written.
     """
+    if not (math.isfinite(before) and math.isfinite(after)):
+        raise UsageError("before and after want finite numbers of seconds.")
     form = CLIP_FORMATS.get(file.suffix.lower())
     if form is None:
         raise UsageError(f"{file.name} is no name of a clip.", f"End it with {', '.join(CLIP_FORMATS)}.")
@@ -43,6 +46,10 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
         try:
             with av.open(str(temporary), "w", format=form) as clip:
                 found = _copy(container, stream, clip, (first, last))
+        except OSError as error:
+            raise VideoError(
+                f"{file} cannot be written: {error.strerror}.", "Is there its folder, and room?"
+            ) from error
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(
                 f"{file.name} cannot hold {stream.codec_context.name} of {moment.file}: {error}.",

@@ -92,7 +92,8 @@ class CropFolder:
             )
         if known.stamp != stamp:
             raise VideoError(
-                f"{place}, or what tells its people, has changed since its crops in {self.path} were made.",
+                f"{place}, its camera or start, or what tells its people, has changed since its crops in {self.path} "
+                "were made.",
                 "Make them in another folder (-o).",
             )
         return known
@@ -147,8 +148,9 @@ def open_crops(path: Path, options: Mapping[str, Any]) -> Iterator[CropFolder]:
                 raise VideoError(
                     f"Another process is writing crops to {path}.", "Wait for it, or choose another folder (-o)."
                 ) from None
-            remove_leftovers(path)
-            yield _continued(path, options) if (path / _PROGRESS_FILE).exists() else _created(path, options)
+            folder = _continued(path, options) if (path / _PROGRESS_FILE).exists() else _created(path, options)
+            remove_leftovers(path)  # not before: the folder may be somebody else's
+            yield folder
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(path)):
             raise

@@ -50,7 +50,7 @@ class CropOptions:
     segment_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        if min(self.every, self.per_track, self.min_height, self.segment_seconds) < 1:
+        if not all(each >= 1 for each in (self.every, self.per_track, self.min_height, self.segment_seconds)):
             raise UsageError("every, per_track, min_height and segment_seconds want 1 or more.")
 
 

@@ -96,6 +96,8 @@ def _yolox(spec: DetectorSpec, outputs: Arrays) -> tuple[Boxes, NDArray[Any]]:
     """YOLOX's ``demo_postprocess``: centres in cells from their own, log sizes in strides, objectness, classes."""
     rows = _table(spec, "output", outputs["output"])
     cells, strides = _grid(spec, len(rows))
+    if rows.shape[1] < 6:
+        raise _wrong_shape(spec, "output", outputs["output"], "a box, its objectness and classes for each cell")
     centres = (rows[:, :2] + cells) * strides
     sizes = np.exp(np.minimum(rows[:, 2:4], 20)) * strides  # a logit of 20 is wider than any frame
     scores = rows[:, 4] * _of_person(spec, rows[:, 5:])

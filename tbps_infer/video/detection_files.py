@@ -33,6 +33,7 @@ from tbps_infer.video.frames import Frame
 __all__ = ["DetectionFile", "detections_of", "open_detections"]
 
 _MOST_JSON_BYTES = 1 << 30
+_MOST_TRACK = (1 << 63) - 2  # the next one is an int64, too
 _COCO_PERSON = 1
 _PEOPLE = frozenset({"person", "pedestrian", "people"})
 
@@ -129,7 +130,8 @@ def open_detections(path: Path, person: int | None = None) -> DetectionFile:
             )
         by_frame[key].append(_checked(box))
     frames = {key: _together(some, bool(tracked)) for key, some in by_frame.items()}
-    return DetectionFile(path, frames, relative, bool(tracked), stamp=_stamp(path))
+    stamp = _stamp(path) if person is None else f"{_stamp(path)} {person}"
+    return DetectionFile(path, frames, relative, bool(tracked), stamp=stamp)
 
 
 def _stamp(path: Path) -> str:
@@ -141,6 +143,8 @@ def _stamp(path: Path) -> str:
 def _checked(box: _Box) -> _Box:
     if not all(map(math.isfinite, box[1:])) or box.width < 0 or box.height < 0:
         raise VideoError(f"{box.place}: the box {box.left:g}, {box.top:g}, {box.width:g}, {box.height:g} is none.")
+    if box.track > _MOST_TRACK:
+        raise VideoError(f"{box.place}: the track's number is {box.track:g}, want {_MOST_TRACK} at most.")
     if not 0 <= box.score <= 1:
         raise VideoError(
             f"{box.place}: the confidence is {box.score:g}, want 0 to 1.",
@@ -216,9 +220,14 @@ def _coco_results(file: Path, values: Sequence[object], person: int) -> Iterator
 
 def _coco_annotations(file: Path, values: JsonObject, person: int | None) -> Iterator[tuple[Key, _Box]]:
     keys: dict[int, Key] = {}
+    taken: set[Key] = set()
     for image in values.objects("images"):
         by_number = "frame_id" in image
-        keys[image.integer("id")] = image.integer("frame_id") if by_number else Path(image.text("file_name")).stem
+        key: Key = image.integer("frame_id") if by_number else Path(image.text("file_name")).stem
+        if key in taken:
+            raise ValueError(f"two of the images are frame {key}; give each video a file of its own")
+        taken.add(key)
+        keys[image.integer("id")] = key
     people = {person} if person is not None else set(_coco_people(values))
     for number, entry in enumerate(values.objects("annotations")):
         if entry.integer("category_id") not in people:
@@ -261,6 +270,8 @@ def _ultralytics(folder: Path, person: int) -> Iterator[tuple[Key, _Box]]:
                 raise reader.problem(line, f"{text[:40]!r} is not a line of numbers.", _LABEL_HINT) from error
             if not 5 <= len(numbers) <= 7:
                 raise reader.problem(line, f"there are {len(numbers)} numbers, want 5 to 7.", _LABEL_HINT)
+            if not all(map(math.isfinite, numbers)):
+                raise reader.problem(line, f"{text[:40]!r} has a number that is not finite.", _LABEL_HINT)
             rows.append((file.stem, f"{file}, line {line}", numbers))
     # With six numbers the last is a confidence or a track; a track is above 1 somewhere, a confidence nowhere.
     sixth_is_track = any(len(numbers) == 6 and numbers[5] > 1 for _, _, numbers in rows)

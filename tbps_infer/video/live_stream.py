@@ -107,7 +107,8 @@ class LiveStream:
 
 def is_address(source: str) -> bool:
     """Whether a source is an address of a stream, and no path."""
-    return "://" in source and urlsplit(source).scheme.lower() in _SCHEMES
+    scheme, separator, _ = source.partition("://")
+    return bool(separator) and scheme.lower() in _SCHEMES
 
 
 def without_password(address: str) -> str:

@@ -77,7 +77,13 @@ def video_sources(names: Sequence[str], options: VideoOptions, stop: Event) -> l
             have the same name.
         UsageError: A start is no time or is given for several sources, or a live stream is not alone.
     """
+    if options.camera == "":
+        raise UsageError("The camera has no name.", "Name it, or leave --camera out.")
     sources = [source for name in names for source in _sources(name, options, stop)]
+    if options.rate is not None and not any(isinstance(source, FrameFolder) for source in sources):
+        raise UsageError(
+            "A rate is given, and no source is a folder of frames.", "Leave --fps out: videos tell times."
+        )
     if options.start is not None and len(sources) > 1:
         raise UsageError(
             f"One start is given for {len(sources)} sources.",
@@ -88,6 +94,8 @@ def video_sources(names: Sequence[str], options: VideoOptions, stop: Event) -> l
     seen: dict[str, str] = {}
     for source in sources:
         facts = source.facts
+        if facts.name in ("", ".", ".."):
+            raise VideoError(f"No folder of crops can be named after {facts.place}.", "Rename it.")
         if facts.name in seen:
             raise VideoError(
                 f"{seen[facts.name]} and {facts.place} would both be called {facts.name}.",
@@ -131,13 +139,10 @@ def _sources(name: str, options: VideoOptions, stop: Event) -> Iterator[FrameSou
 def _video(file: Path, options: VideoOptions) -> VideoFile:
     found = _in_name(file, options)
     status = file.stat()
-    facts = SourceFacts(
-        name=file.stem,
-        camera=options.camera or found.get("camera") or file.stem,
-        start=_start(options.start or found.get("time"), options.zone),
-        place=str(file),
-        stamp=f"{status.st_size} bytes {status.st_mtime_ns}",
-    )
+    camera = options.camera or found.get("camera") or file.stem
+    start = _start(found.get("time") if options.start is None else options.start, options.zone)
+    stamp = f"{status.st_size} bytes {status.st_mtime_ns} {camera} {start}"
+    facts = SourceFacts(file.stem, camera, start, str(file), stamp)
     return VideoFile(file, facts, options.hardware)
 
 
@@ -156,13 +161,17 @@ def _frames(folder: Path, files: Sequence[Path], options: VideoOptions) -> Frame
             f"The times of the frames in {folder} are not known.",
             "Give their rate (--fps 25), or the pattern of their names with {time:…} (--name-pattern).",
         )
-    return FrameFolder(SourceFacts(folder.name, camera, start, str(folder), frames_stamp(files)), pictures)
+    stamp = f"{frames_stamp(files)} {camera} {start} {options.rate}"
+    return FrameFolder(SourceFacts(folder.name, camera, start, str(folder), stamp), pictures)
 
 
 def _stream(address: str, options: VideoOptions, stop: Event) -> LiveStream:
     if options.start is not None:
         raise UsageError("A live stream starts when it is opened.", "Leave --start out.")
-    shown = without_password(address)
+    try:
+        shown = without_password(address)
+    except ValueError as error:  # without the address, which may hold a password
+        raise UsageError(f"The address of the stream is none: {error}.", "Give rtsp://HOST/PATH.") from error
     camera = options.camera or re.sub(r"[^\w.-]+", "_", shown.partition("://")[2]).strip("_")
     name = re.sub(r"[^\w.-]+", "_", camera).strip("._") or "stream"
     facts = SourceFacts(name, camera, datetime.now(timezone.utc), shown, live=True)
@@ -187,4 +196,6 @@ def _start(text: str | None, zone: tzinfo) -> datetime | None:
     moment = read_moment(text, zone)
     if moment is None:
         raise UsageError(f"The start is {text!r}, want {TIME_WANTED}.")
+    if not 1 < moment.clock.year < 9999:  # times after it, in any zone, must be times, too
+        raise UsageError(f"The start is {text!r}, want a year from 2 to 9998.")
     return moment.clock.replace(tzinfo=moment.zone or zone)

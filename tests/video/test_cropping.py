@@ -118,13 +118,17 @@ def test_other_options_and_other_videos_are_refused(street: Path, tmp_path: Path
         "made with every = 1, and now it is 2"
         in fail(1, "crop", street / "gate.mp4", *arguments, "--every", 2).stderr
     )
+    for changed in (("--camera", "yard"), ("--start", "2026"), ("--person", 3)):
+        assert "its camera or start" in fail(1, "crop", street / "gate.mp4", *arguments, *changed).stderr
     other = write_video(tmp_path / "gate.mp4", TIMES)
     assert "under the name gate" in fail(1, "crop", other, *arguments).stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "crops.csv").write_text("path\nmine.jpg\n")
+    (tmp_path / "mine" / ".x.0123abcd.partial").write_text("mine")
     refused = fail(1, "crop", other, "-o", tmp_path / "mine", "--detections", street / "gate.txt")
     assert "is no folder of crops, and holds crops.csv" in refused.stderr
     assert (tmp_path / "mine" / "crops.csv").read_text() == "path\nmine.jpg\n"
+    assert (tmp_path / "mine" / ".x.0123abcd.partial").exists()
 
 
 def test_a_video_that_changed_is_refused(street: Path, tmp_path: Path) -> None:

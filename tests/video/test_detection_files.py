@@ -21,6 +21,21 @@ def detect(file: DetectionFile, number: int, name: str = "/videos/gate.mp4") -> 
     return boxes
 
 
+def test_images_of_two_videos_and_tracks_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    images = [{"id": number, "frame_id": 0, "video_id": number} for number in (1, 2)]
+    person = {"id": 1, "name": "person"}
+    file = tmp_path / "two.json"
+    file.write_text(json.dumps({"images": images, "annotations": [], "categories": [person]}))
+    with pytest.raises(VideoError, match="two of the images are frame 0"):
+        open_detections(file)
+    with pytest.raises(VideoError, match="track's number is 1e"):
+        open_detections(mot(tmp_path, "1,1e30,1,2,30,40,1\n"))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "gate_1.txt").write_text("0 .5 .5 .1 .5 .9 nan\n")
+    with pytest.raises(VideoError, match="not finite"):
+        open_detections(tmp_path / "labels")
+
+
 def mot(folder: Path, text: str) -> Path:
     (folder / "gate.txt").write_text(text)
     return folder / "gate.txt"

@@ -311,3 +311,10 @@ def test_the_command_crops_whom_a_detector_finds(tmp_path: Path) -> None:
 def test_a_backend_that_does_not_run_graphs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tensorrt does not run a detector's graph"):
         Detector.open(tmp_path / "detector.json", RunOptions(backend="tensorrt", device="cuda"))
+
+
+def test_a_graph_of_boxes_alone_is_no_yolox(tmp_path: Path) -> None:
+    cells = 8 * 12 + 4 * 6 + 2 * 3
+    file = declare(tmp_path, {"output": np.ones((1, cells, 4), np.float32)}, decoder="yolox")
+    with Detector.open(file) as detector, pytest.raises(DetectorError, match="objectness and classes"):
+        detector.detect(frame(*SIZE))

@@ -198,6 +198,9 @@ def test_what_cannot_be_a_source_is_told(tmp_path: Path) -> None:
     for names, options, told in wrong:
         with pytest.raises(VideoError, match=told):
             video_sources(names, options, Event())
+    (tmp_path / "...mp4").write_bytes(b"")
+    with pytest.raises(VideoError, match="No folder of crops can be named after"):
+        source(tmp_path / "...mp4")
     (tmp_path / "gate" / "b.mp4").write_bytes(b"")
     with pytest.raises(VideoError, match="holds 1 videos and 1 pictures"):
         source(tmp_path / "gate")
@@ -205,6 +208,11 @@ def test_what_cannot_be_a_source_is_told(tmp_path: Path) -> None:
         ([str(tmp_path / "a.mp4"), "rtsp://camera/1"], VideoOptions(), "goes alone"),
         (["rtsp://camera/1"], VideoOptions(start="2026"), "starts when it is opened"),
         ([str(tmp_path / "a.mp4")], VideoOptions(start="yesterday"), "The start is 'yesterday'"),
+        ([str(tmp_path / "a.mp4")], VideoOptions(start=""), "The start is ''"),
+        ([str(tmp_path / "a.mp4")], VideoOptions(start="9999-12-31"), "a year from 2 to 9998"),
+        ([str(tmp_path / "a.mp4")], VideoOptions(camera=""), "has no name"),
+        ([str(tmp_path / "a.mp4")], VideoOptions(rate=3.0), "no source is a folder of frames"),
+        (["rtsp://[camera/1"], VideoOptions(), "address of the stream is none"),
     ]
     for names, options, told in senseless:
         with pytest.raises(UsageError, match=told):

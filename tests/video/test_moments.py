@@ -92,4 +92,8 @@ def test_a_clip_that_cannot_be_written_is_told(video: Path, tmp_path: Path) -> N
         write_clip(Moment(video, 1), tmp_path / "hit.avi")
     with pytest.raises(VideoError, match=r"has nothing at 99\.0 s"):
         write_clip(Moment(video, 99), tmp_path / "hit.mp4", before=1)
+    with pytest.raises(UsageError, match="finite numbers of seconds"):
+        write_clip(Moment(video, 1), tmp_path / "hit.mp4", after=float("inf"))
+    with pytest.raises(VideoError, match="cannot be written: No such file"):
+        write_clip(Moment(video, 1), tmp_path / "none" / "hit.mp4")
     assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,8 @@ __all__ = ["SceneOptions", "SceneReport", "draw_films", "write_scenes"]
 SCHEMA = 1
 _LIGHTS = ("day", "dusk", "mixed")
 _MOST_PEOPLE = 10_000
+_LAST_PERSON = 1_000_000
+"""Everybody before the first is drawn, too, to come to the first."""
 _FIRST_TEST_PERSON = SynthOptions().train + SynthOptions().val + 1
 
 
@@ -63,9 +65,9 @@ class SceneOptions:
             raise UsageError(f"cameras is {self.cameras}, want 1 to {len(CAMERAS)}")
         if not 1 <= self.people <= _MOST_PEOPLE:
             raise UsageError(f"people is {self.people}, want 1 to {_MOST_PEOPLE}")
-        for name in ("first", "fps", "captions"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, want at least 1")
+        for name, most in (("first", _LAST_PERSON), ("fps", 240), ("captions", 100)):
+            if not 1 <= getattr(self, name) <= most:
+                raise UsageError(f"{name} is {getattr(self, name)}, want 1 to {most}")
         if not 1 <= self.seconds <= 86400:
             raise UsageError(f"seconds is {self.seconds}, want 1 to 86400, a day")
         if not 96 <= self.height <= 2160:
