@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from tbps_infer.errors import GalleryError, UsageError
 from tbps_infer.gallery.changes import FolderChanges
-from tbps_infer.gallery.folder import DtypeName, GalleryFacts, is_gallery
+from tbps_infer.gallery.folder import DtypeName, is_gallery
 from tbps_infer.gallery.folder_upkeep import FolderUpkeep
 from tbps_infer.gallery.lance.storage import dataset_uri, is_dataset
 from tbps_infer.gallery.reader import Gallery
 from tbps_infer.gallery.shards import GalleryShards
-from tbps_infer.gallery.writer import GalleryWriter
+from tbps_infer.gallery.writer import GalleryWriter, open_writer
 from tbps_infer.model_facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def open_gallery_writer(
 
     Args:
         path: A folder or a URI.
-        model: The model whose embeddings will be added; None is that of the gallery, which must be there.
+        model: The model whose embeddings will be added; None is that of the gallery, which must be there, and every
+            value of whose records is looked at.
         dtype: How numbers are stored; None takes the gallery's own, float16 for a new one.
         bundle_path: Where the model was read from.
         crops: Whether it keeps crops, as datasets can.
@@ -118,7 +119,8 @@ def open_gallery_writer(
             raise UsageError(
                 f"{path} is a folder, and only datasets keep crops.", "Name a URI, or a path that ends with .lance."
             )
-        model = model or GalleryFacts.read(Path(path)).model
+        if model is None:
+            return open_writer(path)
         return GalleryWriter.open(path, model, dtype=dtype, bundle_path=bundle_path)
     from tbps_infer.gallery.lance.reader import LanceGallery
     from tbps_infer.gallery.lance.writer import LanceWriter

@@ -110,7 +110,10 @@ def test_a_dry_run_shows_metadata_and_embeds_nothing(tiny_bundle: Path, pictures
     assert [hit["metadata"]["camera"] for hit in hits(tmp_path / "g", "--camera", "2")] == ["2"]
 
 
-@pytest.mark.parametrize(("option", "words"), [("--prune=yes", "on standard input"), ("--watch", "is not a folder")])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--prune=yes", "on standard input"), ("--watch", "- is neither a folder nor a .csv or .jsonl list")],
+)
 def test_what_looks_again_needs_more_than_standard_input(
     tiny_bundle: Path, tmp_path: Path, option: str, words: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ def built(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--max-batch", "16", "--workspace", "1GiB", "--keep-fp32", "Softmax"),
     )
     assert "Building image.plan: about 2 MB of activations at batch 16" in done.stderr
-    assert "kernels use FP16, 3 of 3 attentions are fused" in done.stderr
+    assert re.search(r"kernels use FP16, (\d+) of \1 attentions are fused", done.stderr)
     assert done.stdout.startswith(f"{bundle}/engines/tensorrt-rtx-")
     assert "2 engines" in done.stdout
     return bundle

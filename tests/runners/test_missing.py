@@ -44,6 +44,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, providers: list[str], session: obje
         __version__="1.32.0",
         get_available_providers=lambda: providers,
         SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda *_: None),
+        set_default_logger_severity=lambda _: None,
         InferenceSession=session,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", module)

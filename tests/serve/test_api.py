@@ -309,7 +309,10 @@ def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(client: TestC
         "/api/v1/columns",
         "/api/v1/export",
         "/api/v1/remove",
-        *(f"/api/v1/records/{{record}}{end}" for end in ("", "/thumbnail", "/picture", "/attention")),
+        *(
+            f"/api/v1/records/{{record}}{end}"
+            for end in ("", "/thumbnail", "/picture", "/attention", "/frame", "/strip")
+        ),
     }
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     for name in ("/", "/static/app.js", "/static/style.css", "/static/icon.svg"):

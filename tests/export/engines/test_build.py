@@ -285,7 +285,7 @@ def test_fp32_asked_for_and_fp16_got_is_an_error(
     halves = tmp_path / "half.onnx"
     onnx.save(convert_model(onnx.load(small / "image.onnx"), MixedPrecisionOptions())[0], halves)
     monkeypatch.setattr(engine_plans, "engine_graph", lambda *_: (halves, None))
-    with pytest.raises(BackendError, match=r"fp32 was asked for, and 58 kernels of image\.plan use FP16"):
+    with pytest.raises(BackendError, match=r"fp32 was asked for, and 60 kernels of image\.plan use FP16"):
         build_engines(small, options("fp32", rebuild=True))
 
 
@@ -330,7 +330,7 @@ def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -
     mixed = MixedPrecisionOptions(keep_fp32=("Softmax",), auto_islands=True, threads=1)
     built = build_engines(small, options(mixed=mixed, text_lengths=(100,), rebuild=True))
     report = built.folder.facts.mixed_precision["text"]
-    assert list(report["islands"].values()) == ["named by the pattern Softmax"] * 7
+    assert list(report["islands"].values()) == ["named by the pattern Softmax"] * 5
     assert 20_000 < report["largest_activation"][1] < 40_000, "the mask's floor, measured on real captions"
     (text,) = (plan for plan in built.folder.facts.plans if plan.branch == "text")
     # TensorRT for RTX fuses it all the same: inside the kernel the exponentials are FP32 anyway.
