@@ -112,7 +112,7 @@ def test_a_dry_run_shows_metadata_and_embeds_nothing(tiny_bundle: Path, pictures
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--prune=yes", "on standard input"), ("--watch", "- is neither a folder nor a .csv or .jsonl list")],
+    [("--prune=yes", "on standard input"), ("--watch", "- is neither a folder nor")],
 )
 def test_what_looks_again_needs_more_than_standard_input(
     tiny_bundle: Path, tmp_path: Path, option: str, words: str

@@ -66,7 +66,7 @@ def perturbed_weight(model: onnx.ModelProto) -> None:
         kernel[3, 2, 1, 1] += 0.01
         return kernel
 
-    replace_weight(model, "stages.1.layers.1.layer.0.convolution.weight", change)
+    replace_weight(model, "image_backbone.encoder.stages.1.layers.1.layer.0.convolution.weight", change)
 
 
 def to_tf32(values: Array) -> Array:
