@@ -376,13 +376,19 @@ PLAIN_WRITES = {
     "dataset._write": "the data set that is drawn",
     "dataset._write_facts": "the data set that is drawn",
     "samples._write_people": "the folder of people that is drawn",
+    "dataset._write_rows": "the scenes that are drawn",
+    "dataset._Truth.write": "the scenes that are drawn",
+    "recording.write_video": "the scenes that are drawn, and clips in a new file",
+    "repository._write": "the model repository that is written",
+    "segment._write_crop": "crops, which count when the list names them",
     # Into a temporary folder or file, which nobody keeps.
     "bundle_graphs.write_half_graphs": "emulations",
     "bundle_graphs._Work.loss": "trials",
     "bundle_graphs._Work._judged": "trials",
     "source_graphs.engine_graph": "the graph that engines are built from",
     "table._load_published": "the tokenizer of a published checkpoint",
-    "downloads.hits_zip": "what a browser downloads",
+    "downloads._write_zip": "what a browser downloads",
+    "many_pictures.study": "the pictures of a study",
     # Appended to, or never read.
     "samples.SampleFile.open": "raw samples are appended as lines",
     "samples._cut_unfinished_line": "raw samples are appended as lines",
@@ -391,6 +397,7 @@ PLAIN_WRITES = {
     "device_check._run_all": "facts and messages are appended as lines",
     "creation._create": "an empty vector file; it counts when gallery.json is there",
     "folder.writer_lock": "a lock has no content that matters",
+    "crop_folder.open_crops": "a lock has no content that matters",
     # Not a file's method, but the trainer's.
     "trainer.train": "calls save_checkpoint",
     "trainer._Trainer.log": "loggers of Lightning Fabric, which keep files of their own",

@@ -99,14 +99,14 @@ def test_an_axis_without_a_size(tmp_path: Path) -> None:
         graph_cost(made, {})
 
 
-def test_exported_graphs_count_in_proportion(tiny_bundle: Path) -> None:
+def test_exported_graphs_count_in_proportion(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     """The tiny text branch by PyTorch's own counter, and images that double with the batch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from tbps_infer.families.table import load_source
 
-    source = load_source(None, tiny_bundle.parent / "tiny-checkpoint")
+    source = load_source(None, tiny_checkpoint)
     ids = torch.ones(2, 24, dtype=torch.int32)
     height, width = source.facts.preprocessing.image_size
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)

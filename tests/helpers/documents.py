@@ -132,7 +132,8 @@ def assert_alike(got: list[str], want: list[str], *, points: float = 2e-3) -> No
 def parse_command(words: list[str]) -> None:
     """Let click read a command line, down to the command of a group's; raises on an option that it does not have."""
     command: click.Command = cli
-    context = click.Context(cli)
+    # Help is -h, too: click remembers the options of a command's first context.
+    context = click.Context(cli, **cli.context_settings)
     while isinstance(command, click.Group):
         found = command.get_command(context, words[0])
         assert found is not None, words

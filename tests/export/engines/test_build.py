@@ -335,7 +335,7 @@ def test_islands_stay_in_fp32_and_everything_else_is_still_proven(small: Path) -
     (text,) = (plan for plan in built.folder.facts.plans if plan.branch == "text")
     # TensorRT for RTX fuses it all the same: inside the kernel the exponentials are FP32 anyway.
     (proof,) = text.proofs
-    assert proof.fused_attention == proof.attentions == 7
+    assert proof.fused_attention == proof.attentions == ATTENTIONS["text"]
     assert proof.fp16_products > 40
 
 
@@ -785,7 +785,7 @@ def test_what_an_engine_does_not_tell_is_proven_by_its_rounding(
         check = build_engines(small, chosen, steps.append).folder.facts.self_check
         assert list(check["differences"]) == ["image", "text-32", "text-100"]
         assert all(1e-5 < difference < 5e-3 for difference in check["differences"].values())
-        assert any("with 41 products the type is unknown" in step for step in steps)
+        assert any(re.search(r"with [1-9]\d+ products the type is unknown", step) for step in steps)
         return
     with pytest.raises(VerificationError, match=message) as caught:
         build_engines(small, chosen)
