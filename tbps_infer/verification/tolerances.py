@@ -71,8 +71,9 @@ PARITY: Mapping[Precision, ParityLimits] = {
     "fp16": ParityLimits(cosine=0.9999, difference=1e-2, norm=1e-4, drift=1e-2, tie=1e-2),
     # Beside the bundle's INT8 graphs on a CPU, whose loss the export has judged. A last bit in FP16 moves a number
     # over the edge of a step of INT8: the trained tiny model, with FP16 emulated on a CPU, comes to cosines from
-    # 0.9953 on in one part, whose attention is sharp, and 0.9994 in all; 1.2e-2 in a number, 4.7e-2 in a similarity, 1.2e-3 between a caption and the same padded, and 98.4 %
-    # of the first five without ties; a GPU sums in yet another order.
+    # 0.9953 on in one part, whose attention is sharp, and 0.9994 in all; 1.2e-2 in a number, 4.7e-2 in a similarity,
+    # 1.2e-3 between a caption and the same padded, and 98.4 % of the first five without ties; a GPU sums in yet
+    # another order.
     "int8": ParityLimits(cosine=0.99, difference=5e-2, norm=1e-4, drift=1e-2, overlap=0.95, tie=1e-1),
 }
 """What engines must keep of the bundle's graphs that they were built from, and FP16 graphs of PyTorch's numbers."""
