@@ -16,6 +16,9 @@ from tbps_infer.verification.tolerances import GATE, GOLDEN_COSINE, PARITY, Pari
 TABLE = "tbps_infer/verification/tolerances.py"
 OTHER_NUMBERS = {
     "tbps_infer/data/synth/": "drawn people: proportions, colours and probabilities",
+    "tbps_infer/data/scenes/": "drawn streets: likewise",
+    "tbps_infer/explain/field.py": "the share of a field's energy that its size is given for",
+    "tbps_infer/gallery/lance/index.py": "the recall that an index's probes are chosen for",
     "tbps_infer/training/options.py": "the learning rate's warm-up from 0.1 to 1",
     "tbps_infer/gallery/search/": "how much of the vectors' energy the sketch keeps",
     "benchmarks/studies/serve_load.py": "percentiles of latencies",
