@@ -58,7 +58,7 @@ def check(fp32: Any, feeds: Feeds, options: MixedPrecisionOptions, norm: float) 
         assert np.isfinite(found).all()
         assert least_cosine(found, wanted) >= COSINE
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), norm, rtol=1e-6)
-    assert report.fp16_nodes > 4 * report.fp32_nodes
+    assert report.fp16_nodes > 3 * report.fp32_nodes  # norms and softmax are FP32, most of what multiplies is not
     return converted
 
 
