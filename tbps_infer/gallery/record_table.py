@@ -12,7 +12,6 @@ from pathlib import Path
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.columns import (
     STANDARD_COLUMNS,
-    ColumnType,
     Value,
     column_problem,
     find_column,
@@ -21,6 +20,7 @@ from tbps_infer.gallery.columns import (
 )
 from tbps_infer.gallery.records import Entry, FileStamp, Reject, add_column, column_type, metadata_columns, types_of
 from tbps_infer.gallery.roots import PATH_SQL, Roots
+from tbps_infer.gallery.storable import other_type, refuse_unstorable
 from tbps_infer.gallery.times import read_moment
 
 __all__ = ["RecordTable", "Recorded"]
@@ -112,7 +112,7 @@ class RecordTable:
 
     def add_columns(self, entries: Sequence[Entry]) -> None:
         """Add the columns that are not there yet, and refuse values of another type than their column's."""
-        _refuse_unstorable(entries)
+        refuse_unstorable(entries)
         found = dict.fromkeys(
             (name, value_type(value)) for entry in entries for name, value in entry.metadata.items()
         )
@@ -125,8 +125,9 @@ class RecordTable:
                 self.columns = metadata_columns(self._connection)
             elif kind is not None and column not in STANDARD_COLUMNS:
                 held = column_type(self._connection, column)
-                if held not in (None, kind):
-                    raise _other_type(entries, name, kind)
+                if held is not None and held != kind:
+                    entry = next(each for each in entries if value_type(each.metadata.get(name)) == kind)
+                    raise other_type(entry, name, held)
 
     def put(self, entry: Entry, row: int | None) -> None:
         """Insert or update one record; `row` None leaves it at its row."""
@@ -196,23 +197,3 @@ class RecordTable:
 def _stored(column: str, value: Value) -> Value:
     """A value as it is stored: who, where and when are text."""
     return value if value is None or column not in STANDARD_COLUMNS else str(value)
-
-
-def _other_type(entries: Sequence[Entry], name: str, kind: ColumnType) -> GalleryError:
-    entry = next(each for each in entries if value_type(each.metadata.get(name)) == kind)
-    other = "numbers" if kind == "text" else "text"
-    return GalleryError(
-        f"{name} is {entry.metadata[name]!r} for {entry.path}, and the gallery holds {other} in this column.",
-        f"Keep it as text: --text {name}." if other == "text" else "Correct it, or give the column another name.",
-    )
-
-
-def _refuse_unstorable(entries: Sequence[Entry]) -> None:
-    """SQLite takes NumPy's numbers and more, as bytes or text that no reader of a gallery knows."""
-    for entry in entries:
-        for name, value in entry.metadata.items():
-            if not isinstance(value, str | int | float | None):
-                raise GalleryError(
-                    f"{name} of {entry.path} is {value!r}, want text, a number or None.",
-                    "Convert it: value.item() of NumPy's numbers, value.isoformat() of times.",
-                )

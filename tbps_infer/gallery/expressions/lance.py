@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from tbps_infer.gallery.columns import ColumnType, find_column
+from tbps_infer.gallery.columns import ColumnType
 from tbps_infer.gallery.expressions.nodes import (
     AllOf,
     AnyOf,
@@ -18,7 +18,6 @@ from tbps_infer.gallery.expressions.nodes import (
     Column,
     Comparison,
     Constant,
-    ExpressionError,
     IsNull,
     Like,
     Member,
@@ -26,6 +25,7 @@ from tbps_infer.gallery.expressions.nodes import (
     Node,
     Not,
     Scalar,
+    known_column,
 )
 
 __all__ = ["OtherRulesError", "text_literal", "to_lance"]
@@ -127,10 +127,7 @@ class _Compiler:
         return repr(float(value))
 
     def _found(self, name: str) -> str:
-        column = find_column(name, self._columns)
-        if column is None:
-            raise ExpressionError(f"there is no column {name!r}")
-        return column
+        return known_column(name, self._columns)
 
     def _kind(self, name: str) -> ColumnType:
         return self._columns[self._found(name)]

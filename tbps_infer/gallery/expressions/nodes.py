@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
+
+from tbps_infer.gallery.columns import find_column
 
 __all__ = [
     "AllOf",
@@ -27,6 +29,7 @@ __all__ = [
     "Node",
     "Not",
     "Scalar",
+    "known_column",
 ]
 
 ComparisonOperator = Literal["=", "!=", "<", "<=", ">", ">="]
@@ -38,6 +41,14 @@ Scalar = str | int | float
 
 class ExpressionError(ValueError):
     """Raised with what is wrong with an expression, as the end of a sentence."""
+
+
+def known_column(name: str, columns: Iterable[str]) -> str:
+    """The column that a name in an expression means; raises ExpressionError where there is none."""
+    column = find_column(name, columns)
+    if column is None:
+        raise ExpressionError(f"there is no column {name!r}")
+    return column
 
 
 @dataclass(frozen=True)

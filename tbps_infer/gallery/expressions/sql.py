@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tbps_infer.gallery.columns import find_column, quoted
+from tbps_infer.gallery.columns import quoted
 from tbps_infer.gallery.expressions.nodes import (
     AllOf,
     AnyOf,
@@ -15,7 +15,6 @@ from tbps_infer.gallery.expressions.nodes import (
     Column,
     Comparison,
     Constant,
-    ExpressionError,
     IsNull,
     Like,
     Member,
@@ -23,6 +22,7 @@ from tbps_infer.gallery.expressions.nodes import (
     Node,
     Not,
     Scalar,
+    known_column,
 )
 
 __all__ = ["to_sql"]
@@ -100,7 +100,4 @@ class _Compiler:
         return "?"
 
     def _column(self, name: str) -> str:
-        column = find_column(name, self._columns)
-        if column is None:
-            raise ExpressionError(f"there is no column {name!r}")
-        return quoted(column)
+        return quoted(known_column(name, self._columns))

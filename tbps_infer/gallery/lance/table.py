@@ -32,6 +32,7 @@ from tbps_infer.gallery.columns import STANDARD_COLUMNS, ColumnType, Value, colu
 from tbps_infer.gallery.folder import GalleryFacts
 from tbps_infer.gallery.reader import Record
 from tbps_infer.gallery.records import Entry, FileStamp
+from tbps_infer.gallery.storable import other_type, refuse_unstorable
 from tbps_infer.gallery.times import read_moment
 
 __all__ = [
@@ -205,7 +206,7 @@ def rows_of(entries: Sequence[Entry], vectors: NDArray[Any] | None, schema: Any,
     import pyarrow as pa
 
     types = column_types(schema)
-    _refuse_unstorable(entries, types)
+    _refuse_other_types(entries, types)
     moments = [read_moment(entry.metadata.get("time")) for entry in entries]
     columns: dict[str, Any] = {
         KEY: [str(entry.path) for entry in entries],
@@ -257,24 +258,15 @@ def with_known_names(metadata: Mapping[str, Value], columns: Sequence[str]) -> d
     return {find_column(name, columns) or name: value for name, value in metadata.items()}
 
 
-def _refuse_unstorable(entries: Sequence[Entry], types: Mapping[str, ColumnType]) -> None:
+def _refuse_other_types(entries: Sequence[Entry], types: Mapping[str, ColumnType]) -> None:
+    refuse_unstorable(entries)
     for entry in entries:
         for name, value in entry.metadata.items():
-            if not isinstance(value, str | int | float | None):
-                raise GalleryError(
-                    f"{name} of {entry.path} is {value!r}, want text, a number or None.",
-                    "Convert it: value.item() of NumPy's numbers, value.isoformat() of times.",
-                )
             kind, held = value_type(value), types.get(name)
             if kind is None or held is None or name in STANDARD_COLUMNS:
                 continue
             if kind != held:
-                raise GalleryError(
-                    f"{name} is {value!r} for {entry.path}, and the gallery holds {held} in this column.",
-                    f"Keep it as text: --text {name}."
-                    if held == "text"
-                    else "Correct it, or give the column another name.",
-                )
+                raise other_type(entry, name, held)
             if isinstance(value, int) and abs(value) > _LARGEST_EXACT:
                 raise GalleryError(
                     f"{name} is {value} for {entry.path}, and a dataset keeps whole numbers up to {_LARGEST_EXACT}.",
