@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from page_server import PAGE_MARKS, Server, chromium, until
+from page_server import PAGE_MARKS, Server, until
 from PIL import Image
 from serve_world import SCRIPT, World
 
@@ -20,21 +20,6 @@ if TYPE_CHECKING:
 pytestmark = PAGE_MARKS
 
 COUNT = 30
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    world = World(tmp_path_factory.mktemp("page"))
-    world.add(range(COUNT))
-    made = Server(world)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
-from page_server import PAGE_MARKS, Server, chromium, until
+from page_server import PAGE_MARKS, Server, until
 from PIL import Image
 from serve_world import World
 
@@ -29,21 +28,6 @@ REFERENCES = Path(__file__).parent / "references"
 SHRINK = 8
 MOST_DIFFERENCE = 6.0
 """Mean difference of grey levels, of 255: another font gives some 2, a missing row of hits 20."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    world = World(tmp_path_factory.mktemp("page"))
-    world.add(range(COUNT))
-    made = Server(world)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as made:
-        yield made
 
 
 def _open(browser: Browser, server: Server, query: str = "", **context: Any) -> Page:

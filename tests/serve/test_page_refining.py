@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from page_server import PAGE_MARKS, Server, chromium, until
+from page_server import PAGE_MARKS, Server, until
 from serve_world import World
 
 if TYPE_CHECKING:
@@ -18,21 +18,6 @@ pytestmark = PAGE_MARKS
 
 COUNT = 300
 _LABELS = "hits => hits.map(hit => hit.getAttribute('aria-label'))"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    world = World(tmp_path_factory.mktemp("page"))
-    world.add(range(COUNT))
-    made = Server(world)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as made:
-        yield made
 
 
 @pytest.fixture
