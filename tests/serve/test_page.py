@@ -17,6 +17,7 @@ from serve_world import SCRIPT, World
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytest_plugins = ["page_fixtures"]
 pytestmark = PAGE_MARKS
 
 COUNT = 30

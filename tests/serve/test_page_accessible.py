@@ -16,6 +16,7 @@ from serve_world import World
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytest_plugins = ["page_fixtures"]
 pytestmark = PAGE_MARKS
 
 Theme = Literal["light", "dark"]

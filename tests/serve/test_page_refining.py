@@ -14,6 +14,7 @@ from serve_world import World
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, Route
 
+pytest_plugins = ["page_fixtures"]
 pytestmark = PAGE_MARKS
 
 COUNT = 300

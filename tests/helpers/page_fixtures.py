@@ -1,4 +1,4 @@
-"""What the tests of the page in a browser share."""
+"""Fixtures of the tests of the page in a browser, which name this module in `pytest_plugins`."""
 
 from __future__ import annotations
 
