@@ -184,16 +184,14 @@ class Searcher:
         searched, method = 0, ""
         for name in self._names(first):
             gallery = snapshots[name].gallery
-            only = None if first.records is None else first.records[name]
-            selection = gallery.selected(Filter()) if only is None else gallery.selection(only)
+            selection = None if first.records is None else gallery.selection(first.records[name])
             if first.combine == "all":
+                selection = selection or gallery.selected(Filter())
                 hits = lowest_of(gallery, selection, queries[0], most, first.options)
                 lists[0].append([(name, hit) for hit in hits])
                 searched, method = searched + len(selection.records), "scan"
                 continue
-            result = gallery.search_with_report(
-                np.concatenate(queries), most, None if only is None else selection, first.options
-            )
+            result = gallery.search_with_report(np.concatenate(queries), most, selection, first.options)
             searched, method = searched + result.report.searched, result.report.method
             every = iter(result.hits)
             for mine, asked in zip(lists, queries, strict=True):
