@@ -1,4 +1,7 @@
-"""Opens a gallery by its name: a folder, a dataset, or several of both as one."""
+"""Opens a gallery by its name: a folder, a dataset, or several of both as one.
+
+Each function imports what it opens: a search needs nothing of what writes and maintains galleries, or of datasets.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbps_infer.errors import GalleryError, UsageError
-from tbps_infer.gallery.changes import FolderChanges
 from tbps_infer.gallery.folder import DtypeName, is_gallery
-from tbps_infer.gallery.folder_upkeep import FolderUpkeep
 from tbps_infer.gallery.lance.storage import dataset_uri, is_dataset
 from tbps_infer.gallery.reader import Gallery
-from tbps_infer.gallery.shards import GalleryShards
-from tbps_infer.gallery.writer import GalleryWriter, open_writer
 from tbps_infer.model_facts import ModelFacts
 
 if TYPE_CHECKING:
+    from tbps_infer.gallery.changes import FolderChanges
+    from tbps_infer.gallery.folder_upkeep import FolderUpkeep
     from tbps_infer.gallery.lance.changes import DatasetChanges
     from tbps_infer.gallery.lance.reader import LanceGallery
     from tbps_infer.gallery.lance.upkeep import DatasetUpkeep
     from tbps_infer.gallery.lance.writer import LanceWriter
     from tbps_infer.gallery.protocols import SearchableGallery
+    from tbps_infer.gallery.writer import GalleryWriter
 
 __all__ = [
     "changes_of",
@@ -69,6 +71,8 @@ def open_galleries(paths: Sequence[Path | str], *, allow_partial: bool = False) 
     """
     if len(paths) == 1:
         return open_gallery(paths[0])
+    from tbps_infer.gallery.shards import GalleryShards
+
     opened: dict[str, Gallery | LanceGallery] = {}
     problems: dict[str, GalleryError] = {}
     seen: set[str] = set()
@@ -119,6 +123,8 @@ def open_gallery_writer(
             raise UsageError(
                 f"{path} is a folder, and only datasets keep crops.", "Name a URI, or a path that ends with .lance."
             )
+        from tbps_infer.gallery.writer import GalleryWriter, open_writer
+
         if model is None:
             return open_writer(path)
         return GalleryWriter.open(path, model, dtype=dtype, bundle_path=bundle_path)
@@ -133,6 +139,8 @@ def open_gallery_writer(
 def changes_of(path: Path | str) -> FolderChanges | DatasetChanges:
     """What a server asks while it has a gallery open."""
     if not is_dataset(path):
+        from tbps_infer.gallery.changes import FolderChanges
+
         return FolderChanges(Path(path))
     from tbps_infer.gallery.lance.changes import DatasetChanges
 
@@ -141,7 +149,11 @@ def changes_of(path: Path | str) -> FolderChanges | DatasetChanges:
 
 def upkeep_of(writer: GalleryWriter | LanceWriter) -> FolderUpkeep | DatasetUpkeep:
     """What is done to the whole of the gallery that a writer has open."""
+    from tbps_infer.gallery.writer import GalleryWriter
+
     if isinstance(writer, GalleryWriter):
+        from tbps_infer.gallery.folder_upkeep import FolderUpkeep
+
         return FolderUpkeep(writer)
     from tbps_infer.gallery.lance.upkeep import DatasetUpkeep
 

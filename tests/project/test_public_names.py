@@ -34,3 +34,13 @@ def test_importing_the_package_loads_none_of_them() -> None:
     code = "import sys, tbps_infer; print([m for m in sys.modules if m.startswith(('tbps_infer.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_opening_a_gallery_to_search_loads_nothing_that_writes_one() -> None:
+    code = (
+        "import sys\nfrom tbps_infer.gallery import open_galleries\n"
+        "print([m for m in sys.modules if m.split('.')[-1] in ('writer', 'upkeep', 'folder_upkeep', 'lance')"
+        " and not m.startswith('tbps_infer.gallery.lance')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
