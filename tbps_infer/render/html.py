@@ -169,7 +169,8 @@ dl{display:grid;grid-template-columns:auto 1fr;gap:3px 6px;margin:0;font-size:11
 color:var(--soft)}
 dd{margin:0}.bars dd{height:6px;border-radius:3px;background:var(--rest);overflow:hidden}
 .bars i{display:block;height:100%;background:var(--bar)}
-.facts{margin-top:4px}.facts dd{color:var(--ink);min-width:0;overflow-wrap:anywhere}
+.facts{display:block;margin-top:4px}.facts dt{float:left;clear:left;margin-right:6px}
+.facts dd{color:var(--ink);margin-bottom:3px;overflow-wrap:anywhere}
 .frame{font-size:11px;color:var(--bar)}
 .name{margin:6px 0 0;font-size:11px;color:var(--soft);overflow-wrap:anywhere}
 .empty{color:var(--soft)}
