@@ -111,6 +111,6 @@ def test_a_move_to_another_disk(place: Path) -> None:
 
 def test_what_watching_cannot_do_is_said(place: Path) -> None:
     write_pictures(place / "p", range(1))
-    (place / "l.csv").write_text("path\np/0000.ppm\n")
-    tbps("embed", "bundle", "l.csv", "-o", "g", "--watch", code=1)
+    (place / "l.txt").write_text("p/0000.ppm\n")
+    tbps("embed", "bundle", "l.txt", "-o", "g", "--watch", code=1)
     tbps("embed", "bundle", "p", "-o", "g", "--poll", "3", code=1)
