@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ __all__ = [
     "NORM_MARGIN",
     "DamagedVectorsError",
     "StoredVectors",
+    "by_owner",
     "inner_products",
     "quantise",
     "split_products",
@@ -22,7 +23,7 @@ __all__ = [
 NORM_MARGIN = 1.02
 """A bound on stored norms, relative to the layout's: rounding lengthens a vector by less, and a writer sees to it."""
 
-# Pairs are scored in pieces of this many bytes of float64.
+# Pairs are scored in pieces whose rows take this many bytes.
 _PAIR_BYTES = 8 << 20
 _LARGEST_INT8 = 127
 
@@ -86,15 +87,25 @@ def inner_products(
     long at 6656 numbers (measured).
     """
     scores = np.empty(len(rows), dtype=np.float32)
+    for owner, some in by_owner(owners, 8 * queries.shape[1]):
+        # Cast before einsum: its own casting buffers would cut a row's sum at a place that depends on the others.
+        scores[some] = np.einsum("nd,d->n", vectors.exact(rows[some]), queries[owner].astype(np.float64))
+    return scores
+
+
+def by_owner(owners: NDArray[np.int64], row_bytes: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each query of some pairs, int64 ``[n]``, with the indices of as many of its pairs as fit a piece of memory.
+
+    Args:
+        owners: The query of each pair.
+        row_bytes: Bytes that a pair's row takes.
+    """
     order = np.argsort(owners, kind="stable")
-    step = max(1, _PAIR_BYTES // (8 * max(1, queries.shape[1])))
+    step = max(1, _PAIR_BYTES // max(1, row_bytes))
     for some in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
         for start in range(0, len(some), step):
             piece = some[start : start + step]
-            # Cast before einsum: its own casting buffers would cut a row's sum at a place that depends on the others.
-            query = queries[owners[piece[0]]].astype(np.float64)
-            scores[piece] = np.einsum("nd,d->n", vectors.exact(rows[piece]), query)
-    return scores
+            yield int(owners[piece[0]]), piece
 
 
 def split_products(

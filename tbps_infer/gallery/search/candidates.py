@@ -9,6 +9,7 @@ of its query, and only candidates' vectors are read for exact scores, the most p
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.vectors import DamagedVectorsError
 
-__all__ = ["Candidates", "Radius"]
+__all__ = ["Candidates", "Narrower", "Radius"]
 
 Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 Radius = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
+Narrower = Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 # Pairs waiting to be merged, beyond what k asks for; and pairs kept, after which they are scored to be fewer.
 _PENDING = 1 << 14
 _KEPT = 1 << 20
+# Pairs kept for every one asked for, beyond which exact scores of the best are worth what they cost: the floors rise
+# from what these have at least to what they have.
+_UNDECIDED = 4
 # Rows of the first blocks, at least, that give a first floor: what it lets through is merged at once.
 _SAMPLE = 1 << 10
 
@@ -55,6 +60,22 @@ def _joined(parts: list[_Pairs]) -> _Pairs:
     )
 
 
+def _by_promise(pairs: _Pairs) -> _Pairs:
+    """By query, the greatest upper bounds first."""
+    return pairs.take(np.lexsort((-pairs.upper, pairs.owner)))
+
+
+def _ranks(owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 ``[n]``: the place of each pair among those of its query, from 0; the queries are in ascending order."""
+    ranks: NDArray[np.int64] = np.arange(len(owners)) - np.searchsorted(owners, owners)
+    return ranks
+
+
+def _require_order(*ascending: NDArray[np.float64]) -> None:
+    if not all((low <= high).all() for low, high in itertools.pairwise(ascending)):
+        raise DamagedVectorsError("A score lies beyond its bounds: stored numbers are damaged.")
+
+
 class Candidates:
     """Collects candidates from several threads.
 
@@ -65,17 +86,20 @@ class Candidates:
         queries: How many.
         k: How many rows each query is to get.
         score: Exact scores, float32, of queries (first) and rows (second).
+        narrow: Estimates of their scores that cost less, and how far a score may lie from its estimate, both float64
+            ``[n]``; None where there is nothing between a block's products and exact scores.
 
     Attributes:
         floors: float64 ``[q]``: no row with an upper bound below it is among the k best; -inf until k are known.
         scored: How many pairs were scored exactly.
     """
 
-    def __init__(self, queries: int, k: int, score: Scorer) -> None:
+    def __init__(self, queries: int, k: int, score: Scorer, narrow: Narrower | None = None) -> None:
         self.k = k
         self.floors = np.full(queries, -np.inf)
         self.scored = 0
         self._score = score
+        self._narrow = narrow
         self._queries = queries
         nothing = np.empty(0, dtype=np.int64)
         self._kept = _Pairs(nothing, nothing, np.empty(0), np.empty(0))
@@ -161,11 +185,8 @@ class Candidates:
         pairs = self._kept
         chosen = pairs.lower < pairs.upper
         if most is not None:
-            order = np.lexsort((-pairs.upper, pairs.owner))
-            starts = np.searchsorted(pairs.owner[order], np.arange(self._queries))
-            rank = np.empty(len(pairs), dtype=np.int64)
-            rank[order] = np.arange(len(pairs)) - starts[pairs.owner[order]]
-            chosen &= rank < most
+            pairs = _by_promise(pairs)
+            chosen = (pairs.lower < pairs.upper) & (_ranks(pairs.owner) < most)
         rows = np.unique(pairs.index[chosen])
         taken = np.isin(pairs.index, rows)
         self.scored += int(taken.sum())
@@ -178,14 +199,13 @@ class Candidates:
         Rows are scored from the most promising down, until no other row's upper bound reaches the k-th score.
         """
         self._merge()
-        pairs = self._kept
-        order = np.lexsort((-pairs.upper, pairs.owner))
-        pairs = pairs.take(order)
-        rank = np.arange(len(pairs)) - np.searchsorted(pairs.owner, np.arange(self._queries))[pairs.owner]
-        done, size = 0, self.k
-        best = pairs.take(np.zeros(len(pairs), dtype=bool))
+        pairs = _by_promise(self._kept)
+        first = _ranks(pairs.owner) < self.k
+        best = self._best(self._settled(pairs.take(first)))
+        pairs = self._narrowed(pairs.take(~first & self._may_be_best(pairs)))
+        done, size, rank = 0, self.k, _ranks(pairs.owner)
         while True:
-            chosen = (rank >= done) & (rank < done + size) & (pairs.upper >= self.floors[pairs.owner])
+            chosen = (rank >= done) & (rank < done + size) & self._may_be_best(pairs)
             if not chosen.any():
                 break
             best = self._best(_joined([best, self._settled(pairs.take(chosen))]))
@@ -213,20 +233,46 @@ class Candidates:
     def _merge(self) -> None:
         """Raise the floors by what came in, and drop what lies below them."""
         if self._pending:
-            self._kept = self._above_floors(_joined([self._kept, *self._pending]))
+            pairs = _joined([self._kept, *self._pending])
+            self._raise_floors(pairs)
+            pairs = pairs.take(self._may_be_best(pairs))
+            if len(pairs) > _UNDECIDED * self.k * self._queries:
+                best = np.zeros(len(pairs), dtype=bool)
+                best[self._raise_floors(pairs)] = True
+                pairs = _joined([self._settled(pairs.take(best)), pairs.take(~best)])
+                self._raise_floors(pairs)
+                pairs = pairs.take(self._may_be_best(pairs))
+            self._kept = pairs
             self._pending, self._pending_count = [], 0
             if len(self._kept) > max(_KEPT, 4 * self.k * self._queries):
                 # Too much lies too close together: exact scores tell it apart, and k of each query remain.
                 self._kept = self._best(self._settled(self._kept))
 
-    def _above_floors(self, pairs: _Pairs) -> _Pairs:
-        pairs = pairs.take(np.lexsort((-pairs.lower, pairs.owner)))
+    def _raise_floors(self, pairs: _Pairs) -> NDArray[np.int64]:
+        """Raise the floors to the k-th largest lower bounds; returns the indices of the k largest of each query."""
+        # The others of the k have lower bounds at the floor or above it: so few are sorted.
+        high = np.flatnonzero(pairs.lower >= self.floors[pairs.owner])
+        high = high[np.lexsort((-pairs.lower[high], pairs.owner[high]))]
+        rank = _ranks(pairs.owner[high])
+        kth = high[rank == self.k - 1]
         floors = self.floors.copy()
-        first, last = np.searchsorted(pairs.owner, (np.arange(self._queries), np.arange(1, self._queries + 1)))
-        full = np.flatnonzero(last - first >= self.k)
-        floors[full] = np.maximum(floors[full], pairs.lower[first[full] + self.k - 1])
+        floors[pairs.owner[kth]] = pairs.lower[kth]
         self.floors = floors
-        return pairs.take(pairs.upper >= floors[pairs.owner])
+        return high[rank < self.k]
+
+    def _may_be_best(self, pairs: _Pairs) -> NDArray[np.bool_]:
+        reached: NDArray[np.bool_] = pairs.upper >= self.floors[pairs.owner]
+        return reached
+
+    def _narrowed(self, pairs: _Pairs) -> _Pairs:
+        """Those of some pairs that may still be among the best with narrower bounds, most promising first."""
+        if self._narrow is None or not len(pairs):
+            return pairs
+        estimates, error = self._narrow(pairs.owner, pairs.index)
+        lower, upper = np.maximum(pairs.lower, estimates - error), np.minimum(pairs.upper, estimates + error)
+        _require_order(lower, upper)
+        pairs = _Pairs(pairs.owner, pairs.index, lower, upper)
+        return _by_promise(pairs.take(self._may_be_best(pairs)))
 
     def _settled(self, pairs: _Pairs) -> _Pairs:
         """The pairs with their exact scores for bounds."""
@@ -234,14 +280,13 @@ class Candidates:
         self.scored += len(open_ones)
         scores = pairs.lower.copy()
         scores[open_ones] = self._score(pairs.owner[open_ones], pairs.index[open_ones])
-        if not ((pairs.lower <= scores) & (scores <= pairs.upper)).all():
-            raise DamagedVectorsError("A score lies beyond its bounds: stored numbers are damaged.")
+        _require_order(pairs.lower, scores, pairs.upper)
         return _Pairs(pairs.owner, pairs.index, scores, scores)
 
     def _best(self, pairs: _Pairs) -> _Pairs:
         """Of pairs with exact scores, the k best of each query, in order; the floors rise to the k-th."""
         pairs = pairs.take(np.lexsort((pairs.index, -pairs.lower, pairs.owner)))
-        rank = np.arange(len(pairs)) - np.searchsorted(pairs.owner, np.arange(self._queries))[pairs.owner]
+        rank = _ranks(pairs.owner)
         pairs, rank = pairs.take(rank < self.k), rank[rank < self.k]
         kth = np.flatnonzero(rank == self.k - 1)
         floors = self.floors.copy()

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.vectors import quantise, to_float32
 
-__all__ = ["ROUNDOFF", "Multiplier", "multiplier_for", "numkong_usable", "one_blas_thread", "sum_error"]
+__all__ = [
+    "ROUNDOFF",
+    "Int8Pairs",
+    "Multiplier",
+    "multiplier_for",
+    "numkong_usable",
+    "one_blas_thread",
+    "sum_error",
+]
 
 ROUNDOFF = 2.0**-24
 """Unit roundoff of float32."""
@@ -127,6 +135,35 @@ class _Int8Multiplier:
             self._product(block), self._scales, dtype=np.float32, casting="unsafe"
         )
         return products
+
+
+class Int8Pairs:
+    """NumKong on int8 rows and a single query as the sum of two int8 vectors, the second 254 times as fine.
+
+    Between a block's products, whose error is what rounding a query to int8 changes, and exact scores, which take
+    twenty times as long as this (measured at 6656 numbers).
+
+    Attributes:
+        error: float64 ``[q]``: for a stored row x, an estimate differs from the exact product by ``error * |x|``.
+    """
+
+    def __init__(self, queries: NDArray[np.float32]) -> None:
+        exact = queries.astype(np.float64)
+        coarse, coarse_scales = quantise(queries)
+        left = exact - coarse * coarse_scales.astype(np.float64)[:, None]
+        fine, fine_scales = quantise(left)
+        self._values = np.stack((coarse, fine), axis=1)
+        self._scales = np.stack((coarse_scales, fine_scales), axis=1).astype(np.float64)
+        rounded = np.einsum("qtd,qt->qd", self._values, self._scales)
+        self.error = _norms(exact - rounded) + 4 * ROUNDOFF * _norms(rounded)
+
+    def __call__(self, rows: NDArray[np.int8], query: int) -> NDArray[np.float64]:
+        """Estimates float64 ``[n]`` of the products of stored rows ``[n, dim]`` with one of the queries."""
+        import numkong
+
+        products: NDArray[np.float64] = np.asarray(numkong.cdist(rows, self._values[query], "dot"), dtype=np.float64)
+        estimates: NDArray[np.float64] = products @ self._scales[query]
+        return estimates
 
 
 def _numkong_product(

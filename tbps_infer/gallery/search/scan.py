@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbps_infer.gallery.search.blocks import in_blocks
-from tbps_infer.gallery.search.candidates import Candidates
-from tbps_infer.gallery.search.multiply import ROUNDOFF, Multiplier, multiplier_for
+from tbps_infer.gallery.search.candidates import Candidates, Narrower
+from tbps_infer.gallery.search.multiply import ROUNDOFF, Int8Pairs, Multiplier, multiplier_for, numkong_usable
 from tbps_infer.gallery.search.rows import Rows
-from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, inner_products
+from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, by_owner, inner_products
 
 __all__ = ["MANY", "FirstStage", "ScanOptions", "Scanned", "lowest_products", "top_k"]
 
@@ -130,7 +130,7 @@ def top_k(
     def score(owner: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.float32]:
         return _exact_scores(vectors, rows.numbers[index], queries, owner, options)
 
-    pool = Candidates(len(queries), k, score)
+    pool = Candidates(len(queries), k, score, _narrower(vectors, rows, queries, max_norm, options))
     if first_stage is None:
         _scan(pool, vectors, rows, queries, max_norm, options)
         return Scanned(*pool.finish(), len(rows) * vectors.row_bytes)
@@ -205,6 +205,24 @@ def _exact_scores(
     return scores
 
 
+def _narrower(
+    vectors: StoredVectors, rows: Rows, queries: NDArray[np.float32], max_norm: float, options: ScanOptions
+) -> Narrower | None:
+    """What tells the candidates of int8 rows apart: rounding the queries to int8 leaves thousands of them."""
+    if vectors.scales is None or not (numkong_usable() if options.numkong is None else options.numkong):
+        return None
+    scales, pairs = vectors.scales, Int8Pairs(queries)
+
+    def narrow(owner: NDArray[np.int64], index: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        estimates, numbers = np.empty(len(owner)), rows.numbers[index]
+        for query, some in by_owner(owner, vectors.dim):
+            stored = numbers[some]
+            estimates[some] = pairs(vectors.values[stored], query) * scales[stored]
+        return estimates, max_norm * (pairs.error[owner] + 4 * ROUNDOFF * _norms(queries)[owner])
+
+    return narrow
+
+
 def _scan(
     pool: Candidates,
     vectors: StoredVectors,
@@ -221,6 +239,11 @@ def _scan(
     _multiply(vectors, rows, queries, max_norm, options, add)
 
 
+def _norms(queries: NDArray[np.float32]) -> NDArray[np.float64]:
+    norms: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
+    return norms
+
+
 def _multiply(
     vectors: StoredVectors,
     rows: Rows,
@@ -232,7 +255,7 @@ def _multiply(
     """Hand on the products of every block of rows: its first row, float32 ``[n, q]``, and their error ``[q]``."""
     multiplier = partial(multiplier_for, queries, vectors.values.dtype, numkong=options.numkong)
     first = multiplier()
-    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
+    norms = _norms(queries)
     # A scale, the exact score and the limits are rounded once each.
     slack = max_norm * (first.error + 4 * ROUNDOFF * norms)
     ceiling = max_norm * norms * 1.001 + slack
