@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -154,6 +155,9 @@ def study(folder: Path, count: int, cameras: int, dim: int) -> None:
     _embed("embed one, as --watch does", model, [SourceItem(new, {"camera": "cam_0000"})], gallery)
     with _stage("open the gallery") as facts, Gallery.open(gallery) as opened:
         facts["records"] = opened.count
+    with _stage("tbps info, a process of its own"):
+        command = [sys.executable, "-c", "from tbps_infer.cli.main import main; main()", "info", str(gallery)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     with Gallery.open(gallery) as opened:
         query = np.ones((1, dim), dtype=np.float32)
         for name, where in (("search", None), ("search one camera", Filter(camera=("cam_0000",)))):

@@ -121,7 +121,7 @@ class Gallery:
         self._devices: dict[tuple[Device, SearchBackend], DeviceStage] = {}
         self._selection: tuple[Filter, Selection] | None = None
         self._types = types_of(("record", "path", "tbps_embedded_s", *_RECORD_COLUMNS, *self.columns))
-        records, rows = read_rows(connection, path)
+        records, rows = read_rows(connection, path, len(mapped.stored))
         self._all = Selection(records, Rows.of(rows))
 
     @classmethod

@@ -66,8 +66,9 @@ class SearchOptions:
     Attributes:
         method: ``scan`` reads every vector; ``sketch`` reads the gallery's sketch first, and then the vectors that
             can still be among the k best: the same result; ``graph`` asks the gallery's graph, which may miss some,
-            and ``index`` a dataset's index, which may, too. ``exact`` is ``sketch`` where the gallery has one, else
-            ``scan``; ``auto`` is ``index`` for a dataset that has one, else ``exact``.
+            and ``index`` a dataset's index, which may, too. ``exact`` is ``sketch`` where the gallery has one that
+            excludes enough rows for these queries, else ``scan``; ``auto`` is ``index`` for a dataset that has one,
+            else ``exact``.
         min_score: Hits with a smaller score are left out.
         per_id: Return the best hit of each identity (metadata column ``id``), k identities; records without one
             stand for themselves.

@@ -6,7 +6,8 @@ Which rows are read is decided in `tbps_infer.gallery.search.candidates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +22,7 @@ from tbps_infer.gallery.search.graph import Graph
 from tbps_infer.gallery.search.queries import best_per_identity
 from tbps_infer.gallery.search.results import Hit, SearchMethod, SearchOptions, SearchReport, SearchResult
 from tbps_infer.gallery.search.rows import Selection
-from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k
+from tbps_infer.gallery.search.scan import Scanned, ScanOptions, top_k, undecided_share
 from tbps_infer.gallery.search.sketch import Sketch
 from tbps_infer.gallery.vectors import NORM_MARGIN, DamagedVectorsError, StoredVectors, split_products
 from tbps_infer.model_facts import ModelFacts
@@ -33,6 +34,11 @@ __all__ = ["Searchable", "search_gallery"]
 
 # A block's scores are kept for this many queries at once; more are searched in turns.
 _QUERIES_AT_ONCE = 1024
+# `auto` and `exact` take the sketch where it leaves no more of a sample's rows than this to exact scores for the
+# first queries: a search then took 0.2 to 0.8 of a scan's time, beyond it 1.8 to 70 times as long (measured at 832
+# numbers).
+_MOST_UNDECIDED = 0.03
+_QUERIES_ASKED = 64
 
 
 class Described(Protocol):
@@ -92,16 +98,48 @@ class _Task:
     options: SearchOptions
 
     def top_k(self, queries: NDArray[np.float32], k: int) -> Scanned:
-        gallery, first_stage = self.gallery, self.first_stage
+        first_stage = self.first_stage
         if isinstance(first_stage, Graph):
             first_stage = replace(first_stage, candidates=max(k, self.options.candidates))
-        norm = NORM_MARGIN * math.sqrt(gallery.model.layout.squared_norm)
-        scan = ScanOptions(threads=self.options.threads, release=gallery.release)
-        rows = self.selection.rows
+        with self._damage_reported():
+            return top_k(
+                self.gallery.stored,
+                self.selection.rows,
+                queries,
+                k,
+                max_norm=self._norm,
+                options=self._scan_options,
+                first_stage=first_stage,
+            )
+
+    def undecided(self, queries: NDArray[np.float32], k: int) -> float:
+        """The share of rows that the first stage, which is there, leaves to exact scores."""
+        assert self.first_stage is not None
+        with self._damage_reported():
+            return undecided_share(
+                self.gallery.stored,
+                self.selection.rows,
+                queries,
+                k,
+                max_norm=self._norm,
+                options=self._scan_options,
+                first_stage=self.first_stage,
+            )
+
+    @property
+    def _norm(self) -> float:
+        return NORM_MARGIN * math.sqrt(self.gallery.model.layout.squared_norm)
+
+    @property
+    def _scan_options(self) -> ScanOptions:
+        return ScanOptions(threads=self.options.threads, release=self.gallery.release)
+
+    @contextmanager
+    def _damage_reported(self) -> Iterator[None]:
         try:
-            return top_k(gallery.stored, rows, queries, k, max_norm=norm, options=scan, first_stage=first_stage)
+            yield
         except DamagedVectorsError as error:
-            raise gallery.damaged(error, self.method) from error
+            raise self.gallery.damaged(error, self.method) from error
 
     def hits(self, query: NDArray[np.float32], scores: NDArray[np.float32], found: NDArray[np.int64]) -> list[Hit]:
         """Hits of one query, those below the smallest score left out."""
@@ -130,8 +168,10 @@ def search_gallery(
         GalleryError: Stored numbers are damaged.
         BackendError: The device, or a package that the method needs, is missing.
     """
-    method, first_stage = _first_stage(gallery, options)
-    task = _Task(gallery, selection, method, first_stage, options)
+    task = _Task(gallery, selection, *_first_stage(gallery, options), options)
+    chosen = options.method in ("auto", "exact") and isinstance(task.first_stage, Sketch)
+    if chosen and task.undecided(queries[:_QUERIES_ASKED], k) > _MOST_UNDECIDED:
+        task = replace(task, method="scan", first_stage=None)
     hits: list[list[Hit]] = []
     read = 0.0
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
@@ -144,13 +184,13 @@ def search_gallery(
             scanned = task.top_k(some, k)
             hits += [task.hits(*each) for each in zip(some, scanned.scores, scanned.indices, strict=True)]
             read += scanned.bytes_read * len(some)
-    rows = selection.rows
+    rows, first_stage = selection.rows, task.first_stage
     covered = len(gallery.stored) if first_stage is None else first_stage.count
     report = SearchReport(
-        method=method,
+        method=task.method,
         searched=len(rows),
         unindexed=int((rows.numbers >= covered).sum()) if covered < len(gallery.stored) else 0,
-        bytes_read=None if method == "graph" else read / max(1, len(queries)),
+        bytes_read=None if task.method == "graph" else read / max(1, len(queries)),
         bytes_of_all=len(rows) * gallery.stored.row_bytes,
         device=None if first_stage is None or isinstance(first_stage, Sketch | Graph) else first_stage.description,
     )

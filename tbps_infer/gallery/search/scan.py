@@ -21,12 +21,13 @@ from tbps_infer.gallery.search.multiply import ROUNDOFF, Int8Pairs, Multiplier, 
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, by_owner, inner_products
 
-__all__ = ["MANY", "FirstStage", "ScanOptions", "Scanned", "lowest_products", "top_k"]
+__all__ = ["MANY", "FirstStage", "ScanOptions", "Scanned", "lowest_products", "top_k", "undecided_share"]
 
 # Rows scored exactly before the memory that they were read into is given back.
 _PAIRS_AT_ONCE = 128
 MANY = 8
 """Queries from which what they have in common is worth multiplying together."""
+_SAMPLE_ROWS = 1024
 _FIRST = 4  # times k rows of each query are multiplied before the others
 
 
@@ -150,6 +151,36 @@ def top_k(
     scores, indices = pool.finish()
     in_full = len(others) + pool.scored / len(queries)
     return Scanned(scores, indices, first_stage.row_bytes * len(covered) + vectors.row_bytes * in_full)
+
+
+def undecided_share(
+    vectors: StoredVectors,
+    rows: Rows,
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    max_norm: float,
+    options: ScanOptions,
+    first_stage: FirstStage,
+) -> float:
+    """The share of pairs of a query and a row that a first stage leaves undecided, beyond the k best of each query.
+
+    Estimated on a sample of the rows, where as large a part as k is of all rows stands for the k best. Arguments and
+    errors are those of `top_k`.
+    """
+    covered = np.flatnonzero(rows.numbers < first_stage.count)
+    if not len(covered) or not len(queries):
+        return 0
+    sample = covered[np.linspace(0, len(covered) - 1, min(_SAMPLE_ROWS, len(covered))).astype(np.int64)]
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    best = max(1, min(k, len(covered)) * len(sample) // len(covered))
+
+    def score(owner: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.float32]:
+        return _exact_scores(vectors, rows.numbers[index], queries, owner, options)
+
+    pool = Candidates(len(queries), best, score)
+    first_stage.scan(pool, rows.take(sample), queries, max_norm, options)
+    return max(0, pool.unsettled() - best * len(queries)) / (len(queries) * len(sample))
 
 
 def lowest_products(

@@ -71,7 +71,7 @@ def test_what_is_no_gallery_on_disk_is_searched_all_the_same(tmp_path: Path) -> 
     assert [hits[0].record for hits in scanned.hits] == [1, 2, 3]
     build_sketch(gallery.stored, tmp_path / "sketch")
     gallery.sketch = Sketch.read(tmp_path / "sketch", DIM)
-    by_sketch = search_gallery(gallery, everything, values[:3], 5, SearchOptions())
+    by_sketch = search_gallery(gallery, everything, values[:3], 5, SearchOptions("sketch"))
     assert (by_sketch.hits, by_sketch.report.method) == (scanned.hits, "sketch")
     values[7] = np.nan
     with pytest.raises(GalleryError, match="scan: Rows 0 to 199 hold damaged numbers"):

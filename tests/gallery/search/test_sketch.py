@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError
+from tbps_infer.gallery import Gallery, GalleryWriter, SearchOptions, index_gallery
 from tbps_infer.gallery.search.candidates import Candidates, Radius
 from tbps_infer.gallery.search.multiply import numkong_usable
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.search.scan import ScanOptions, top_k
 from tbps_infer.gallery.search.sketch import Sketch, build_sketch, principal_directions
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, quantise
+from tbps_infer.model_facts import ModelFacts
 
 
-def gallery(rng: np.random.Generator, count: int, dim: int, rank: int, noise: float) -> NDArray[np.float64]:
+def unit_vectors(rng: np.random.Generator, count: int, dim: int, rank: int, noise: float) -> NDArray[np.float64]:
     """Unit vectors near a subspace, as a trained model's are."""
     basis = rng.normal(size=(rank, dim))
     values = rng.normal(size=(count, rank)) @ basis + noise * rng.normal(size=(count, dim)) + rng.normal(size=dim)
@@ -80,7 +82,7 @@ def test_a_search_by_the_sketch_is_a_scan(
     data: st.DataObject,
 ) -> None:
     rng = np.random.default_rng(seed)
-    values = gallery(rng, count, dim, rank, noise)
+    values = unit_vectors(rng, count, dim, rank, noise)
     values = values[rng.integers(0, count, count)]  # with duplicates, which tie
     covered = data.draw(st.integers(1, count))
     file = tmp_path_factory.mktemp("sketch") / "sketch"
@@ -115,7 +117,7 @@ def test_a_search_by_the_sketch_is_a_scan(
 
 def test_a_search_by_the_sketch_reads_little_of_vectors_near_a_subspace(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    vectors = stored(gallery(rng, 20_000, 256, 12, 0.02), "float16")
+    vectors = stored(unit_vectors(rng, 20_000, 256, 12, 0.02), "float16")
     directions = build_sketch(vectors, tmp_path / "sketch")
     assert directions == 16
     queries = vectors.exact(rng.integers(0, 20_000, 8)).astype(np.float32)
@@ -127,8 +129,27 @@ def test_a_search_by_the_sketch_reads_little_of_vectors_near_a_subspace(tmp_path
     assert 28 / 512 < found.bytes_read / (20_000 * 512) < 0.1
 
 
+@pytest.mark.parametrize(("noise", "method"), [(0.02, "sketch"), (100.0, "scan")])
+def test_auto_is_the_sketch_where_it_excludes_rows(tmp_path: Path, noise: float, method: str) -> None:
+    """Where it excludes next to none, as among random directions, a search by it took 70 times as long as a scan."""
+    rng = np.random.default_rng(3)
+    vectors = unit_vectors(rng, 4000, 256, 12, noise).astype(np.float32)
+    model = ModelFacts.of_vectors(256, "test")
+    with GalleryWriter.open(tmp_path / "g", model) as writer:
+        writer.add([str(number) for number in range(4000)], vectors)
+    index_gallery(tmp_path / "g")
+    with Gallery.open(tmp_path / "g") as opened:
+        for count in (1, 20):
+            found = opened.search_with_report(vectors[:count], 10)
+            assert found.report.method == method
+            for other in ("scan", "sketch"):
+                assert found.hits == opened.search(vectors[:count], 10, options=SearchOptions(other))
+        few = opened.search_with_report(vectors[:3], 50, where="record <= 40")
+        assert [len(hits) for hits in few.hits] == [40] * 3
+
+
 def test_directions_are_the_principal_components() -> None:
-    values = gallery(np.random.default_rng(1), 3000, 40, 4, 0.01)
+    values = unit_vectors(np.random.default_rng(1), 3000, 40, 4, 0.01)
     mean, directions = principal_directions(StoredVectors(values.astype(np.float32)), 4)
     np.testing.assert_allclose(mean, values.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(directions @ directions.T, np.eye(4), atol=1e-5)
@@ -139,7 +160,7 @@ def test_directions_are_the_principal_components() -> None:
 
 def test_a_stopped_build_leaves_the_sketch_before_it(tmp_path: Path) -> None:
     file = tmp_path / "sketch"
-    vectors = stored(gallery(np.random.default_rng(2), 100, 16, 2, 0.1), "float16")
+    vectors = stored(unit_vectors(np.random.default_rng(2), 100, 16, 2, 0.1), "float16")
     build_sketch(vectors, file)
     before = file.read_bytes()
 
@@ -160,7 +181,7 @@ def nowhere(count: int, directions: NDArray[np.float32], numbers: float, largest
 
 @pytest.mark.parametrize("largest", [1.0, 1e30])
 def test_bounds_that_are_no_numbers_are_an_error_and_not_a_hit(largest: float) -> None:
-    vectors = stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float32")
+    vectors = stored(unit_vectors(np.random.default_rng(3), 100, 16, 2, 0.1), "float32")
     sketch = nowhere(100, np.full((4, 16), 3e38, dtype=np.float32), 3e38, largest)
     with np.errstate(all="ignore"), pytest.raises(DamagedVectorsError):
         queries = np.ones((2, 16), dtype=np.float32)
@@ -182,7 +203,7 @@ def test_bounds_that_are_no_numbers_are_an_error_and_not_a_hit(largest: float) -
 )
 def test_a_damaged_header_is_an_error(tmp_path: Path, part: bytes, other: bytes) -> None:
     file = tmp_path / "sketch"
-    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    build_sketch(stored(unit_vectors(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
     data = file.read_bytes()
     header = data[:256].replace(part, other).rstrip().ljust(256)
     assert len(header) == 256 and header != data[:256]
@@ -195,7 +216,7 @@ def test_a_damaged_header_is_an_error(tmp_path: Path, part: bytes, other: bytes)
 
 def test_a_bound_that_was_made_smaller_is_found(tmp_path: Path) -> None:
     file = tmp_path / "sketch"
-    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    build_sketch(stored(unit_vectors(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
     Sketch.verify(file, 16)
     data = file.read_bytes()
     header = json.loads(data[:256])
@@ -208,7 +229,7 @@ def test_a_bound_that_was_made_smaller_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "other", "empty"])
 def test_a_damaged_sketch_is_an_error(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "sketch"
-    build_sketch(stored(gallery(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
+    build_sketch(stored(unit_vectors(np.random.default_rng(3), 100, 16, 2, 0.1), "float16"), file)
     data = file.read_bytes()
     file.write_bytes({"cut": data[:-1], "other": b"x" * len(data), "empty": b""}[damage])
     with pytest.raises(GalleryError, match="The sketch"):
