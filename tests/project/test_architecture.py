@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,10 +189,10 @@ def test_the_runtime_imports_without_what_only_export_needs() -> None:
 
 
 def test_every_module_imports() -> None:
-    names = [name for _, _, name in _modules()]
-    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _, _, name in _modules():
+            importlib.import_module(name)
 
 
 def test_importing_the_package_takes_numpy_at_most() -> None:

@@ -245,6 +245,7 @@ def test_spoilt_engines_are_built_again(small: Path, fp16: BuiltEngines, spoil: 
         assert (folder / name).read_bytes() == (fp16.folder.path / name).read_bytes()
 
 
+@pytest.mark.usefixtures("ready_plans")
 def test_other_options_build_again(small: Path) -> None:
     built = build_engines(small, options(image_batch=BatchRange(1, 2, 4)))
     assert built.built
