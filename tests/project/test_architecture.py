@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -74,6 +75,11 @@ def _modules() -> Iterator[tuple[str, Path, str]]:
             yield folder, file, name
 
 
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def _imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,6 +89,7 @@ def _imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
             yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
 
 
+@functools.cache
 def _graph() -> dict[str, dict[str, str]]:
     """What each module of this project imports of it, at its head, in functions and for types alone; and where.
 
@@ -92,7 +99,7 @@ def _graph() -> dict[str, dict[str, str]]:
     graph: dict[str, dict[str, str]] = {}
     for module, file in files.items():
         graph[module] = {}
-        for node, name in _imports(ast.parse(file.read_text())):
+        for node, name in _imports(_tree(file)):
             found = name if name in files else name.rpartition(".")[0]
             if found in files and found != module:
                 graph[module][found] = f"{file.relative_to(ROOT)}:{node.lineno}"
@@ -113,7 +120,7 @@ def test_rooms_import_from_the_floors_below_them_only() -> None:
         if _room(module) != _room(name) and ROOMS[_room(module)] <= ROOMS[_room(name)]
     ]
     assert wrong == []
-    package = _imports(ast.parse((ROOT / "tbps_infer" / "__init__.py").read_text()))
+    package = _imports(_tree(ROOT / "tbps_infer" / "__init__.py"))
     assert not [
         name for _, name in package if name.startswith(tuple(p for p in FOLDERS.values() if p != "tbps_infer"))
     ]
@@ -134,7 +141,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
 def test_the_library_neither_prints_nor_exits_nor_knows_click() -> None:
     for folder in ("tbps_infer", "export"):
         for file in _files(folder):
-            tree = ast.parse(file.read_text())
+            tree = _tree(file)
             assert not any(name.split(".")[0] == "click" for _, name in _imports(tree)), file
             for node in ast.walk(tree):
                 if isinstance(node, ast.Call):
@@ -154,7 +161,7 @@ def test_formats_are_read_at_their_boundaries_alone() -> None:
         for folder in ("tbps_infer", "export", "cli")
         for file in _files(folder)
         if not (place := str(file.relative_to(ROOT))).startswith(BOUNDARIES)
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in ast.walk(_tree(file))
         if isinstance(node, ast.Call) and (called := ast.unparse(node.func)).endswith(READERS)
         if OWN_WORDS.get(place) != called
     ]
@@ -163,7 +170,7 @@ def test_formats_are_read_at_their_boundaries_alone() -> None:
 
 def test_every_module_says_what_it_holds() -> None:
     for _, file, _ in _modules():
-        assert ast.get_docstring(ast.parse(file.read_text())), file
+        assert ast.get_docstring(_tree(file)), file
 
 
 def test_the_runtime_imports_without_what_only_export_needs() -> None:
