@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.devices import BackendName
 from tbps_infer.encoder import Encoder
 from tbps_infer.export.bundle import export_bundle
 from tbps_infer.families.options import LoadOptions
 from tbps_infer.families.table import SourceModel, load_source
 from tbps_infer.images import to_crop
-from tbps_infer.runners.options import BackendName, RunOptions
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import SPECIAL_TOKENS
 from tbps_infer.verification.samples import synthetic_samples
