@@ -90,15 +90,16 @@ def blocks(document: Path, language: str | None = None) -> list[Block]:
     return [block for block in found if language in (None, block.language)]
 
 
-def run(command: str, folder: Path) -> tuple[list[str], list[str]]:
+def run(command: str, folder: Path, *, apart: bool = False) -> tuple[list[str], list[str]]:
     """Run a command with this environment's console scripts first on the path.
 
-    What needs no shell runs in this process, which has imported what it takes seconds to import.
+    What needs no shell runs in this process, which has imported what it takes seconds to import; unless it is to run
+    apart, as what measures its own process has to.
 
     Returns:
         The lines of its standard output and of its standard error.
     """
-    if command.startswith("tbps ") and not _SHELL & set(command):
+    if not apart and command.startswith("tbps ") and not _SHELL & set(command):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             done = succeed(*shlex.split(command.replace("\\\n", ""))[1:])
@@ -115,7 +116,7 @@ def run_block(block: Block, folder: Path, *, points: float = 2e-3) -> None:
     A document shows the results alone, which go to standard output, or the progress before them as well.
     """
     for step in block.steps:
-        out, progress = run(step.command, folder)
+        out, progress = run(step.command, folder, apart=block.marker == SLOW)
         if step.output:
             shown = list(step.output)
             assert_alike(out if len(out) == len(shown) else [*progress, *out], shown, points=points)
