@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,23 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exports_once(run_folder: Path) -> Iterator[None]:
-    """Exports of bundles and of attention graphs share what they trace; `export_graph` itself is as ever."""
+    """Exports of bundles and of attention graphs share what they trace; `export_graph` itself is as ever.
+
+    They are verified at every shape, on two items of each instead of eight.
+    """
     from exported_once import exported_once
 
     import tbps_infer.export.bundle
     import tbps_infer.export.graphs
+    from tbps_infer.verification.parity import Shapes
+
+    class FewItems(Shapes):
+        @classmethod
+        def up_to(cls, max_length: int) -> Shapes:
+            return replace(Shapes.up_to(max_length), items=2)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tbps_infer.export.bundle, "Shapes", FewItems)
         once = exported_once(tbps_infer.export.graphs.export_graph, run_folder)
         for module in (tbps_infer.export.bundle, tbps_infer.export.graphs):
             patch.setattr(module, "export_graph", once)

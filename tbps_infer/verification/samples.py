@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -111,18 +112,22 @@ def prepare_samples(
 
 def synthetic_samples() -> list[tuple[Image.Image, tuple[str, ...]]]:
     """The synthetic people of every export that is given no others."""
-    from tbps_infer.data.synth import sample_crops
-
-    return sample_crops(SYNTHETIC_CROPS, _EXPORT_SEED)
+    return list(_people(SYNTHETIC_CROPS, _EXPORT_SEED))
 
 
 def bundle_samples(bundle: Bundle) -> Samples:
     """Synthetic people as the bundle's model takes them, the same ones everywhere."""
+    return prepare_samples(
+        _people(SAMPLE_CROPS, _BUNDLE_SEED), bundle.model.preprocessing, Tokenizer.from_bundle(bundle)
+    )
+
+
+@functools.cache
+def _people(count: int, seed: int) -> tuple[tuple[Image.Image, tuple[str, ...]], ...]:
+    """Crops of different people with their captions, drawn once: an export and a build need them several times."""
     from tbps_infer.data.synth import sample_crops
 
-    return prepare_samples(
-        sample_crops(SAMPLE_CROPS, _BUNDLE_SEED), bundle.model.preprocessing, Tokenizer.from_bundle(bundle)
-    )
+    return tuple(sample_crops(count, seed))
 
 
 def real_batches(bundle: Bundle, branch: Branch) -> Iterator[Feeds]:

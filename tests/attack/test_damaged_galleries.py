@@ -97,7 +97,7 @@ def test_what_was_changed_is_refused_or_used(indexed: Path, tmp_path: Path, name
                 assert error.message
 
 
-@pytest.mark.parametrize("step", [97, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [199, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("index", ["sketch-0.idx", pytest.param("graph-0.usearch", marks=needs_usearch)])
 def test_a_bit_that_is_flipped_anywhere_in_an_index_is_found(copy: Path, index: str, step: int) -> None:
     """In this process: a graph that reached usearch would end it."""

@@ -165,7 +165,7 @@ def test_scripts_call_themselves_by_their_own_name(
     assert run(name, "-h").stdout.startswith(f"Usage: cli {name} [OPTIONS]")  # as click's runner calls the group
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_leaves_nothing_half_written(tiny_checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tbps_infer.cli.main", "export", str(tiny_checkpoint)]
     command += ["-o", str(tmp_path / "out" / "bundle")]

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbps_infer.bundle import Bundle
+from tbps_infer.devices import BackendName
 from tbps_infer.encoder import Encoder
 from tbps_infer.export.bundle import export_bundle
 from tbps_infer.families.options import LoadOptions
-from tbps_infer.families.table import load_source
+from tbps_infer.families.table import SourceModel, load_source
 from tbps_infer.images import to_crop
+from tbps_infer.runners.options import RunOptions
 from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import SPECIAL_TOKENS
 from tbps_infer.verification.samples import synthetic_samples
@@ -90,23 +92,34 @@ def rde_head(tensors: dict[str, Tensor], prefix: str, linear: str, tokens: Tenso
     return (y + F.linear(tokens, tensors[f"{prefix}{linear}.weight"], tensors[f"{prefix}{linear}.bias"])).amax(dim=0)
 
 
-def inputs_of(bundle: Bundle, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor, list[str]]:
+def inputs_of(
+    model: Bundle | SourceModel, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor, list[str]]:
     """Normalised pictures, ids padded with zeros to the text's full length, and the captions."""
+    if isinstance(model, Bundle):
+        facts, tokenizer = model.model, Tokenizer.from_bundle(model)
+    else:
+        facts, tokenizer = model.facts, Tokenizer.from_facts(model.tokenizer_path, model.facts)
     pairs = synthetic_samples()[:4]
     captions = [caption for _, several in pairs for caption in several[:2]] + ["a hat", "shoes!!! red"]
-    pixels = np.stack([to_crop(image, bundle.model.preprocessing) for image, _ in pairs])
+    pixels = np.stack([to_crop(image, facts.preprocessing) for image, _ in pairs])
     images = torch.from_numpy(pixels).float().permute(0, 3, 1, 2) / 255
     images = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    ids = torch.zeros(len(captions), bundle.model.max_length, dtype=torch.int64)
-    for row, tokens in zip(ids, Tokenizer.from_bundle(bundle).encode(captions), strict=True):
+    ids = torch.zeros(len(captions), facts.max_length, dtype=torch.int64)
+    for row, tokens in zip(ids, tokenizer.encode(captions), strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     return images, ids, captions
 
 
-def embeddings(bundle: Bundle, captions: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    with Encoder.open(bundle.path) as encoder:
+def embeddings(
+    model: Path, captions: list[str], backend: BackendName = "onnxruntime"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    with Encoder.open(model, RunOptions(backend)) as encoder:
         return encoder.encode_images([image for image, _ in synthetic_samples()[:4]]), encoder.encode_texts(captions)
 
+
+BACKENDS = pytest.mark.parametrize("backend", ["torch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+"""Exporting takes half a minute; two families do it in the fast tests, the others in the slow ones."""
 
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -131,14 +144,15 @@ def test_irra_is_its_published_forward_pass(irra: Path, tmp_path: Path) -> None:
     assert bundle.model.preprocessing.interpolation == "bilinear" and bundle.model.caption_rule == "clip"
     tensors = {k: t.float() for k, t in made.half(made.irra_tensors(made.Sizes())).items()}
     images, ids, captions = inputs_of(bundle, *CLIP)
-    image, text = embeddings(bundle, captions)
+    image, text = embeddings(bundle.path, captions)
     wanted = F.normalize(clip_image(tensors, "base_model.visual.", images)[0][:, 0])
     np.testing.assert_allclose(image, wanted.numpy(), atol=1e-4)
     wanted = F.normalize(at_end(clip_text(tensors, "base_model.", ids)[0], ids))
     np.testing.assert_allclose(text, wanted.numpy(), atol=1e-4)
 
 
-def test_tbps_clip_is_its_published_forward_pass(tmp_path: Path) -> None:
+@BACKENDS
+def test_tbps_clip_is_its_published_forward_pass(tmp_path: Path, backend: BackendName) -> None:
     tensors = made.tbps_clip_tensors(made.Sizes(cells=16))
     file = tmp_path / "checkpoint_best.pth"
     made.save_irra(file, tensors)
@@ -146,9 +160,9 @@ def test_tbps_clip_is_its_published_forward_pass(tmp_path: Path) -> None:
     source = load_source(None, file, LoadOptions(tokenizer=merges))
     assert source.facts.family == "tbps-clip" and source.facts.caption_rule == "pre_caption_clip"
     made.write_merges(tmp_path / "merges.txt", 60)
-    bundle = export_bundle(file, tmp_path / "bundle")
-    images, ids, captions = inputs_of(bundle, *IMAGENET)
-    image, text = embeddings(bundle, captions)
+    images, ids, captions = inputs_of(source, *IMAGENET)
+    model = file if backend == "torch" else export_bundle(file, tmp_path / "bundle").path
+    image, text = embeddings(model, captions, backend)
     np.testing.assert_allclose(image, F.normalize(clip_image(tensors, "visual.", images)[0][:, 0]).numpy(), atol=1e-4)
     wanted = F.normalize(at_end(clip_text(tensors, "encode_text.", ids)[0], ids))
     np.testing.assert_allclose(text, wanted.numpy(), atol=1e-4)
@@ -164,7 +178,7 @@ def test_rde_is_the_mean_of_its_two_cosines(tmp_path: Path) -> None:
         ("tse", 48, 0.5),
     ]
     images, ids, captions = inputs_of(bundle, *CLIP)
-    image, text = embeddings(bundle, captions)
+    image, text = embeddings(bundle.path, captions)
     tokens, attention = clip_image(tensors, "base_model.visual.", images)
     chosen = attention[:, 0, 1:].topk(3, dim=1).indices + 1  # int(12 * 0.3)
     visual = torch.stack(
@@ -237,13 +251,15 @@ def plip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_plip_is_clips_resnet_and_transformers_bert(plip: Path, tmp_path: Path) -> None:
+@BACKENDS
+def test_plip_is_clips_resnet_and_transformers_bert(plip: Path, tmp_path: Path, backend: BackendName) -> None:
     from transformers import BertConfig, BertModel
 
-    bundle = export_bundle(plip, tmp_path / "bundle")
-    assert bundle.model.family == "plip" and bundle.model.preprocessing.image_size == (128, 64)
-    images, ids, captions = inputs_of(bundle, (0.357, 0.323, 0.328), (0.252, 0.242, 0.239))
-    image, text = embeddings(bundle, captions)
+    source = load_source(None, plip)
+    assert source.facts.family == "plip" and source.facts.preprocessing.image_size == (128, 64)
+    model = plip if backend == "torch" else export_bundle(plip, tmp_path / "bundle").path
+    images, ids, captions = inputs_of(source, (0.357, 0.323, 0.328), (0.252, 0.242, 0.239))
+    image, text = embeddings(model, captions, backend)
     pictures, sentences = made.plip_tensors()
     np.testing.assert_allclose(image, F.normalize(plip_image(pictures, images)).numpy(), atol=1e-4)
     bert = BertModel(

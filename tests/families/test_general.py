@@ -173,7 +173,7 @@ def test_a_siglip_folder_is_transformers_siglip(siglip: tuple[Path, Any]) -> Non
     torch.testing.assert_close(source.text(ids, mask), text, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["clip-hf", "siglip"])
+@pytest.mark.parametrize("family", [pytest.param("clip-hf", marks=pytest.mark.slow), "siglip"])
 def test_general_encoders_are_exported(tmp_path: Path, siglip: tuple[Path, Any], family: str) -> None:
     folder = siglip[0]
     if family == "clip-hf":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import fail, succeed
 from places import ROOT
 from torch.nn import functional as F
 
@@ -23,7 +23,6 @@ from tbps_infer.text import Tokenizer
 from tbps_infer.tokenizer_files import train_wordpiece
 
 EXAMPLE = ROOT / "examples" / "family"
-_TBPS = "import sys; from tbps_infer.cli.main import main; sys.argv[0] = 'tbps'; main()"
 
 
 @pytest.fixture
@@ -37,33 +36,30 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "best.pth"
 
 
-def test_the_example_is_found_when_it_is_installed(checkpoint: Path, tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "wheels"), str(tmp_path / "source")]
+def test_the_example_is_found_when_it_is_installed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = fail(1, "info", checkpoint)
+    assert "no known family" in without.stderr
     (tmp_path / "source").mkdir()
     for file in EXAMPLE.iterdir():
         if file.is_file():
             (tmp_path / "source" / file.name).write_bytes(file.read_bytes())
-    subprocess.run([*pip, *build], check=True)
-    (wheel,) = (tmp_path / "wheels").glob("stripes_family-*.whl")
-    site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
-
-    def told(*options: str, path: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "ignore", "-c", _TBPS, "info", str(checkpoint), "--json", *options]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-
-    recognised = told(path=str(site))
-    assert recognised.returncode == 0, recognised.stderr
+    install = ["install", "--no-deps", "--no-build-isolation", "--target", str(tmp_path / "site")]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *install, str(tmp_path / "source")]
+    subprocess.run(pip, check=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "stripes_family", raising=False)
+    recognised = succeed("info", checkpoint, "--json")
     facts = json.loads(recognised.stdout)
     assert (facts["family"], facts["dropped"], facts["dim"]) == ("stripes", {"head": 1}, 8)
-    assert told("--family", "stripes", path=str(site)).stdout == recognised.stdout
-    without = told(path="")
-    assert without.returncode == 1 and "no known family" in without.stderr
+    assert Path(str(sys.modules["stripes_family"].__file__)).parent == tmp_path / "site"
+    assert succeed("info", checkpoint, "--json", "--family", "stripes").stdout == recognised.stdout
 
 
 def test_a_family_is_named_by_its_module(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLE)
+    monkeypatch.delitem(sys.modules, "stripes_family", raising=False)
     name = "stripes_family:STRIPES"
     bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(load=LoadOptions(family=name)))
     assert bundle.model.family == "stripes"

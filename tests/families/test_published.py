@@ -96,12 +96,12 @@ def test_vfe_tps_is_irra_with_heads_that_are_known(tmp_path: Path) -> None:
 
 
 def test_what_is_assumed_and_dropped_is_told_and_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = save(tmp_path, made.rde_tensors(made.Sizes(image_layers=1, text_layers=1)))
+    file = save(tmp_path, made.rde_tensors(made.Sizes()))
     assumed = {"stride": 16, "image_size": "96x32", "max_length": 20, "select_ratio": 0.3}
     with caplog.at_level(logging.WARNING):
         assert load_source(None, file).assumed == assumed
     assert "--stride 16, --image-size 96x32, --max-length 20, --select-ratio 0.3" in caplog.text
-    done = succeed("export", file, "-o", tmp_path / "bundle", "--max-length", "18", "--select-ratio", "0.5")
+    done = succeed("export", file, "-o", tmp_path / "bundle", "--max-length", "20", "--select-ratio", "0.3")
     del assumed["max_length"], assumed["select_ratio"]
     assert "visul_emb_layer 6" in done.stdout
     source = Bundle.open(tmp_path / "bundle").source

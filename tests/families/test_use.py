@@ -233,7 +233,7 @@ def test_from_a_published_checkpoint_to_hits_by_the_command_line(tmp_path: Path)
     assert "is of rde" in refused.output and not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["irra", *(pytest.param(each, marks=pytest.mark.slow) for each in FAMILIES[1:])])
 def test_the_checkpoint_itself_embeds_as_its_bundle_does(tmp_path: Path, family: str) -> None:
     """With the backend torch: what a bundle's accuracy is compared with."""
     file = save(tmp_path, family)

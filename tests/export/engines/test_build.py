@@ -45,6 +45,7 @@ from tbps_infer.tensorrt.plan_spec import BatchRange, BuildSettings, PlanSpec
 from tbps_infer.tensorrt.runner import find_engines, open_engines
 from tbps_infer.verification.evaluation_set import labelled_set
 from tbps_infer.verification.parity import Shapes
+from tbps_infer.verification.samples import SAMPLE_CROPS
 from tbps_infer.verification.tolerances import Thresholds, refuse_failures
 
 onnx = pytest.importorskip("onnx")
@@ -245,6 +246,7 @@ def test_spoilt_engines_are_built_again(small: Path, fp16: BuiltEngines, spoil: 
         assert (folder / name).read_bytes() == (fp16.folder.path / name).read_bytes()
 
 
+@pytest.mark.usefixtures("ready_plans")
 def test_other_options_build_again(small: Path) -> None:
     built = build_engines(small, options(image_batch=BatchRange(1, 2, 4)))
     assert built.built
@@ -464,8 +466,9 @@ def test_a_plan_that_does_not_load_here_says_why(small: Path, monkeypatch: pytes
     runner.close()
 
 
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch, open_branch: Callable[[Branch], Any]) -> None:
-    """Let a build find a GPU, and its engines be run by what is given."""
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, open_branch: Callable[[Branch], Any], crops: int = 8) -> None:
+    """Let a build find a GPU, and its engines be run by what is given, on so many crops of the self-check's 32."""
+    monkeypatch.setattr(engine_check, "SAMPLE_CROPS", crops)
     monkeypatch.setattr(engines, "find_gpu", lambda _index, _kind: SM86)
     monkeypatch.setattr(engine_check, "open_memory", lambda _index, _kind=None: FakeMemory(gpu=SM86))
     monkeypatch.setattr(engine_check, "run_folder", lambda _folder, _bundle, branch, *_, **__: open_branch(branch))
@@ -486,7 +489,7 @@ def test_engines_that_pass_the_self_check_are_installed_with_its_report(
         onnx.save(emulated(convert_model(onnx.load(small / path.name), MixedPrecisionOptions())[0]), path)
         return run_graph(tmp_path, branch)
 
-    pretend_gpu(monkeypatch, open_branch)
+    pretend_gpu(monkeypatch, open_branch, SAMPLE_CROPS)
     built = build_engines(small, options(rebuild=True))
     check = built.folder.facts.self_check
     assert check["executed"] is check["passed"] is True

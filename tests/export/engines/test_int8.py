@@ -123,27 +123,36 @@ def test_int8_asked_for_and_not_got_is_an_error(copy: Path, monkeypatch: pytest.
         build_engines(copy, EngineOptions(**{**vars(OPTIONS), "rebuild": True}))
 
 
-def test_what_is_not_int8_is_fp16_and_near_to_the_int8_graph(copy: Path, tmp_path: Path) -> None:
-    """The engines are stood in for by the emulation of their graphs, FP16 in its numbers, on the CPU."""
-    bundle = Bundle.open(copy)
-    runners = {branch: emulation(bundle, branch, tmp_path) for branch in BRANCHES}
+@pytest.fixture(scope="module")
+def graphs(exported: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs that the engines are built from, and their emulations, FP16 in its numbers, for the CPU."""
+    folder: Path = tmp_path_factory.mktemp("emulated")
+    for branch in BRANCHES:
+        graph, report = engine_graph(Bundle.open(exported[0]), branch, "int8", MixedPrecisionOptions(), folder)
+        assert report is not None
+        assert report.fp16_nodes > 50
+        onnx.save(emulated(onnx.load(graph)), folder / f"{branch}-emulated.onnx")
+    return folder
+
+
+def emulation(graphs: Path, branch: Branch) -> OnnxRuntimeRunner:
+    return OnnxRuntimeRunner(graphs / f"{branch}-emulated.onnx", RunOptions(threads=1))
+
+
+def test_what_is_not_int8_is_fp16_and_near_to_the_int8_graph(
+    exported: tuple[Path, dict[str, Any]], graphs: Path
+) -> None:
+    """The engines are stood in for by the emulation of their graphs."""
+    bundle = Bundle.open(exported[0])
+    runners = {branch: emulation(graphs, branch) for branch in BRANCHES}
     check = engine_check.compare_with_reference(bundle, runners, Shapes((1, 8, 32), (32, 100), 32), "int8")
     assert check["passed"], check["failures"]
     for branch in BRANCHES:
         assert 0.999 < check[branch]["cosine_min"] < 0.9999999, "INT8 of another rounding, and not by much"
         assert check["golden_cosine"][branch] > 0.999
-        wanted = graph_precision(tmp_path / f"{branch}.onnx", "int8")
+        wanted = graph_precision(graphs / f"{branch}.onnx", "int8")
         assert len(wanted.fp16_products) >= 2 * wanted.attentions
         assert not wanted.fp16_products & wanted.int8_products
-
-
-def emulation(bundle: Bundle, branch: Branch, folder: Path) -> OnnxRuntimeRunner:
-    graph, report = engine_graph(bundle, branch, "int8", MixedPrecisionOptions(), folder)
-    assert report is not None
-    assert report.fp16_nodes > 50
-    path = folder / f"{branch}-emulated.onnx"
-    onnx.save(emulated(onnx.load(graph)), path)
-    return OnnxRuntimeRunner(path, RunOptions(threads=1))
 
 
 def one_tenth_noise(array: Any) -> Any:
@@ -158,10 +167,10 @@ def other_rows(array: Any) -> Any:
 
 @pytest.mark.parametrize(("fault", "said"), [(one_tenth_noise, "cosine"), (other_rows, "cosine")])
 def test_wrong_int8_engines_fail_the_self_check(
-    copy: Path, tmp_path: Path, fault: Callable[[Any], Any], said: str
+    exported: tuple[Path, dict[str, Any]], graphs: Path, fault: Callable[[Any], Any], said: str
 ) -> None:
-    bundle = Bundle.open(copy)
-    runners = {branch: Distorted(emulation(bundle, branch, tmp_path), fault) for branch in BRANCHES}
+    bundle = Bundle.open(exported[0])
+    runners = {branch: Distorted(emulation(graphs, branch), fault) for branch in BRANCHES}
     report = engine_check.compare_with_reference(bundle, runners, Shapes((1, 8), (32,), 16), "int8")
     with pytest.raises(VerificationError, match=said):
         refuse_failures(report["failures"])
