@@ -30,6 +30,18 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _keep_to_own_processors() -> None:
+    """Give each of xdist's processes its share of the processors: idle threads of one would spin on the other's."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if worker and workers and hasattr(os, "sched_setaffinity"):
+        own = sorted(os.sched_getaffinity(0))[int(worker.removeprefix("gw")) :: int(workers)]
+        if own:
+            os.sched_setaffinity(0, own)
+
+
+_keep_to_own_processors()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give slow tests an hour: pyproject.toml has the limit of the others."""
     for item in items:
