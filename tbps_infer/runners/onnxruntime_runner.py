@@ -157,6 +157,7 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     settings.intra_op_num_threads = threads or usable_cores()
     settings.inter_op_num_threads = 1  # one operator at a time: these graphs are chains
     settings.log_severity_level = _ERRORS_ONLY
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device.kind == "cpu" and products_saturate():
         settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
     if device.kind == "cuda":
