@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -203,6 +204,7 @@ _GC_THRESHOLD = 10_000
 
 def _run(args: Sequence[str] | None, prog_name: str) -> None:
     """Run in a process that is the command's own."""
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # of NumPy's: 26 is some 25 ms in a loop on another core
     gc.set_threshold(_GC_THRESHOLD)
     atexit.register(gc.freeze)  # what the process ends with needs no collection: the system takes it all
     cli.main(args, prog_name)
