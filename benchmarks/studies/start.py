@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tbps_infer.benchmarks.environment import record_environment
@@ -33,8 +33,8 @@ _SENTENCE = "a woman in a red coat with a grey backpack"
 
 def timed_starts(
     pythons: Mapping[str, Path], arguments: Sequence[str], rounds: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Processor and wall seconds of ``tbps ARGUMENTS``, by the name of the interpreter that ran it.
+) -> Iterator[tuple[str, int, float, float]]:
+    """The name of an interpreter, the round, and the processor and wall seconds of ``tbps ARGUMENTS`` with it.
 
     Each runs once before, for bytecode and the page cache. The order is turned round in every other round.
 
@@ -43,11 +43,9 @@ def timed_starts(
     """
     for python in pythons.values():
         _start(python, arguments)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in pythons}
     for number in range(rounds):
         for name in sorted(pythons, reverse=bool(number % 2)):
-            found[name].append(_start(pythons[name], arguments))
-    return found
+            yield name, number, *_start(pythons[name], arguments)
 
 
 def _start(python: Path, arguments: Sequence[str]) -> tuple[float, float]:
@@ -73,13 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pythons = {name: Path(place).absolute() for name, place in named.items()}
     search = ["search", str(given.gallery.absolute()), _SENTENCE, "--bundle", str(given.bundle.absolute()), "-q"]
     print(json.dumps(record_environment().stable), flush=True)
-    found = timed_starts(pythons, search, given.rounds)
-    arms = {name: [Sample(name, turn, 1e3 * cpu, 1) for turn, (cpu, _) in enumerate(found[name])] for name in found}
-    first = next(iter(arms))
+    arms: dict[str, list[Sample]] = {name: [] for name in pythons}
+    for name, number, cpu, wall in timed_starts(pythons, search, given.rounds):
+        arms[name].append(Sample(name, number, 1e3 * cpu, 1))
+        print(
+            json.dumps({"arm": name, "round": number, "cpu_s": round(cpu, 4), "wall_s": round(wall, 4)}), flush=True
+        )
+    first = next(iter(arms.values()))
     for name, samples in arms.items():
-        for sample, (cpu, wall) in zip(samples, found[name], strict=True):
-            print(json.dumps({"arm": name, "round": sample.round, "cpu_s": round(cpu, 4), "wall_s": round(wall, 4)}))
-        print(f"{name}: {summarise(samples).p50_ms:.0f} ms, {paired_ratio(arms[first], samples)}", file=sys.stderr)
+        print(f"{name}: {summarise(samples).p50_ms:.0f} ms, {paired_ratio(first, samples)}", file=sys.stderr)
     return 0
 
 
