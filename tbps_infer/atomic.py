@@ -369,9 +369,10 @@ def _sync_below(folder: Path) -> None:
 
 def _free(place: Path) -> int:
     """Bytes that may be written where a place is; plenty where that is not known."""
+    import shutil
+
     try:
-        free = os.statvfs(place)
-        return free.f_bavail * free.f_frsize
+        return shutil.disk_usage(place).free
     except OSError:
         return _SPARE
 
