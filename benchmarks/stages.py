@@ -164,7 +164,13 @@ def encode_arms(
     material: Material, label: str, configuration: Mapping[str, Value], runners: Mapping[Branch, Runner]
 ) -> list[Arm]:
     """A sentence to its top 10, and a mix of captions through length buckets, over one backend's runners."""
-    encoder = Encoder(material.facts, material.tokenizer, lambda: runners["image"], lambda: runners["text"])
+    encoder = Encoder(
+        material.facts,
+        material.tokenizer,
+        lambda: runners["image"],
+        lambda: runners["text"],
+        least_filling=configuration["device"] == "cpu",  # as Encoder.open chooses
+    )
     sentence, captions, gallery = material.sentence, material.captions, material.gallery
     tokens: dict[str, Value] = {"tokens": len(material.tokenizer.encode([sentence])[0])}
     searched: dict[str, Value] = {"rows": gallery.count, "dtype": str(gallery.dtype)}

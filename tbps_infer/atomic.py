@@ -21,9 +21,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -232,6 +229,8 @@ def without_room(error: OSError, place: Path | None = None) -> str | None:
         return None
     if isinstance(error.filename, str):
         return error.filename
+    import tempfile
+
     scratch = Path(tempfile.gettempdir())
     if _free(scratch) < _SPARE and (place is None or _free(place if place.is_dir() else place.parent) >= _SPARE):
         return f"The folder for temporary files ({scratch})"
@@ -328,7 +327,7 @@ def _take_places(temporary: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     (temporary / name).replace(place)
             _sync_names(folder, {*moved, *removed})
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_folder(temporary, ignore_errors=True)
     except ValueError as error:
         raise OSError(errno.EINVAL, f"{temporary.name}/{_JOURNAL} is damaged ({error})", str(folder)) from error
     except OSError as error:
@@ -370,6 +369,8 @@ def _sync_below(folder: Path) -> None:
 
 def _free(place: Path) -> int:
     """Bytes that may be written where a place is; plenty where that is not known."""
+    import shutil
+
     try:
         return shutil.disk_usage(place).free
     except OSError:
@@ -377,7 +378,7 @@ def _free(place: Path) -> int:
 
 
 def _beside(place: Path) -> Path:
-    return place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    return place.with_name(f".{place.name}.{os.urandom(4).hex()}.partial")
 
 
 def _is_about(error: OSError, temporary: Path, target: Path) -> bool:
@@ -404,9 +405,15 @@ def _parents(folder: Path) -> Iterator[None]:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        _remove_folder(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_folder(path: Path, *, ignore_errors: bool = False) -> None:
+    import shutil  # with its archives, it takes longer to import than what only reads should wait
+
+    shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def _trade(new: Path, old: Path) -> None:

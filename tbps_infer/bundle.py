@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from tbps_infer.atomic import finish_new_files, write_text
 from tbps_infer.errors import BackendError, BundleError
 from tbps_infer.formats.json_files import JsonObject, read_json
-from tbps_infer.formats.npz_files import Wanted, read_npz
 from tbps_infer.model_facts import Branch, ModelFacts, Precision
+
+if TYPE_CHECKING:
+    from tbps_infer.formats.npz_files import Wanted
 
 __all__ = [
     "BUNDLE_JSON",
@@ -205,6 +207,8 @@ class Bundle:
 
     def golden(self) -> Golden:
         """Load the golden vectors; raises BundleError when they are not there or altered."""
+        from tbps_infer.formats.npz_files import read_npz
+
         facts_file, arrays_file = self.check_file(GOLDEN_JSON), self.check_file(GOLDEN_ARRAYS)
         try:
             facts = read_json(facts_file)

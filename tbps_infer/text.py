@@ -5,7 +5,6 @@ A model's tokenizer is one `tokenizers` file, so the edge device needs no transf
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 from collections import Counter
@@ -49,6 +48,8 @@ def _tbps_clip(caption: str) -> str:
 
 def _clip(caption: str) -> str:
     """CLIP's: mended Unicode, HTML's entities read twice, spaces collapsed, lower case."""
+    import html
+
     try:
         import ftfy
     except ImportError as error:

@@ -17,10 +17,22 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["bare_table", "cell", "rich_output"]
+__all__ = ["UNLIMITED", "bare_table", "cell", "rich_output", "styles_shown", "write_shown"]
 
-_UNLIMITED = 1000
+UNLIMITED = 1000
 """Width in characters off a terminal: nothing is wrapped."""
+
+
+def styles_shown() -> bool:
+    """Whether standard output shows colours and links: a terminal that can, where nobody asked for none."""
+    on_terminal = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return on_terminal and not os.environ.get("NO_COLOR")
+
+
+def write_shown(text: str) -> None:
+    """Write lines whose escape sequences are our own; data in them has gone through `printable`."""
+    (styled(sys.stdout) if sys.stdout.isatty() else sys.stdout).write(text)
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -30,17 +42,13 @@ def rich_output() -> Iterator[Console]:
 
     on_terminal = sys.stdout.isatty()
     # With NO_COLOR, rich still writes bold text and links; here no escape sequence is left.
-    color_system = "auto" if on_terminal and not os.environ.get("NO_COLOR") else None
-    width = None if on_terminal else _UNLIMITED
+    color_system = "auto" if styles_shown() else None
+    width = None if on_terminal else UNLIMITED
     written = io.StringIO()
     yield Console(file=written, force_terminal=on_terminal, width=width, color_system=color_system)  # type: ignore[arg-type]
     text = written.getvalue()
     # rich pads lines with spaces, which programs that read a file or a pipe do not want.
-    if on_terminal:
-        styled(sys.stdout).write(text)
-    else:
-        sys.stdout.write("\n".join(line.rstrip() for line in text.split("\n")))
-    sys.stdout.flush()
+    write_shown(text if on_terminal else "\n".join(line.rstrip() for line in text.split("\n")))
 
 
 def cell(value: object, style: str = "") -> Text:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from tbps_infer.errors import FilterError
 from tbps_infer.formats.sqlite_files import bounded
 from tbps_infer.gallery.columns import Value
-from tbps_infer.gallery.expressions.nodes import ExpressionError, Node
 from tbps_infer.gallery.records import is_current_schema, metadata_columns
-from tbps_infer.gallery.times import TIME_WANTED, read_moment
+
+if TYPE_CHECKING:
+    from tbps_infer.gallery.expressions.nodes import Node
 
 __all__ = ["WHERE_SECONDS", "Filter", "deadline", "matching_records", "matching_rows", "time_bounds", "unusable"]
 
@@ -148,6 +149,8 @@ def time_bounds(wanted: Filter) -> Iterator[tuple[_Seconds, str, float]]:
     Raises:
         FilterError: A time cannot be read.
     """
+    from tbps_infer.gallery.times import TIME_WANTED, read_moment
+
     for name, text, comparison in (("after", wanted.after, ">="), ("before", wanted.before, "<")):
         if text is None:
             continue
@@ -162,6 +165,7 @@ def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
     """A record's time in SQL; the previous schema has no seconds as the clock shows them, and misread some times."""
     if is_current_schema(connection):
         return "tbps_time_s" if which == "seconds" else "tbps_clock_s"
+    from tbps_infer.gallery.times import read_moment
 
     def read(value: Value) -> float | None:
         moment = read_moment(value)
@@ -172,6 +176,7 @@ def _time_sql(connection: sqlite3.Connection, which: _Seconds) -> str:
 
 
 def _matching_expression(connection: sqlite3.Connection, text: str, seconds: float) -> NDArray[np.int64]:
+    from tbps_infer.gallery.expressions.nodes import ExpressionError
     from tbps_infer.gallery.expressions.parse import parse
 
     columns = ("record", "path", *metadata_columns(connection))

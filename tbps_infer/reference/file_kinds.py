@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from tbps_infer.errors import CheckpointError
@@ -73,6 +72,8 @@ def _head(path: Path) -> bytes:
 
 def _refuse_other_zips(path: Path) -> None:
     """PyTorch's own files are zip archives too: ``data.pkl`` is inside, and in TorchScript ``constants.pkl`` too."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {name.partition("/")[2] for name in archive.namelist()}

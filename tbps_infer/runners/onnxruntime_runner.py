@@ -44,6 +44,9 @@ _logger = logging.getLogger(__name__)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
+_ALLOW_SPINNING = "0"
+"""Whether threads wait in a loop, as ONNX Runtime lets them: it takes a core from whoever opens a session, and for
+some 12 ms after each run from a search and from decoding (`python -m tbps_infer.benchmarks.studies.query`)."""
 _CUDA_CHOICES = {
     # FP32 means FP32: ONNX Runtime's default would round products to TF32's 10 bits.
     "use_tf32": "0",
@@ -157,8 +160,10 @@ def open_session(graph: Path, device: Device, threads: int | None = None) -> tup
     settings.intra_op_num_threads = threads or usable_cores()
     settings.inter_op_num_threads = 1  # one operator at a time: these graphs are chains
     settings.log_severity_level = _ERRORS_ONLY
-    if device.kind == "cpu" and products_saturate():
-        settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
+    if device.kind == "cpu":
+        settings.add_session_config_entry("session.intra_op.allow_spinning", _ALLOW_SPINNING)
+        if products_saturate():
+            settings.add_session_config_entry("session.x64quantprecision", "1")  # of INT8 graphs: exact before fast
     if device.kind == "cuda":
         # The process's own logger calls a plan that cuDNN cannot make an error and then takes another, for each
         # convolution and shape. What goes wrong is raised, and where the nodes run is read back.

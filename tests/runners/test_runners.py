@@ -173,6 +173,14 @@ def test_a_wrong_feed_and_a_closed_runner_are_refused(opener: Opener, branch: Br
         runner.run(feeds)
 
 
+def test_threads_of_a_session_on_the_cpu_sleep_while_they_wait(graphs: Path) -> None:
+    from tbps_infer.runners.onnxruntime_runner import open_session
+
+    _, session = open_session(graphs / "text.onnx", Device("cpu"))
+    settings = session.get_session_options()
+    assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_onnxruntime_computes_what_numpy_does(graphs: Path) -> None:
     from tbps_infer.runners.onnxruntime_runner import OnnxRuntimeRunner
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -50,6 +49,8 @@ class Hit:
 
     def _repr_html_(self) -> str:
         """The picture beside what is known about the hit, for notebooks."""
+        from html import escape
+
         from tbps_infer.inline_picture import image_html
 
         rows = {"score": f"{self.score:.3f}", **{name: f"{share:.3f}" for name, share in self.split.items()}}
