@@ -41,7 +41,7 @@ from tbps_infer.benchmarks.measure import (
 )
 from tbps_infer.benchmarks.peak_memory import peak_resident_bytes
 from tbps_infer.benchmarks.stages import write_gallery
-from tbps_infer.benchmarks.studies.peers.indexes import open_faiss
+from tbps_infer.benchmarks.studies.peers.indexes import open_faiss, open_usearch
 from tbps_infer.benchmarks.summary import paired_ratio, summarise
 from tbps_infer.cores import usable_cores
 from tbps_infer.errors import BackendError
@@ -108,6 +108,7 @@ def scan(arguments: argparse.Namespace) -> None:
                 if not (dtype == "float32" and numkong):
                     arms[f"{dtype} {way}"] = search(dtype, count, ScanOptions(arguments.threads, numkong=numkong))
         arms |= _faiss_arms(full, queries[:count], threads)
+        arms |= _usearch_arm(full, queries[:count], threads)
         arms |= _torch_arm(full, queries[:count])
         if count == 1:
             arms |= {f"read float16, {n} threads": read(n) for n in sorted({1, threads})}
@@ -141,6 +142,17 @@ def _faiss_arms(
     found = np.take_along_axis(queries @ full.T, find(queries), axis=1)
     np.testing.assert_allclose(found, want, atol=1e-5)
     return {f"faiss-cpu IndexFlatIP float32, {threads} threads": partial(find, queries)}
+
+
+def _usearch_arm(
+    full: NDArray[np.float32], queries: NDArray[np.float32], threads: int
+) -> dict[str, Callable[[], object]]:
+    try:
+        find = open_usearch(full, K, threads)
+    except BackendError:
+        print("usearch is not installed: its arm is left out.", file=sys.stderr)
+        return {}
+    return {f"usearch exact float16, {threads} threads": partial(find, queries)}
 
 
 def _torch_arm(full: NDArray[np.float32], queries: NDArray[np.float32]) -> dict[str, Callable[[], object]]:
@@ -193,6 +205,7 @@ def methods(arguments: argparse.Namespace) -> None:
             }
             full = np.ascontiguousarray(vectors, dtype=np.float32)
             arms |= _faiss_arms(full, queries[:count], threads)
+            arms |= _usearch_arm(full, queries[:count], threads)
             samples = interleaved(arms, arguments.rounds, _clock(arguments))
             _write(f"{count} queries x {gallery.count} rows x {queries.shape[1]}", samples)
 

@@ -113,17 +113,21 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
     """PyAV's frames in the order of presentation, their times rising; where some are missing, one `Damage`."""
     av = import_av()
     damaged, last = False, None
+    broken = set[int]()  # times of packets that the container lost a part of: a decoder may make a frame of the rest
     packets = iter(container.demux(stream))
     while True:
         problem, frames = "", []
         try:
-            frames = next(packets).decode()
+            packet = next(packets)
+            if packet.is_corrupt and packet.pts is not None:
+                broken.add(packet.pts)
+            frames = packet.decode()
         except (StopIteration, av.error.EOFError):
             return
         except (av.error.InvalidDataError, av.error.BugError, av.error.UndefinedError) as error:
             problem = _reason(error)
         for frame in frames:
-            problem = _problem(frame, last)
+            problem = "frames are damaged" if frame.pts in broken else _problem(frame, last)
             if not problem:
                 damaged, last = False, frame.pts
                 yield frame

@@ -20,6 +20,7 @@ from tbps_infer.gallery import (
     Gallery,
     GalleryWriter,
     Removal,
+    SearchOptions,
     compact_gallery,
     index_gallery,
     merge_galleries,
@@ -109,7 +110,7 @@ def test_after_a_purge_no_byte_is_left(tmp_path: Path, reader_is_open: bool, rem
     assert not [trace for trace in traces if found(gallery, trace)], "closing the last reader brought something back"
     assert len(contents(gallery)) == 38
     with Gallery.open(gallery) as opened:
-        assert opened.search_with_report(vector[None], 3).report.method == "sketch"
+        assert opened.search(vector[None], 3, options=SearchOptions("sketch"))
         assert len(opened.tombstones) == 2
         assert opened.unreachable == []
     report = embed(gallery, tmp_path / "l.csv")
