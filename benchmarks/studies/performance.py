@@ -41,6 +41,9 @@ where that was not measured (`*`; INT8 may exceed it). The bandwidth limit is th
 writes counted. A model at batch 1 has to read its weights once, a search its rows. The table compares medians with
 these limits."""
 
+_INT8_FLAGS = frozenset({"amx_int8", "asimddp", "i8mm"})
+"""Beside VNNI's, the processors' names of instructions that multiply INT8 at several times FP32's rate."""
+
 _WEIGHT_SIZE = {"fp32": 1.0, "fp16": 0.5}
 """Of the FP32 graph's; how much of an INT8 graph is INT8 its file does not say here."""
 
@@ -158,7 +161,9 @@ def _title(results: Results) -> str:
     machine = stable.get("board") or stable.get("cpu") or "an unknown machine"
     gpus = ", ".join(str(gpu["name"]) for gpu in stable.get("gpus", ()))
     kind = "Peers" if any("peer" in row.configuration for row in results.rows) else "Latency"
-    title = f"{kind} on {machine}, {stable.get('usable_cores')} cores" + (f", and {gpus}" if gpus else "")
+    integers = any("vnni" in flag or flag in _INT8_FLAGS for flag in stable.get("cpu_flags") or ())
+    cores = f"{stable.get('usable_cores')} cores {'with' if integers else 'without'} INT8 instructions"
+    title = f"{kind} on {machine}, {cores}" + (f", and {gpus}" if gpus else "")
     model = results.samples.notes.get("model")
     return f"{title}: {model}" if isinstance(model, str) else title
 
