@@ -40,7 +40,7 @@ def clip(gallery: Path, record: int, output: Path, before: float, after: float) 
     from tbps_infer.atomic import new_file
     from tbps_infer.errors import GalleryError, VideoError
     from tbps_infer.gallery import Gallery
-    from tbps_infer.video.clips import write_clip
+    from tbps_infer.video.clips import require_other_file, write_clip
     from tbps_infer.video.moments import draw_frame, find_moment
 
     with Gallery.open(gallery) as opened:
@@ -49,6 +49,7 @@ def clip(gallery: Path, record: int, output: Path, before: float, after: float) 
         raise GalleryError(f"{gallery} has no record {record}.", "The column record of a search's results has them.")
     moment = find_moment(found.metadata)
     if output.suffix.lower() in _PICTURES:
+        require_other_file(moment, output)
         image = draw_frame(moment)
         with new_file(output, VideoError) as temporary:
             image.save(temporary, _PICTURES[output.suffix.lower()])

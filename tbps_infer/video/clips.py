@@ -12,7 +12,7 @@ from tbps_infer.folders import is_picture
 from tbps_infer.video.container import import_av, open_video, seek, ticks_of, video_stream
 from tbps_infer.video.moments import Moment
 
-__all__ = ["CLIP_FORMATS", "write_clip"]
+__all__ = ["CLIP_FORMATS", "require_other_file", "write_clip"]
 
 CLIP_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 """FFmpeg's names of the formats that clips have, by extension."""
@@ -28,7 +28,7 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
         after: Seconds after it.
 
     Raises:
-        UsageError: The extension is another one, or the seconds are not finite.
+        UsageError: The extension is another one, the file is the video itself, or the seconds are not finite.
         VideoError: The video cannot be read, the format does not take its codec, or the file cannot be written.
     """
     if not (math.isfinite(before) and math.isfinite(after)):
@@ -36,6 +36,7 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
     form = CLIP_FORMATS.get(file.suffix.lower())
     if form is None:
         raise UsageError(f"{file.name} is no name of a clip.", f"End it with {', '.join(CLIP_FORMATS)}.")
+    require_other_file(moment, file)
     if is_picture(moment.file.name):
         raise VideoError(f"{moment.file} is a picture, of which there is no clip.", "Its frames lie in the folder.")
     av = import_av()
@@ -59,6 +60,12 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
             raise VideoError(
                 f"{moment.file} has nothing at {moment.offset:.1f} s.", "Is it the video that was cropped?"
             )
+
+
+def require_other_file(moment: Moment, file: Path) -> None:
+    """Raise UsageError where a file to write is what the moment is read from, which would be lost."""
+    if file.exists() and file.samefile(moment.file):
+        raise UsageError(f"{file} is what the hit was cropped from, and would be replaced.", "Name another file.")
 
 
 def _copy(container: Any, stream: Any, clip: Any, span: tuple[int, int]) -> bool:

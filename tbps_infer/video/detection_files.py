@@ -278,8 +278,10 @@ def _ultralytics(folder: Path, person: int) -> Iterator[tuple[Key, _Box]]:
     for stem, place, (kind, x, y, width, height, *rest) in rows:
         if kind == person:
             score = 1.0 if not rest or (len(rest) == 1 and sixth_is_track) else rest[0]
-            track = int(rest[-1]) if len(rest) == 2 or (rest and sixth_is_track) else -1
-            yield stem, _Box(place, x - width / 2, y - height / 2, width, height, score, track)
+            track = rest[-1] if len(rest) == 2 or (rest and sixth_is_track) else -1.0
+            if not track.is_integer():
+                raise VideoError(f"{place}: the id is {track:g}, want a whole number.", _LABEL_HINT)
+            yield stem, _Box(place, x - width / 2, y - height / 2, width, height, score, int(track))
 
 
 _LABEL_HINT = "Ultralytics' columns are class, x, y, width, height, and perhaps confidence and id."

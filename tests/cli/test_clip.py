@@ -22,3 +22,6 @@ def test_a_hit_becomes_a_clip_and_a_picture(tmp_path: Path) -> None:
     assert "does not tell which video" in fail(1, "clip", world.gallery, 2, "-o", tmp_path / "x.mp4").stderr
     assert "has no record 9" in fail(1, "clip", world.gallery, 9, "-o", tmp_path / "x.mp4").stderr
     assert "is no name of a clip" in fail(2, "clip", world.gallery, 1, "-o", tmp_path / "x.avi").stderr
+    whole = video.read_bytes()
+    refused = fail(2, "clip", world.gallery, 1, "-o", video)
+    assert "what the hit was cropped from" in refused.stderr and video.read_bytes() == whole

@@ -164,6 +164,9 @@ def test_a_sixth_number_above_one_is_a_track(tmp_path: Path) -> None:
     (tmp_path / "gate_1.txt").write_text("0 0.5 0.5 0.1 0.2 0.5 9\n")
     tracks = open_detections(tmp_path).frames["gate_1"].tracks
     assert tracks is not None and tracks.tolist() == [9]
+    (tmp_path / "gate_1.txt").write_text("0 0.5 0.5 0.1 0.2 87.5\n")
+    with pytest.raises(VideoError, match=r"gate_1.txt, line 1: the id is 87.5, want a whole number"):
+        open_detections(tmp_path)
 
 
 def test_a_folder_may_hold_a_file_for_each_source(tmp_path: Path) -> None:
