@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tbps_infer.errors import BundleError, UsageError
@@ -240,6 +240,7 @@ def test_training_does_not_depend_on_order_and_gives_the_declared_ids() -> None:
 
 @given(st.text(string.printable, max_size=99))
 def test_no_plain_text_becomes_unknown(caption: str) -> None:
+    assume(not any(token in caption for token in SPECIAL_TOKENS))  # transformers takes them for what they are, too
     trained = train_wordpiece(["a red coat"], 200)
     tokens = trained.encode(caption).tokens
     assert "[UNK]" not in tokens

@@ -91,7 +91,7 @@ class Candidates:
 
     Attributes:
         floors: float64 ``[q]``: no row with an upper bound below it is among the k best; -inf until k are known.
-        scored: How many pairs were scored exactly.
+        scored: How many pairs were scored exactly, or estimated by `narrow`.
     """
 
     def __init__(self, queries: int, k: int, score: Scorer, narrow: Narrower | None = None) -> None:
@@ -268,6 +268,7 @@ class Candidates:
         """Those of some pairs that may still be among the best with narrower bounds, most promising first."""
         if self._narrow is None or not len(pairs):
             return pairs
+        self.scored += len(pairs)
         estimates, error = self._narrow(pairs.owner, pairs.index)
         lower, upper = np.maximum(pairs.lower, estimates - error), np.minimum(pairs.upper, estimates + error)
         _require_order(lower, upper)
