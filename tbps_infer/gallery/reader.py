@@ -8,7 +8,7 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -367,7 +367,7 @@ class Gallery:
         """
         queries = checked_queries(queries, self.model.layout.dim)
         norm = NORM_MARGIN * math.sqrt(self.model.layout.squared_norm)
-        rows, options = (where or self._all).rows, ScanOptions(release=self.release)
+        rows, options = (where or self._all).rows, ScanOptions(release=self.scan_release)
         try:
             return lowest_products(self.stored, rows, queries, max_norm=norm, options=options)
         except DamagedVectorsError as error:
@@ -494,6 +494,11 @@ class Gallery:
         """Give the memory of mapped rows first to last+1 back, where the file is large enough for that to matter."""
         if self._mapped.release is not None:
             self._mapped.release(first, last)
+
+    @property
+    def scan_release(self) -> Callable[[int, int], None] | None:
+        """`release` for a scan; None where the file is so small that it would only cost time."""
+        return self._mapped.release
 
     @property
     def sketch(self) -> Sketch | None:

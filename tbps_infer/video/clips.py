@@ -64,7 +64,7 @@ def write_clip(moment: Moment, file: Path, *, before: float = 5.0, after: float 
 
 def require_other_file(moment: Moment, file: Path) -> None:
     """Raise UsageError where a file to write is what the moment is read from, which would be lost."""
-    if file.exists() and file.samefile(moment.file):
+    if file.exists() and moment.file.exists() and file.samefile(moment.file):
         raise UsageError(f"{file} is what the hit was cropped from, and would be replaced.", "Name another file.")
 
 

@@ -88,6 +88,7 @@ def test_writers_that_start_at_the_same_time_make_one_dataset(store: str, tmp_pa
 
 
 def test_a_store_without_conditional_writes_is_refused_for_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an object that is created twice, and where obstore cannot do that, by writers that race."""
     with object_store(conditional=False) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -98,3 +99,23 @@ def test_a_store_without_conditional_writes_is_refused_for_writing(monkeypatch: 
             writer.commit(entries([0]), np.asarray(VECTORS[:1]))
         with pytest.raises(GalleryError, match="There is no dataset"):
             open_gallery(f"s3://{BUCKET}/unsafe.lance")
+
+
+def test_writing_needs_no_more_than_lance_does(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that obstore does not find, permission to put but not to delete, and addresses of a disk."""
+    import obstore
+    from obstore.exceptions import PermissionDeniedError
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionDeniedError("not for you")
+
+    monkeypatch.setattr(obstore, "delete", refuse)
+    for attempt in range(2):
+        with open_gallery_writer(f"{store}/kept.lance", FACTS) as writer:
+            writer.commit(entries([attempt]), VECTORS[:1])
+    monkeypatch.setattr(obstore, "put", refuse)
+    for uri in (f"{store}/raced.lance", f"file://{tmp_path}/disk.lance"):
+        with open_gallery_writer(uri, FACTS) as writer:
+            writer.commit(entries([1, 2]), VECTORS[:2])
+        with open_gallery(uri) as gallery:
+            assert gallery.count == 2

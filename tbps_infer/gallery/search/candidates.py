@@ -266,11 +266,14 @@ class Candidates:
 
     def _narrowed(self, pairs: _Pairs) -> _Pairs:
         """Those of some pairs that may still be among the best with narrower bounds, most promising first."""
-        if self._narrow is None or not len(pairs):
+        open_ones = np.flatnonzero(pairs.lower < pairs.upper)
+        if self._narrow is None or not len(open_ones):
             return pairs
-        self.scored += len(pairs)
-        estimates, error = self._narrow(pairs.owner, pairs.index)
-        lower, upper = np.maximum(pairs.lower, estimates - error), np.minimum(pairs.upper, estimates + error)
+        self.scored += len(open_ones)
+        estimates, error = self._narrow(pairs.owner[open_ones], pairs.index[open_ones])
+        lower, upper = pairs.lower.copy(), pairs.upper.copy()
+        lower[open_ones] = np.maximum(lower[open_ones], estimates - error)
+        upper[open_ones] = np.minimum(upper[open_ones], estimates + error)
         _require_order(lower, upper)
         pairs = _Pairs(pairs.owner, pairs.index, lower, upper)
         return _by_promise(pairs.take(self._may_be_best(pairs)))

@@ -200,7 +200,11 @@ def numkong_usable() -> bool:
             allowed = _norms(stored)[:, None] * multiplier.error
             if not (np.abs(multiplier(stored) - exact) <= allowed).all():
                 return False
-    return True
+    rows, queries = np.rint(127 * waves).astype(np.int8), (waves[:3] + 0.5).astype(np.float32)
+    pairs = Int8Pairs(queries)
+    estimates = np.stack([pairs(rows, query) for query in range(len(queries))], axis=1)
+    off = np.abs(estimates - rows.astype(np.float64) @ queries.T.astype(np.float64))
+    return bool((off <= _norms(rows)[:, None] * pairs.error).all())
 
 
 _blas_lock = threading.Lock()

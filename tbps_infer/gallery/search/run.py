@@ -6,7 +6,7 @@ Which rows are read is decided in `tbps_infer.gallery.search.candidates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ __all__ = ["Searchable", "search_gallery"]
 # A block's scores are kept for this many queries at once; more are searched in turns.
 _QUERIES_AT_ONCE = 1024
 # `auto` and `exact` take the sketch where it leaves no more of a sample's rows than this to exact scores for the
-# first queries: a search then took 0.2 to 0.8 of a scan's time, beyond it 1.8 to 70 times as long (measured at 832
+# queries asked: a search then took 0.2 to 0.8 of a scan's time, beyond it 1.8 to 70 times as long (measured at 832
 # numbers).
 _MOST_UNDECIDED = 0.03
 _QUERIES_ASKED = 64
@@ -79,6 +79,10 @@ class Searchable(Protocol):
 
     def release(self, first: int, last: int) -> None:
         """Give the memory of mapped rows first to last+1 back."""
+
+    @property
+    def scan_release(self) -> Callable[[int, int], None] | None:
+        """What a scan calls when it is done with rows: as `release`, or None where that would only cost time."""
 
     def details(self, records: NDArray[np.int64]) -> Mapping[int, Described]:
         """Some records, by number."""
@@ -132,7 +136,7 @@ class _Task:
 
     @property
     def _scan_options(self) -> ScanOptions:
-        return ScanOptions(threads=self.options.threads, release=self.gallery.release)
+        return ScanOptions(threads=self.options.threads, release=self.gallery.scan_release)
 
     @contextmanager
     def _damage_reported(self) -> Iterator[None]:
@@ -170,7 +174,7 @@ def search_gallery(
     """
     task = _Task(gallery, selection, *_first_stage(gallery, options), options)
     chosen = options.method in ("auto", "exact") and isinstance(task.first_stage, Sketch)
-    if chosen and task.undecided(queries[:_QUERIES_ASKED], k) > _MOST_UNDECIDED:
+    if chosen and task.undecided(_evenly(queries, _QUERIES_ASKED), k) > _MOST_UNDECIDED:
         task = replace(task, method="scan", first_stage=None)
     hits: list[list[Hit]] = []
     read = 0.0
@@ -195,6 +199,11 @@ def search_gallery(
         device=None if first_stage is None or isinstance(first_stage, Sketch | Graph) else first_stage.description,
     )
     return SearchResult(hits, report)
+
+
+def _evenly(queries: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """No more than so many of the queries, spread over all: neighbours are often alike."""
+    return queries[np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64)]
 
 
 def _first_stage(

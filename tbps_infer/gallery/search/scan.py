@@ -171,7 +171,9 @@ def undecided_share(
     covered = np.flatnonzero(rows.numbers < first_stage.count)
     if not len(covered) or not len(queries):
         return 0
-    sample = covered[np.linspace(0, len(covered) - 1, min(_SAMPLE_ROWS, len(covered))).astype(np.int64)]
+    # Multiples of the golden ratio spread evenly without a period, which cameras that take turns could share.
+    places = np.arange(min(_SAMPLE_ROWS, len(covered))) * 0.6180339887498949 % 1 * len(covered)
+    sample = covered[np.unique(places.astype(np.int64))]
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     best = max(1, min(k, len(covered)) * len(sample) // len(covered))
 

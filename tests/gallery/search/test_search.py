@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tbps_infer.errors import GalleryError, UsageError
-from tbps_infer.gallery import Entry, FileStamp, Filter, Gallery, GalleryWriter, Hit, Reject, SearchOptions
+from tbps_infer.gallery import (
+    Entry,
+    FileStamp,
+    Filter,
+    Gallery,
+    GalleryWriter,
+    Hit,
+    Reject,
+    SearchOptions,
+    index_gallery,
+    remove_records,
+)
 from tbps_infer.gallery.folder import DtypeName
 from tbps_infer.layout import Segment, VectorLayout
 from tbps_infer.runners.fake import fake_facts
@@ -221,3 +232,20 @@ def test_a_closed_gallery_says_so(gallery_path: Path) -> None:
     gallery.close()
     with pytest.raises(GalleryError, match="closed"):
         gallery.search(embeddings(LAYOUT, 1, 0))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_graph_that_finds_too_few_answers_all_the_same(tmp_path: Path, dtype: DtypeName) -> None:
+    """What it does not find is filled up for a while by rows without a score, which nothing must estimate."""
+    pytest.importorskip("usearch")
+    path = tmp_path / "gallery"
+    vectors = embeddings(LAYOUT, 600, np.random.default_rng(5))
+    with GalleryWriter.open(path, MODEL, dtype=dtype) as writer:
+        writer.commit([entry(number) for number in range(600)], vectors)
+    index_gallery(path, graph=True)
+    remove_records(path, Filter(where="record % 2 = 0"))
+    with Gallery.open(path) as gallery:
+        for k in (100, 400):
+            hits = gallery.search(vectors[:3], k, options=SearchOptions("graph"))
+            assert all(0 < len(found) <= min(k, 300) for found in hits)
+            assert all(hit.record % 2 for found in hits for hit in found)

@@ -55,6 +55,10 @@ class InMemory:
     def release(self, first: int, last: int) -> None:
         pass
 
+    @property
+    def scan_release(self) -> None:
+        return None
+
     def details(self, records: NDArray[np.int64]) -> Mapping[int, Picture]:
         return {number: Picture(Path(f"/{number}"), {"id": number}) for number in records.tolist()}
 

@@ -148,6 +148,21 @@ def test_auto_is_the_sketch_where_it_excludes_rows(tmp_path: Path, noise: float,
         assert [len(hits) for hits in few.hits] == [40] * 3
 
 
+def test_auto_asks_queries_of_the_whole_batch(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    near = unit_vectors(rng, 3000, 128, 8, 0.01).astype(np.float32)
+    far = rng.standard_normal((192, 128)).astype(np.float32)
+    with GalleryWriter.open(tmp_path / "g", ModelFacts.of_vectors(128, "test")) as writer:
+        writer.add([str(number) for number in range(3000)], near)
+    index_gallery(tmp_path / "g")
+    with Gallery.open(tmp_path / "g") as opened:
+        methods = [
+            opened.search_with_report(queries, 10).report.method
+            for queries in (near[:64], np.concatenate((near[:64], far)), np.concatenate((far, near[:64])))
+        ]
+    assert methods == ["sketch", "scan", "scan"]
+
+
 def test_directions_are_the_principal_components() -> None:
     values = unit_vectors(np.random.default_rng(1), 3000, 40, 4, 0.01)
     mean, directions = principal_directions(StoredVectors(values.astype(np.float32)), 4)
