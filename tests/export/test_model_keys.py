@@ -27,7 +27,12 @@ from tbps_infer.verification.samples import synthetic_samples
 KEYS: dict[str, dict[str, Any]] = {
     "own stripes, tokens apart": {"part_stage": 1, "part_stages": 2, "token_attention": "none", "sharpness": 4.0},
     "branch from the stem, slots": {"part_stage": 0, "part_stages": 1, "attention_over": "tokens"},
-    "learned parts, neighbours last": {"parts_from": "tokens", "token_attention": "after", "decoder_layers": 2},
+    "learned parts, neighbours last": {
+        "part_stage": None,
+        "parts_from": "tokens",
+        "token_attention": "after",
+        "decoder_layers": 2,
+    },
 }
 
 

@@ -83,7 +83,7 @@ def test_exporting_for_int8_engines_writes_int8_graphs_and_builds_from_them(
         *("export", tiny_checkpoint, "-o", tmp_path / "bundle", "--backend", "tensorrt-rtx"),
         *("--precision", "int8", "--calibration", people, "--int8-min-overlap", 0, "--int8-min-cosine", 0),
     )
-    assert "INT8: image 33 layers" in done.stdout
+    assert "INT8: image 39 layers" in done.stdout
     assert "2 engines" in done.stdout
     (folder,) = (tmp_path / "bundle" / "engines").iterdir()
     plans = EngineFolder.open(folder).facts.plans
