@@ -161,8 +161,10 @@ def _title(results: Results) -> str:
     machine = stable.get("board") or stable.get("cpu") or "an unknown machine"
     gpus = ", ".join(str(gpu["name"]) for gpu in stable.get("gpus", ()))
     kind = "Peers" if any("peer" in row.configuration for row in results.rows) else "Latency"
-    integers = any("vnni" in flag or flag in _INT8_FLAGS for flag in stable.get("cpu_flags") or ())
-    cores = f"{stable.get('usable_cores')} cores {'with' if integers else 'without'} INT8 instructions"
+    cores = f"{stable.get('usable_cores')} cores"
+    if flags := stable.get("cpu_flags"):
+        integers = any("vnni" in flag or flag in _INT8_FLAGS for flag in flags)
+        cores += f" {'with' if integers else 'without'} INT8 instructions"
     title = f"{kind} on {machine}, {cores}" + (f", and {gpus}" if gpus else "")
     model = results.samples.notes.get("model")
     return f"{title}: {model}" if isinstance(model, str) else title
