@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbps_infer.gallery.search.multiply import ROUNDOFF
+from tbps_infer.gallery.search.multiply import ROUNDOFF, norms_of
 
 __all__ = ["CHUNK_BYTES", "GROUP_SIZES", "KernelQueries", "power_of", "prepare_queries"]
 
@@ -66,7 +66,7 @@ def prepare_queries(queries: NDArray[np.float32], dtype: np.dtype[Any], max_norm
     exponents, halves = _rounded(queries)
     rounded = halves.astype(np.float64) * np.exp2(-exponents)[:, None]
     slack = max_norm * _relative_error(queries, rounded, dtype) + _absolute_error(rounded, dtype, max_norm)
-    norms = _norms(queries)
+    norms = norms_of(queries)
 
     def padded(values: NDArray[np.float64], rest: float) -> NDArray[np.float32]:
         whole = np.full(8 * groups, rest, dtype=np.float32)
@@ -109,8 +109,8 @@ def _relative_error(
     terms = parts * queries.shape[1]
     summed = (1.125 * terms + 8) * 2 * ROUNDOFF * 1.01
     split = 4 * ROUNDOFF if parts == 2 else 0.0
-    once = 4 * ROUNDOFF * _norms(queries)
-    error: NDArray[np.float64] = _norms(queries - rounded) + (summed + split) * _norms(rounded) + once
+    once = 4 * ROUNDOFF * norms_of(queries)
+    error: NDArray[np.float64] = norms_of(queries - rounded) + (summed + split) * norms_of(rounded) + once
     return error
 
 
@@ -120,13 +120,8 @@ def _absolute_error(rounded: NDArray[np.float64], dtype: np.dtype[Any], max_norm
     if dtype == np.int8 or (dtype == np.float16 and power >= 10):  # 2^-24, the smallest, becomes normal
         return np.zeros(len(rounded))
     lost = 2 * _SMALLEST_NORMAL * 2.0**-power * np.sqrt(rounded.shape[1])
-    error: NDArray[np.float64] = lost * _norms(rounded)
+    error: NDArray[np.float64] = lost * norms_of(rounded)
     return error
-
-
-def _norms(queries: NDArray[Any]) -> NDArray[np.float64]:
-    norms: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
-    return norms
 
 
 def _fragments(halves: NDArray[np.float16], groups: int, columns: int) -> NDArray[np.float16]:

@@ -24,6 +24,7 @@ __all__ = [
     "Int8Pairs",
     "Multiplier",
     "multiplier_for",
+    "norms_of",
     "numkong_usable",
     "one_blas_thread",
     "sum_error",
@@ -66,8 +67,9 @@ def sum_error(dim: int, norms: NDArray[np.float64]) -> NDArray[np.float64]:
     return (dim + 4) * ROUNDOFF * 1.01 * norms
 
 
-def _norms(queries: NDArray[Any]) -> NDArray[np.float64]:
-    norms: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
+def norms_of(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """Euclidean norms float64 ``[n]`` of vectors ``[n, dim]``."""
+    norms: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
     return norms
 
 
@@ -76,7 +78,7 @@ class _NumpyMultiplier:
 
     def __init__(self, queries: NDArray[np.float32]) -> None:
         self._transposed = np.ascontiguousarray(queries.T)
-        self.error = sum_error(queries.shape[1], _norms(queries))
+        self.error = sum_error(queries.shape[1], norms_of(queries))
         self.working_bytes = 4
         self.uses_blas = True
         self._buffer = np.empty((0, queries.shape[1]), dtype=np.float32)
@@ -106,7 +108,7 @@ class _HalfMultiplier:
         halves = np.ldexp(queries, exponents[:, None]).astype(np.float16)
         self._unscale = np.ldexp(np.float32(1), -exponents)
         rounded = halves.astype(np.float64) * np.ldexp(1.0, -exponents)[:, None]
-        self.error = _norms(queries - rounded) + sum_error(queries.shape[1], _norms(rounded))
+        self.error = norms_of(queries - rounded) + sum_error(queries.shape[1], norms_of(rounded))
         self.working_bytes = 2
         self.uses_blas = False
         self._product = _numkong_product(halves, "float16")
@@ -125,7 +127,7 @@ class _Int8Multiplier:
     def __init__(self, queries: NDArray[np.float32]) -> None:
         values, self._scales = quantise(queries)
         rounded = values.astype(np.float64) * self._scales[:, None]
-        self.error = _norms(queries - rounded) + 4 * ROUNDOFF * _norms(rounded)
+        self.error = norms_of(queries - rounded) + 4 * ROUNDOFF * norms_of(rounded)
         self.working_bytes = 1
         self.uses_blas = False
         self._product = _numkong_product(values, "int8")
@@ -155,7 +157,7 @@ class Int8Pairs:
         self._values = np.stack((coarse, fine), axis=1)
         self._scales = np.stack((coarse_scales, fine_scales), axis=1).astype(np.float64)
         rounded = np.einsum("qtd,qt->qd", self._values, self._scales)
-        self.error = _norms(exact - rounded) + 4 * ROUNDOFF * _norms(rounded)
+        self.error = norms_of(exact - rounded) + 4 * ROUNDOFF * norms_of(rounded)
 
     def __call__(self, rows: NDArray[np.int8], query: int) -> NDArray[np.float64]:
         """Estimates float64 ``[n]`` of the products of stored rows ``[n, dim]`` with one of the queries."""
@@ -197,14 +199,14 @@ def numkong_usable() -> bool:
             queries = (np.abs(waves[:count]) + 0.5).astype(np.float32)
             multiplier = multiplier_for(queries, stored.dtype, numkong=True)
             exact = stored.astype(np.float64) @ queries.T.astype(np.float64)
-            allowed = _norms(stored)[:, None] * multiplier.error
+            allowed = norms_of(stored)[:, None] * multiplier.error
             if not (np.abs(multiplier(stored) - exact) <= allowed).all():
                 return False
     rows, queries = np.rint(127 * waves).astype(np.int8), (waves[:3] + 0.5).astype(np.float32)
     pairs = Int8Pairs(queries)
     estimates = np.stack([pairs(rows, query) for query in range(len(queries))], axis=1)
     off = np.abs(estimates - rows.astype(np.float64) @ queries.T.astype(np.float64))
-    return bool((off <= _norms(rows)[:, None] * pairs.error).all())
+    return bool((off <= norms_of(rows)[:, None] * pairs.error).all())
 
 
 _blas_lock = threading.Lock()

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from tbps_infer.gallery.search.blocks import in_blocks
 from tbps_infer.gallery.search.candidates import Candidates, Narrower
-from tbps_infer.gallery.search.multiply import ROUNDOFF, Int8Pairs, Multiplier, multiplier_for, numkong_usable
+from tbps_infer.gallery.search.multiply import (
+    ROUNDOFF,
+    Int8Pairs,
+    Multiplier,
+    multiplier_for,
+    norms_of,
+    numkong_usable,
+)
 from tbps_infer.gallery.search.rows import Rows
 from tbps_infer.gallery.vectors import DamagedVectorsError, StoredVectors, by_owner, inner_products
 
@@ -244,14 +251,16 @@ def _narrower(
     """What tells the candidates of int8 rows apart: rounding the queries to int8 leaves thousands of them."""
     if vectors.scales is None or not (numkong_usable() if options.numkong is None else options.numkong):
         return None
-    scales, pairs = vectors.scales, Int8Pairs(queries)
+    scales = vectors.scales
 
     def narrow(owner: NDArray[np.int64], index: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        pairs = Int8Pairs(queries)  # not before: most searches for one query have nothing to tell apart
+        error = max_norm * (pairs.error + 4 * ROUNDOFF * norms_of(queries))
         estimates, numbers = np.empty(len(owner)), rows.numbers[index]
         for query, some in by_owner(owner, vectors.dim):
             stored = numbers[some]
             estimates[some] = pairs(vectors.values[stored], query) * scales[stored]
-        return estimates, max_norm * (pairs.error[owner] + 4 * ROUNDOFF * _norms(queries)[owner])
+        return estimates, error[owner]
 
     return narrow
 
@@ -272,11 +281,6 @@ def _scan(
     _multiply(vectors, rows, queries, max_norm, options, add)
 
 
-def _norms(queries: NDArray[np.float32]) -> NDArray[np.float64]:
-    norms: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
-    return norms
-
-
 def _multiply(
     vectors: StoredVectors,
     rows: Rows,
@@ -288,7 +292,7 @@ def _multiply(
     """Hand on the products of every block of rows: its first row, float32 ``[n, q]``, and their error ``[q]``."""
     multiplier = partial(multiplier_for, queries, vectors.values.dtype, numkong=options.numkong)
     first = multiplier()
-    norms = _norms(queries)
+    norms = norms_of(queries)
     # A scale, the exact score and the limits are rounded once each.
     slack = max_norm * (first.error + 4 * ROUNDOFF * norms)
     ceiling = max_norm * norms * 1.001 + slack
