@@ -23,6 +23,7 @@ from tbps_infer.gallery import (
     remove_records,
 )
 from tbps_infer.gallery.changes import Facets
+from tbps_infer.gallery.lance.conditional_writes import require_conditional_writes
 from tbps_infer.gallery.opening import changes_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto is not installed")
@@ -101,18 +102,27 @@ def test_a_store_without_conditional_writes_is_refused_for_writing(monkeypatch: 
             open_gallery(f"s3://{BUCKET}/unsafe.lance")
 
 
+def test_writers_that_open_one_dataset_at_the_same_moment_all_find_conditional_writes(store: str) -> None:
+    """A probe that was deleted after each try let another writer create it twice."""
+    start = threading.Barrier(8)
+
+    def probe(_: int) -> None:
+        for _ in range(10):
+            start.wait(30)
+            require_conditional_writes(f"{store}/probed.lance")
+
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(probe, range(8)))
+
+
 def test_writing_needs_no_more_than_lance_does(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that obstore does not find, permission to put but not to delete, and addresses of a disk."""
+    """Credentials that obstore does not find, and addresses of a disk."""
     import obstore
     from obstore.exceptions import PermissionDeniedError
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionDeniedError("not for you")
 
-    monkeypatch.setattr(obstore, "delete", refuse)
-    for attempt in range(2):
-        with open_gallery_writer(f"{store}/kept.lance", FACTS) as writer:
-            writer.commit(entries([attempt]), VECTORS[:1])
     monkeypatch.setattr(obstore, "put", refuse)
     for uri in (f"{store}/raced.lance", f"file://{tmp_path}/disk.lance"):
         with open_gallery_writer(uri, FACTS) as writer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from tbps_infer.errors import GalleryError
@@ -42,6 +41,7 @@ def require_conditional_writes(uri: str) -> None:
 def _refuses_second(uri: str) -> bool | None:
     """Whether an empty object in the dataset's folder can be created only once; None where it cannot be tried.
 
+    The object stays: were it deleted, a writer that opens the dataset at the same moment could create it twice. By
     Lance's own library of stores, as obstore brings it to Python; it knows fewer stores and credentials than Lance.
     """
     try:
@@ -54,14 +54,10 @@ def _refuses_second(uri: str) -> bool | None:
         for _ in range(2):
             obstore.put(store, _PROBE, b"", mode="create")
     except AlreadyExistsError:
-        refused = True
+        return True
     except (BaseError, ValueError):
         return None
-    else:
-        refused = False
-    with suppress(BaseError):  # who may write may not always delete; one empty object stays
-        obstore.delete(store, _PROBE)
-    return refused
+    return False
 
 
 def _keeps_writers_apart(uri: str) -> bool:
