@@ -246,6 +246,8 @@ class _LeftOut:
 # An Entry by itself is an unchanged picture of which something new is to be recorded.
 _Outcome = _Decoded | Entry | _Same | Reject | _Unreachable | _LeftOut
 
+_SAME: Done[_Outcome] = Done(_Same())
+
 
 def _looked_at(picture: _Picture, rehash: bool) -> _Picture | Done[_Outcome]:
     """What becomes of a picture that need not be read; a picture that has to be comes back as it is."""
@@ -260,8 +262,8 @@ def _looked_at(picture: _Picture, rehash: bool) -> _Picture | Done[_Outcome]:
         return picture
     if not stat.S_ISREG(status.st_mode) or not _is_stamp(known.stamp, status):
         return picture
-    entry = Entry(picture.path, known.stamp, picture.item.metadata)
-    return Done(entry if known.differs(entry) else _Same())
+    metadata = picture.item.metadata
+    return Done(Entry(picture.path, known.stamp, metadata)) if known.differs(known.stamp, metadata) else _SAME
 
 
 def _is_stamp(stamp: FileStamp, status: os.stat_result) -> bool:

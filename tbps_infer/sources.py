@@ -148,14 +148,14 @@ def read_sources_with_report(sources: Sequence[str], options: SourceOptions | No
 def source_items(source: str, options: SourceOptions | None = None) -> list[SourceItem]:
     """The pictures that one source names, without metadata; raises SourceError as `read_sources` does."""
     mentions = _Reading(options or SourceOptions()).mentions(source)
-    return [SourceItem(mention.path, {}) for mention in mentions]
+    return [SourceItem(Path(mention.path), {}) for mention in mentions]
 
 
 @dataclass(frozen=True, slots=True)
 class _Mention:
     """A picture that a source names, with the row that does, if any."""
 
-    path: Path
+    path: str  # absolute; a million of pathlib's take seconds more to make, and again to look up
     row: Row | None = None
 
     def problem(self, message: str, hint: str = "") -> TbpsError:
@@ -165,7 +165,7 @@ class _Mention:
 
     @property
     def place(self) -> str:
-        return str(self.path) if self.row is None else f"line {self.row.line} of {self.row.reader.file}"
+        return self.path if self.row is None else f"line {self.row.line} of {self.row.reader.file}"
 
 
 class _Reading:
@@ -174,8 +174,8 @@ class _Reading:
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
         self._finder = PictureFinder(options.recursive, options.exclude)
-        self._items: dict[Path, dict[str, Value]] = {}  # what lists say
-        self._named: dict[Path, dict[str, Value]] = {}  # what names say
+        self._items: dict[str, dict[str, Value]] = {}  # what lists say
+        self._named: dict[str, dict[str, Value]] = {}  # what names say
         self._metadata = MetadataReader(options.text, options.zone)
         self._unmatched: list[Path] = []
 
@@ -187,7 +187,7 @@ class _Reading:
             problem = f"The folder {source} contains no picture"
             problem += "" if self._options.recursive else "; subfolders were not searched"
         elif path.is_file() and is_picture(source):
-            found, problem = [source], ""
+            found, problem = [os.path.abspath(source)], ""  # noqa: PTH100
         elif path.is_file() or is_stream(source):
             yield from self._listed(source)
             return
@@ -202,7 +202,7 @@ class _Reading:
             skipped = "; ".join(f"skipped {count} {reason}" for reason, (count, _) in self._finder.skipped.items())
             raise SourceError(f"{problem}{f' ({skipped})' if skipped else ''}.", _EXTENSIONS_HINT)
         for name in found:
-            yield _Mention(absolute_path(name))
+            yield _Mention(name)
 
     def _listed(self, source: str) -> Iterator[_Mention]:
         reader = ListReader(source, SourceError, name_problem=column_problem, style=self._options.style)
@@ -212,12 +212,13 @@ class _Reading:
                 _EXTENSIONS_HINT,
             )
         empty = True
+        folder = "" if is_stream(source) else Path(source).parent
         for row in reader.rows(required=("path",)):
             empty = False
             path = row.text("path")
             if "\0" in path:
                 raise row.problem(f"the path {path!r} contains a NUL character.")
-            yield _Mention(absolute_path(path if is_stream(source) else Path(source).parent / path), row)
+            yield _Mention(os.path.abspath(os.path.join(folder, path)), row)  # noqa: PTH100, PTH118
         if empty and not self._options.empty_lists:
             raise SourceError(f"The list {source} names no picture.")
 
@@ -241,21 +242,21 @@ class _Reading:
                     f"The columns are: {', '.join(columns.values())}.",
                 )
         return SourceReport(
-            items=[SourceItem(path, self._known(path)) for path in self._items],
+            items=[SourceItem(Path(path), self._known(path)) for path in self._items],
             types=self._metadata.types,
             skipped=self._finder.skipped,
             unzoned=self._metadata.unzoned,
             unmatched=tuple(self._unmatched),
         )
 
-    def _known(self, path: Path) -> dict[str, Value]:
-        row, named = self._items[path], self._named.get(path, {})
-        return row | {name: value for name, value in named.items() if row.get(name) is None}
+    def _known(self, path: str) -> dict[str, Value]:
+        row, named = self._items[path], self._named.get(path)
+        return row | {name: value for name, value in named.items() if row.get(name) is None} if named else row
 
-    def _take_name(self, path: Path, pattern: NamePattern) -> None:
-        found = pattern.match(path)
+    def _take_name(self, path: str, pattern: NamePattern) -> None:
+        found = pattern.match(Path(path))
         if found is None:
-            self._unmatched.append(path)
+            self._unmatched.append(Path(path))
         else:
             self._named[path] = self._metadata.read(_Mention(path), found, typed=False)
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -254,7 +255,7 @@ class Gallery:
         rows = self._fetch(f"SELECT sha256, {PATH_SQL} FROM tombstone") if self._is_current else []
         return [Tombstone(sha256, None if path is None else Path(path)) for sha256, path in rows]
 
-    @property
+    @cached_property
     def roots(self) -> dict[Path, int]:
         """The folders that paths are recorded relative to, with the number of records below each."""
         if not self._is_current:

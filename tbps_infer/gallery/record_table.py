@@ -42,17 +42,13 @@ class Recorded:
     metadata: Mapping[str, Value]
     unreachable: bool
 
-    def differs(self, entry: Entry) -> bool:
-        """Whether recording an entry for the same picture would change anything."""
-        return (
-            self.unreachable
-            or self.stamp != entry.stamp
-            or any(
-                (column := find_column(name, self.metadata)) is None
-                or self.metadata[column] != _stored(column, value)
-                for name, value in entry.metadata.items()
-            )
-        )
+    def differs(self, stamp: FileStamp, metadata: Mapping[str, Value]) -> bool:
+        """Whether recording the same picture with this stamp and metadata would change anything."""
+        return self.unreachable or self.stamp != stamp or any(map(self._differs, metadata, metadata.values()))
+
+    def _differs(self, name: str, value: Value) -> bool:
+        column = name if name in self.metadata else find_column(name, self.metadata)
+        return column is None or self.metadata[column] != _stored(column, value)
 
 
 class RecordTable:

@@ -97,6 +97,7 @@ CREATE INDEX record_id ON record (CAST(id AS TEXT));
 CREATE INDEX record_time ON record (tbps_time_s);
 CREATE INDEX record_clock ON record (tbps_clock_s);
 CREATE INDEX record_sha256 ON record (tbps_sha256);
+CREATE INDEX record_unreachable ON record (record) WHERE tbps_unreachable IS NOT NULL;
 CREATE TABLE reject (
     tbps_root INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (tbps_root, path)
 );
@@ -283,11 +284,15 @@ def read_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The numbers of all records int64 ``[n]``, ascending, and their rows int64 ``[n]``, all below `committed`.
 
-    They come out of an index, as two texts: both together take half the time of a row each out of the table.
+    They come out of an index. Where nothing was removed or replaced, numbers and rows run on side by side, which is
+    looked at in a third of the time; else as two texts, which takes half the time of a row each out of the table.
 
     Raises:
         GalleryError: A record has no row, or one that was never committed.
     """
+    side_by_side = _rows_side_by_side(connection)
+    if side_by_side is not None and side_by_side[1][-1] < committed:
+        return side_by_side
     sql = (
         "SELECT count(*), total(typeof(tbps_row) = 'integer' AND tbps_row >= 0), "
         "group_concat(record), group_concat(tbps_row) FROM record"
@@ -303,6 +308,22 @@ def read_rows(
         return records, rows
     order = np.argsort(records)
     return records[order], rows[order]
+
+
+def _rows_side_by_side(connection: sqlite3.Connection) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """The numbers of all records and their rows, if both rise by one from record to record; None if not."""
+    ends = connection.execute("SELECT record, tbps_row FROM record ORDER BY record LIMIT 1").fetchone()
+    last = connection.execute("SELECT max(record) FROM record").fetchone()[0]
+    if ends is None or not all(isinstance(each, int) for each in (*ends, last)) or ends[1] < 0:
+        return None
+    first, row = ends
+    with bounded(connection):
+        count, right = connection.execute(
+            "SELECT count(*), total(tbps_row IS record - ?) FROM record", (first - row,)
+        ).fetchone()
+    if not count == right == last - first + 1:
+        return None
+    return np.arange(first, last + 1), np.arange(row, row + count)
 
 
 def _check_schema(connection: sqlite3.Connection, folder: Path) -> None:

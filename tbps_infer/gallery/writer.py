@@ -231,7 +231,11 @@ class GalleryWriter:
         """
         data = checked_rows(vectors, len(embedded), self.facts) if vectors is not None or embedded else None
         known = self.find_all(entry.path for entry in unchanged)
-        changes = [entry for entry in unchanged if entry.path not in known or known[entry.path].differs(entry)]
+        changes = [
+            entry
+            for entry in unchanged
+            if entry.path not in known or known[entry.path].differs(entry.stamp, entry.metadata)
+        ]
         if data is None and not (changes or rejects or unreachable or moved):
             return
         with self._all_or_nothing():

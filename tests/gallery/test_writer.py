@@ -99,9 +99,9 @@ def test_pictures_are_found_together_as_one_by_one(tmp_path: Path) -> None:
             one = writer.find(path)
             assert one is not None
             assert (one.stamp, one.metadata) == (found[path].stamp, found[path].metadata)
-            assert not found[path].differs(Entry(path, one.stamp, {"SHELF": one.metadata["shelf"]}))
-            assert found[path].differs(Entry(path, one.stamp, {"shelf": 3}))
-            assert found[path].differs(Entry(path, one.stamp, {"new": 3}))
+            assert not found[path].differs(one.stamp, {"SHELF": one.metadata["shelf"]})
+            assert found[path].differs(one.stamp, {"shelf": 3})
+            assert found[path].differs(one.stamp, {"new": 3})
         assert writer.find_all([]) == {}
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import tbps_infer
 from tbps_infer.errors import GalleryBusyError, GalleryError
-from tbps_infer.gallery.columns import ColumnType
+from tbps_infer.gallery.columns import ColumnType, Value
 from tbps_infer.gallery.expressions.lance import text_literal
 from tbps_infer.gallery.folder import DtypeName, GalleryFacts
 from tbps_infer.gallery.lance.conditional_writes import require_conditional_writes
@@ -422,7 +422,7 @@ class LanceWriter:
 class _Stamped(Recorded):
     """A picture by its stamp alone: `LanceWriter.commit` compares the rest, for many pictures at once."""
 
-    def differs(self, entry: Entry) -> bool:  # noqa: ARG002 - the base's
+    def differs(self, stamp: FileStamp, metadata: Mapping[str, Value]) -> bool:  # noqa: ARG002 - the base's
         """True: that is told when it is committed."""
         return True
 
