@@ -178,8 +178,9 @@ def create_records(folder: Path) -> None:
 def connect_writer(folder: Path) -> sqlite3.Connection:
     """Open the records for writing; transactions are begun and ended by the caller."""
     # Every commit is on disk when it returns: a commit is rare beside the embedding it records. What is deleted is
-    # overwritten.
-    return _connect(folder, "mode=rw", "PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
+    # overwritten. Hashes lie all over their index: with 2 MB of cache, as SQLite has, commits took a seventh longer.
+    first = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON", "PRAGMA cache_size = -65536")
+    return _connect(folder, "mode=rw", *first)
 
 
 def connect_reader(folder: Path) -> sqlite3.Connection:
