@@ -39,6 +39,9 @@ __all__ = ["CropEncoder", "EmbedOptions", "EmbedReport", "embed_gallery"]
 _LOOKED_AT_ONCE = 256
 """Pictures that are looked up in the gallery, and whose files are looked at, in one go."""
 
+_SLOW_LOOK_SECONDS = 50e-6
+"""A look at a file that takes longer on average is worth a thread; some 10 µs are usual on a local disk."""
+
 
 class CropEncoder(Protocol):
     """What embedding needs of an encoder; `tbps_infer.encoder.Encoder` has it."""
@@ -175,7 +178,7 @@ def embed_gallery(
         # Two batches ahead: one being decoded while one waits for the encoder.
         ahead = 2 * options.batch_size + workers
         with (
-            closing(decoded_in_order(look, run.pictures(distinct), ahead=workers + 1, threads=workers)) as looked,
+            closing(_looked_at_all(look, run.pictures(distinct), workers)) as looked,
             closing(decoded_in_order(prepare, chain.from_iterable(looked), ahead=ahead, threads=workers)) as outcomes,
         ):
             run.embed(_counted(outcomes, len(distinct), on_progress))
@@ -264,6 +267,28 @@ def _looked_at(picture: _Picture, rehash: bool) -> _Picture | Done[_Outcome]:
         return picture
     metadata = picture.item.metadata
     return Done(Entry(picture.path, known.stamp, metadata)) if known.differs(known.stamp, metadata) else _SAME
+
+
+def _looked_at_all(
+    look: Callable[[list[_Picture]], list[_Picture | Done[_Outcome]]],
+    pictures: Iterator[list[_Picture]],
+    threads: int,
+) -> Generator[list[_Picture | Done[_Outcome]], None, None]:
+    """Look at pictures in this thread while that is quick, as on a local disk, else in several threads.
+
+    Threads hide how long a network takes to answer. Where it is no time they only wait for Python's lock, which took
+    1.6 times as long in all (measured).
+    """
+    seconds, count = 0.0, 0
+    for some in pictures:
+        started = time.perf_counter()
+        looked = look(some)
+        seconds, count = seconds + time.perf_counter() - started, count + len(some)
+        yield looked
+        if seconds > _SLOW_LOOK_SECONDS * count:
+            break
+    with closing(decoded_in_order(look, pictures, ahead=threads + 1, threads=threads)) as rest:
+        yield from rest
 
 
 def _is_stamp(stamp: FileStamp, status: os.stat_result) -> bool:

@@ -163,6 +163,28 @@ def test_an_unchanged_file_is_not_read(pictures: Path, tmp_path: Path, monkeypat
     assert counts(embed(pictures, tmp_path / "g")[0]) == (20, 0, 20, 0)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.02], ids=["quick", "slow"])
+def test_files_are_looked_at_in_threads_where_that_takes_long(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    embed(pictures, tmp_path / "g")
+    really_stat, threads = os.stat, []
+
+    def stat(path: Any, **named: Any) -> os.stat_result:
+        if Path(path).parent == pictures:
+            threads.append(threading.current_thread())
+            time.sleep(seconds)
+        return really_stat(path, **named)
+
+    monkeypatch.setattr("tbps_infer.embedding._LOOKED_AT_ONCE", 5)
+    monkeypatch.setattr("tbps_infer.embedding._SLOW_LOOK_SECONDS", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr("tbps_infer.embedding.os.stat", stat)
+        assert counts(embed(pictures, tmp_path / "g")[0]) == (20, 0, 20, 0)
+    assert len(threads) == 20 and threads[:5] == [threading.main_thread()] * 5
+    assert (threading.main_thread() in threads[5:]) == (seconds == 0)
+
+
 def test_a_changed_picture_that_is_too_large_to_read_keeps_its_record(pictures: Path, tmp_path: Path) -> None:
     embed(pictures, tmp_path / "g")
     changed = sorted(pictures.iterdir())[0]
