@@ -201,7 +201,7 @@ def _add_roots(writer: RowWriter, options: EmbedOptions, paths: Sequence[Path]) 
             refuse_known_elsewhere(writer, folder, paths)
             writer.add_roots([folder])
     roots = tuple(os.path.join(root, "") for root in writer.roots())  # noqa: PTH118
-    outside = [path.parent for path in paths if _is_utf8(path) and not str(path).startswith(roots)]
+    outside = [path.parent for path in paths if not str(path).startswith(roots) and _is_utf8(path)]
     if outside:
         writer.add_roots([Path(os.path.commonpath(outside))])
 
@@ -335,8 +335,11 @@ def _unread(path: Path, known: FileStamp | None, reason: str) -> _Outcome:
 
 
 def _is_utf8(path: Path) -> bool:
+    text = str(path)
+    if text.isascii():
+        return True
     try:
-        str(path).encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
