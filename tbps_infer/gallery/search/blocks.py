@@ -18,8 +18,7 @@ def in_blocks(
     count: int,
     size: int,
     work: Callable[[Multiplier, int, int], None],
-    own: Multiplier,
-    multiplier: Callable[[], Multiplier],
+    multiplier: Multiplier,
     threads: int | None,
 ) -> None:
     """Call `work` for every block of some rows, several at a time, each thread with a multiplier of its own.
@@ -28,8 +27,7 @@ def in_blocks(
         count: How many rows.
         size: Rows of a block.
         work: Gets a multiplier, and the block's first and last+1 row; what it raises ends the search.
-        own: The calling thread's multiplier.
-        multiplier: Makes one for another thread.
+        multiplier: The calling thread's, which makes those of the others.
         threads: How many; None is one per usable core.
     """
     starts = iter(range(0, count, size))
@@ -51,13 +49,13 @@ def in_blocks(
 
     helpers = min(threads or _cores(), -(-count // size)) - 1
     if helpers < 1:
-        worker(own)
+        worker(multiplier)
         return
     others: list[Future[None]] = []
     try:
         for _ in range(helpers):
-            others.append(_helpers(helpers).submit(lambda: worker(multiplier())))
-        worker(own)
+            others.append(_helpers(helpers).submit(lambda: worker(multiplier.for_thread())))
+        worker(multiplier)
     finally:
         over.set()  # whatever interrupts this thread: nothing is left to do, or nobody to do it for
         # One that has not begun, for other searches keep the helpers busy, has nothing left to do.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -290,11 +289,10 @@ def _multiply(
     take: Callable[[int, NDArray[np.float32], NDArray[np.float64]], None],
 ) -> None:
     """Hand on the products of every block of rows: its first row, float32 ``[n, q]``, and their error ``[q]``."""
-    multiplier = partial(multiplier_for, queries, vectors.values.dtype, numkong=options.numkong)
-    first = multiplier()
+    multiplier = multiplier_for(queries, vectors.values.dtype, numkong=options.numkong)
     norms = norms_of(queries)
     # A scale, the exact score and the limits are rounded once each.
-    slack = max_norm * (first.error + 4 * ROUNDOFF * norms)
+    slack = max_norm * (multiplier.error + 4 * ROUNDOFF * norms)
     ceiling = max_norm * norms * 1.001 + slack
 
     def scan(multiply: Multiplier, start: int, stop: int) -> None:
@@ -310,5 +308,5 @@ def _multiply(
         if options.release is not None and isinstance(block.stored, slice):
             options.release(block.stored.start, block.stored.stop)
 
-    size = options.rows_per_block(first.working_bytes * vectors.dim, len(queries))
-    in_blocks(len(rows), size, scan, first, multiplier, options.threads)
+    size = options.rows_per_block(multiplier.working_bytes * vectors.dim, len(queries))
+    in_blocks(len(rows), size, scan, multiplier, options.threads)

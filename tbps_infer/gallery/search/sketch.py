@@ -17,7 +17,6 @@ import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,13 +101,12 @@ class Sketch:
         at_once = len(queries) >= MANY
         if at_once:
             terms = np.concatenate((rounded, offsets[:, None], weights.T), axis=1)
-            multiplier = partial(multiplier_for, terms, np.dtype(np.float32))
+            multiplier = multiplier_for(terms, np.dtype(np.float32))
             longest = math.sqrt(self.largest**2 + 1 + float((self.numbers[1:].max(axis=1, initial=0) ** 2).sum()))
         else:
-            multiplier = partial(multiplier_for, rounded, self.codes.dtype, numkong=options.numkong)
+            multiplier = multiplier_for(rounded, self.codes.dtype, numkong=options.numkong)
             longest = self.largest
-        first = multiplier()
-        slack += longest * first.error
+        slack += longest * multiplier.error
 
         def scan(multiply: Multiplier, start: int, stop: int) -> None:
             stored = rows.stored(start, stop)
@@ -129,8 +127,8 @@ class Sketch:
 
             pool.add(lambda found: rows.positions_of(start + found), tops, slack, radius)
 
-        size = options.rows_per_block(first.working_bytes * self.codes.shape[1], 2 * len(queries))
-        in_blocks(len(rows), size, scan, first, multiplier, options.threads)
+        size = options.rows_per_block(multiplier.working_bytes * self.codes.shape[1], 2 * len(queries))
+        in_blocks(len(rows), size, scan, multiplier, options.threads)
 
     @classmethod
     def verify(cls, file: Path, dim: int) -> None:

@@ -216,8 +216,8 @@ def threads():
     def work(_, start, stop):
         seen.add(threading.get_ident())
         meet.wait()
-    multiply = type("None_", (), {"uses_blas": False})()
-    in_blocks(2, 1, work, multiply, lambda: multiply, 2)
+    multiply = type("None_", (), {"uses_blas": False, "for_thread": lambda self: self})()
+    in_blocks(2, 1, work, multiply, 2)
     return len(seen)
 assert threads() == 2
 child = os.fork()
@@ -356,7 +356,7 @@ def test_an_interrupted_search_leaves_no_helper_at_work(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
     with pytest.raises(KeyboardInterrupt):
-        in_blocks(2000, 1, work, own, lambda: own, 3)
+        in_blocks(2000, 1, work, own, 3)
     seen = len(done)
     time.sleep(0.05)
     assert len(done) == seen < 2000
