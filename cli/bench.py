@@ -14,7 +14,7 @@ from tbps_infer.cli.bench_accuracy import accuracy
 from tbps_infer.cli.shared.bench_options import FILE, Selection, report_options, selection_options
 from tbps_infer.cli.shared.bench_output import Report, ReportFiles, write_report
 from tbps_infer.cli.shared.options import EXISTING, reference_option, seed_option, verbosity_options
-from tbps_infer.cli.shared.parameter_types import Numbers
+from tbps_infer.cli.shared.parameter_types import Finite, Numbers
 from tbps_infer.cli.shared.progress import progress_bar, say
 from tbps_infer.errors import UsageError
 from tbps_infer.tensorrt.flavours import FLAVOURS
@@ -51,13 +51,11 @@ bench.add_command(accuracy)
 @click.option("--least-samples", type=click.IntRange(2), default=5, help="Minimum samples per configuration.")
 @click.option(
     "--arm-seconds",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=5.0,
     help="Time limit per configuration, after --least-samples.",
 )
-@click.option(
-    "--warm-up-seconds", type=click.FloatRange(0), default=10.0, help="Maximum warm-up time per configuration."
-)
+@click.option("--warm-up-seconds", type=Finite(0), default=10.0, help="Maximum warm-up time per configuration.")
 @seed_option()
 @click.option("--gallery", type=EXISTING, help="Gallery to search.", show_default="random unit vectors")
 @click.option("--rows", type=click.IntRange(1), default=10_000, help="Size of the random gallery.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, verbosity_options
-from tbps_infer.cli.shared.parameter_types import NewFile
+from tbps_infer.cli.shared.parameter_types import Finite, NewFile
 from tbps_infer.cli.shared.progress import say
 
 __all__ = ["clip"]
@@ -21,8 +21,8 @@ _PICTURES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 @click.option(
     "-o", "--output", type=NewFile(), required=True, help="File to write: .mp4, .mkv or .mov; or .jpg, .png."
 )
-@click.option("--before", type=click.FloatRange(0), default=5.0, metavar="SECONDS", help="Seconds before the hit.")
-@click.option("--after", type=click.FloatRange(0), default=5.0, metavar="SECONDS", help="Seconds after it.")
+@click.option("--before", type=Finite(0), default=5.0, metavar="SECONDS", help="Seconds before the hit.")
+@click.option("--after", type=Finite(0), default=5.0, metavar="SECONDS", help="Seconds after it.")
 @verbosity_options
 def clip(gallery: Path, record: int, output: Path, before: float, after: float) -> None:
     """Write the seconds around a hit, or its frame as a picture, from the video that it was cropped from.

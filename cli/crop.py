@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, combined, output_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import Finite
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ _video_options = combined(
     click.option(
         "--timezone", default="UTC", metavar="ZONE", help="Zone of times without one, such as Europe/Berlin."
     ),
-    click.option("--fps", type=click.FloatRange(0, min_open=True), help="Rate of frames whose names hold no times."),
+    click.option("--fps", type=Finite(0, min_open=True), help="Rate of frames whose names hold no times."),
     click.option(
         "--hwaccel", metavar="NAME", help="Hardware that decodes: cuda, vaapi ….", show_default="none: the CPU"
     ),
@@ -78,7 +79,7 @@ _crop_options = combined(
     click.option("--min-height", type=click.IntRange(1), default=64, help="Height of a crop in pixels at least."),
     click.option(
         "--segment",
-        type=click.FloatRange(1),
+        type=Finite(1),
         default=300.0,
         metavar="SECONDS",
         help="Video after which crops are committed, as soon as nobody is followed, or after twice as much.",

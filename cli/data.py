@@ -15,6 +15,7 @@ from tbps_infer.cli.shared.options import (
     seed_option,
     verbosity_options,
 )
+from tbps_infer.cli.shared.parameter_types import Finite
 from tbps_infer.cli.shared.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ _scene_options = combined(
         default=2101,
         help="Identity of the first of them in `tbps data synth` with this seed; 2101 is its first test person.",
     ),
-    click.option("--seconds", type=click.FloatRange(1), default=20.0, help="Length of each video."),
+    click.option("--seconds", type=Finite(1), default=20.0, help="Length of each video."),
     click.option("--fps", type=click.IntRange(1), default=10, help="Frames per second."),
     click.option("--height", type=int, default=360, help="Height of the pictures in pixels; they are 16:9."),
     click.option(

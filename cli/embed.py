@@ -15,7 +15,7 @@ import click
 
 from tbps_infer.cli.shared.family_options import family_options
 from tbps_infer.cli.shared.options import EXISTING, encoder_options, output_option, verbosity_options
-from tbps_infer.cli.shared.parameter_types import GALLERY, Shards, Size
+from tbps_infer.cli.shared.parameter_types import GALLERY, Finite, Shards, Size
 from tbps_infer.cli.shared.progress import progress_bar, say
 from tbps_infer.cli.shared.source_options import metadata_table, source_options, tell_of_sources
 
@@ -80,7 +80,7 @@ _SHOWN = 10
 @click.option(
     "--watch", is_flag=True, help="Go on: embed what comes or changes in the folders and lists, until stopped."
 )
-@click.option("--poll", type=click.FloatRange(0.05), metavar="SECONDS", help="With --watch: look so often instead.")
+@click.option("--poll", type=Finite(0.05), metavar="SECONDS", help="With --watch: look so often instead.")
 @encoder_options
 @family_options
 @verbosity_options

@@ -95,12 +95,13 @@ def rm(
     tbps gallery rm gallery --from hits.csv --purge
     """
     from tbps_infer.gallery import Removal, open_gallery, removable, remove_records
-    from tbps_infer.gallery.removal import hits_records
+    from tbps_infer.render.listed_hits import hits_records
     from tbps_infer.sources import absolute_path
 
     chosen = _record_numbers(numbers) if numbers else None
     if hits is not None:
-        listed = hits_records(hits)
+        with open_gallery(path) as opened:
+            listed = hits_records(hits, opened)
         chosen = listed if chosen is None else tuple(number for number in chosen if number in listed)
     below = tuple(map(absolute_path, paths)) if paths else None
     removal = Removal(where, chosen, below, older_than)

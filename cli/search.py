@@ -22,7 +22,7 @@ from tbps_infer.cli.shared.options import (
     verbosity_options,
 )
 from tbps_infer.cli.shared.output import FORMATS, write_results
-from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY, NewFile
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY, Finite, NewFile
 from tbps_infer.cli.shared.progress import say
 from tbps_infer.cli.shared.queries import Query, combined_query, groups_as_read, groups_of, read_queries
 from tbps_infer.cli.shared.source_options import list_options
@@ -64,11 +64,9 @@ _GROUP_SIZE = 256
 @click.option("--explain", is_flag=True, help="Show what each part of the model adds to a score.")
 @click.option("--not", "exclude", multiple=True, metavar="TEXT", help="What the person does not have. Repeatable.")
 @click.option("--together", is_flag=True, help="Combine all TEXTs and pictures into one query.")
-@click.option(
-    "--image-weight", type=click.FloatRange(0, 1), default=0.5, help="Weight of the pictures, with --together."
-)
+@click.option("--image-weight", type=Finite(0, 1), default=0.5, help="Weight of the pictures, with --together.")
 @click.option("--per-id", is_flag=True, help="Return only the best result of each identity.")
-@click.option("--min-score", type=float, help="Leave out results with a lower score.")
+@click.option("--min-score", type=Finite(), help="Leave out results with a lower score.")
 @click.option("--strict", is_flag=True, help="Refuse a TEXT that the model cannot read in full.")
 @click.option("--approx", is_flag=True, help="Search the graph of tbps gallery index --approx; may miss results.")
 @click.option("--exact", is_flag=True, help="Do not use the index of a dataset, which may miss results.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tbps_infer.cli.shared.options import query_options, run_options, verbosity_options
-from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY
+from tbps_infer.cli.shared.parameter_types import EXISTING_GALLERY, Finite
 from tbps_infer.cli.shared.progress import say
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ __all__ = ["serve"]
 @click.option("--host", default="127.0.0.1", help="Address to listen on; all but loopback addresses need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, help="Port to listen on; 0 for any free port.")
 @click.option("--token", help="Token that clients must send; safer in TBPS_SERVE_TOKEN.")
-@click.option(
-    "--rate", type=click.FloatRange(0), default=20.0, help="Searches per second and client address; 0 for no limit."
-)
+@click.option("--rate", type=Finite(0), default=20.0, help="Searches per second and client address; 0 for no limit.")
 @click.option("--batch", type=click.IntRange(1), default=32, help="Maximum queries per forward pass.")
 @click.option("--queue", type=click.IntRange(1), default=256, help="Maximum waiting queries; more are told to retry.")
 @click.option("--cache-mb", type=click.IntRange(0), default=64, help="Memory for cached thumbnails, in MiB.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, output_option, seed_option, verbosity_options
+from tbps_infer.cli.shared.parameter_types import Finite
 from tbps_infer.cli.shared.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ _FLUSH_SECONDS = 10
 )
 @click.option("--epochs", type=click.IntRange(1), default=60, help="Number of epochs.")
 @click.option("-b", "--batch-size", type=click.IntRange(2), default=64, help="Pairs per step and device.")
-@click.option("--head-lr", type=float, default=1e-3, help="Learning rate of the heads.")
-@click.option("--backbone-lr", type=float, default=1e-4, help="Learning rate of backbones, encoders and decoder.")
-@click.option("--warmup-epochs", type=float, default=5.0, help="Epochs of linear warm-up.")
+@click.option("--head-lr", type=Finite(0, min_open=True), default=1e-3, help="Learning rate of the heads.")
+@click.option(
+    "--backbone-lr",
+    type=Finite(0, min_open=True),
+    default=1e-4,
+    help="Learning rate of backbones, encoders and decoder.",
+)
+@click.option("--warmup-epochs", type=Finite(0), default=5.0, help="Epochs of linear warm-up.")
 @click.option("--milestones", default="20,40", metavar="N,N,…", help="Epochs that divide the learning rates by ten.")
 @click.option("--terms", default=",".join(_TERMS), help="Embeddings to train, separated by commas.")
 @click.option(

@@ -244,7 +244,7 @@ class Bundle:
             "verification": dict(self.verification),
             "gate": [dict(verdict) for verdict in self.gate],
         }
-        write_text(self.path / BUNDLE_JSON, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / BUNDLE_JSON, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def _check_size(self, name: str, fact: FileFact) -> None:
         file = self.path / name

@@ -108,6 +108,7 @@ class EmbedReport:
         unreachable: Recorded ones that could not be read, with the reason; their records are kept.
         moved: Ones whose file has another path now; they keep their records, too.
         removed_earlier: Ones that were removed from the gallery before and are left out.
+        unread: Paths of those rejected or unreachable whose files were not read; another try may succeed.
     """
 
     total: int
@@ -117,6 +118,7 @@ class EmbedReport:
     unreachable: tuple[Reject, ...] = ()
     moved: int = 0
     removed_earlier: int = 0
+    unread: tuple[Path, ...] = ()
 
     @property
     def rejected(self) -> int:
@@ -190,6 +192,7 @@ def embed_gallery(
         tuple(run.unreachable),
         run.moved,
         run.removed_earlier,
+        tuple(run.unread),
     )
 
 
@@ -235,10 +238,11 @@ class _Same:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unreachable:
-    """A recorded picture that could not be read."""
+class _Unread:
+    """A picture that could not be read."""
 
     problem: Reject
+    recorded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,7 @@ class _LeftOut:
 
 
 # An Entry by itself is an unchanged picture of which something new is to be recorded.
-_Outcome = _Decoded | Entry | _Same | Reject | _Unreachable | _LeftOut
+_Outcome = _Decoded | Entry | _Same | Reject | _Unread | _LeftOut
 
 _SAME: Done[_Outcome] = Done(_Same())
 
@@ -330,8 +334,7 @@ def _prepare(
 
 
 def _unread(path: Path, known: FileStamp | None, reason: str) -> _Outcome:
-    problem = Reject(path, reason)
-    return problem if known is None else _Unreachable(problem)
+    return _Unread(Reject(path, reason), known is not None)
 
 
 def _is_utf8(path: Path) -> bool:
@@ -367,6 +370,7 @@ class _Run:
         self.removed_earlier = 0
         self.rejects: list[Reject] = []
         self.unreachable: list[Reject] = []
+        self.unread: list[Path] = []
         self._roots = writer.roots()
         self._honours_tombstones = not options.forget_tombstones and writer.has_tombstones
         self._waiting: deque[Entry] = deque()  # for their embeddings
@@ -411,8 +415,9 @@ class _Run:
                     self._known.append(outcome)
                 case Reject():
                     self.rejects.append(outcome)
-                case _Unreachable():
-                    self.unreachable.append(outcome.problem)
+                case _Unread():
+                    (self.unreachable if outcome.recorded else self.rejects).append(outcome.problem)
+                    self.unread.append(outcome.problem.path)
                 case _LeftOut():
                     self.removed_earlier += 1
             self._commit_if_due()

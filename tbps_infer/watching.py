@@ -8,13 +8,16 @@ same to it. A file is taken when its size and time have not changed for a while,
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Protocol
 
 from tbps_infer.errors import BackendError, GalleryBusyError, GalleryError, SourceError, UsageError
+from tbps_infer.gallery.columns import Value
 from tbps_infer.sources import SourceItem
 
 __all__ = ["WatchOptions", "is_network", "watch_sources"]
@@ -31,6 +34,14 @@ Stamp = tuple[int, int]
 """A file's size and its time of change in nanoseconds."""
 
 
+class _Report(Protocol):
+    """What watching needs of a `tbps_infer.embedding.EmbedReport`."""
+
+    @property
+    def unread(self) -> Sequence[Path]:
+        """The pictures that could not be read."""
+
+
 @dataclass(frozen=True)
 class WatchOptions:
     """How to follow folders.
@@ -38,7 +49,7 @@ class WatchOptions:
     Attributes:
         poll_seconds: Look every so many seconds and ask the system for nothing; None has it tell of changes.
         settle_seconds: How long a file must stay as it is before it is read.
-        rescan_seconds: How often to look though nothing was told.
+        rescan_seconds: How often to look though nothing was told, and how soon to try again what could not be read.
     """
 
     poll_seconds: float | None = None
@@ -52,7 +63,7 @@ class WatchOptions:
 
 def watch_sources(
     read: Callable[[], Sequence[SourceItem]],
-    embed: Callable[[Sequence[SourceItem]], object],
+    embed: Callable[[Sequence[SourceItem]], _Report],
     folders: Sequence[Path],
     stop: Event,
     options: WatchOptions | None = None,
@@ -76,7 +87,7 @@ def watch_sources(
         TbpsError: What `embed` raises, but for a gallery that is busy.
     """
     options = options or WatchOptions()
-    look = _Look(options.settle_seconds)
+    look = _Look(options)
     warn, due = _Warnings(), 0.0
     for changed in _wakes(folders, stop, options):
         now = time.monotonic()
@@ -111,15 +122,15 @@ class _Warnings:
 
 
 def _embed_ready(
-    look: _Look, items: Sequence[SourceItem], embed: Callable[[Sequence[SourceItem]], object], stop: Event
+    look: _Look, items: Sequence[SourceItem], embed: Callable[[Sequence[SourceItem]], _Report], stop: Event
 ) -> None:
     ready = look.ready(items)
     for start in range(0, len(ready), _AT_ONCE):
         if stop.is_set():
             return
         some = ready[start : start + _AT_ONCE]
-        embed([item for item, _ in some])
-        look.done.update((item.path, stamp) for item, stamp in some)
+        report = embed([item for item, _ in some])
+        look.take(some, report.unread)
 
 
 def _prune_gone(look: _Look, prune: Callable[[], object], warn: _Warnings) -> None:
@@ -140,10 +151,11 @@ def _prune_gone(look: _Look, prune: Callable[[], object], warn: _Warnings) -> No
 class _Look:
     """What was seen of the files, and which were dealt with."""
 
-    def __init__(self, settle_seconds: float) -> None:
-        self._settle_seconds = settle_seconds
+    def __init__(self, options: WatchOptions) -> None:
+        self._settle_seconds, self._rescan_seconds = options.settle_seconds, options.rescan_seconds
         self._seen: dict[Path, tuple[Stamp, float]] = {}
-        self.done: dict[Path, Stamp] = {}
+        self._done: dict[Path, tuple[Stamp, Mapping[str, Value]]] = {}
+        self._again: dict[Path, float] = {}  # when to try what could not be read
         self.gone: set[Path] = set()
         self.refused: set[Path] = set()
         self.unsettled = False
@@ -163,20 +175,29 @@ class _Look:
                 since = now - self._settle_seconds  # it has been there for a while
             since = since if before in (None, stamp) else now
             seen[item.path] = stamp, since
-            if self.done.get(item.path) == stamp:
+            if self._done.get(item.path) == (stamp, item.metadata) and now < self._again.get(item.path, math.inf):
                 continue
             if now - since >= self._settle_seconds:
                 found.append((item, stamp))
             else:
                 self.unsettled = True
-        self.gone = self.done.keys() - {item.path for item in items}
+        self.gone = self._done.keys() - {item.path for item in items}
         self._seen = seen
         return found
+
+    def take(self, embedded: Sequence[tuple[SourceItem, Stamp]], unread: Sequence[Path]) -> None:
+        """Take files as dealt with, but for those that could not be read: they are tried again."""
+        again = time.monotonic() + self._rescan_seconds
+        for item, stamp in embedded:
+            self._done[item.path] = stamp, item.metadata
+            self._again.pop(item.path, None)
+        self._again.update((path, again) for path in unread)
 
     def forget_gone(self) -> None:
         """Take files that have gone as dealt with."""
         for path in self.gone:
-            del self.done[path]
+            del self._done[path]
+            self._again.pop(path, None)
         self.gone, self.refused = set(), set()
 
 

@@ -195,6 +195,17 @@ def test_a_text_file_of_queries_may_hold_json_objects_as_standard_input_may(tmp_
     ]
 
 
+def test_queries_of_several_sources_have_different_ids(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.csv"):
+        (tmp_path / name).write_text("text,id\na man,\na woman,7\n" if name == "b.csv" else "a man\na woman\n")
+    files = [str(tmp_path / name) for name in ("a.txt", "b.csv")]
+    pictures = [tmp_path / "x" / "1.jpg", tmp_path / "y" / "1.jpg", tmp_path / "2.jpg"]
+    ids = [query.id for query in read_queries(["a boy"], files, pictures)]
+    a, b = files
+    assert ids == ["1", f"{a}:1", f"{a}:2", f"{b}:2", "7", str(pictures[0]), str(pictures[1]), "2.jpg"]
+    assert [query.id for query in read_queries([], files[:1], [])] == ["1", "2"]
+
+
 def test_captions_of_one_path_written_in_two_ways_belong_to_one_picture(tmp_path: Path) -> None:
     file = tmp_path / "q.csv"
     file.write_text("path,caption\n./a.jpg,a man\na.jpg,a guy\n")

@@ -10,13 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from embedded_folders import contents, embed_items, picture, write_pictures
 
+from tbps_infer.embedding import EmbedReport
 from tbps_infer.errors import BackendError
-from tbps_infer.gallery import is_gallery
+from tbps_infer.gallery import Gallery, is_gallery
 from tbps_infer.pruning import prune_gallery
 from tbps_infer.sources import SourceItem, SourceOptions, read_sources
 from tbps_infer.watching import WatchOptions, is_network, watch_sources
@@ -35,9 +38,10 @@ class Watched:
     def read(self) -> list[SourceItem]:
         return read_sources([str(self.folder)])
 
-    def embed(self, items: Sequence[SourceItem]) -> None:
-        embed_items(self.gallery, list(items), [self.folder])
+    def embed(self, items: Sequence[SourceItem]) -> EmbedReport:
+        report = embed_items(self.gallery, list(items), [self.folder])
         self.embedded.append([item.path.name for item in items])
+        return report
 
     def names(self) -> set[str]:
         return {Path(path).name for path in contents(self.gallery)} if is_gallery(self.gallery) else set()
@@ -98,6 +102,40 @@ def test_what_comes_changes_and_goes_is_followed(watched: Watched, options: Watc
     assert watched.names() == {"0000.ppm", "0001.ppm", "0010.ppm", "0011.ppm"}
     every = [name for names in watched.embedded for name in names]
     assert sorted(every) == ["0000.ppm", "0001.ppm", "0001.ppm", "0002.ppm", "0010.ppm", "0011.ppm"]
+
+
+def test_new_metadata_of_the_same_pictures_are_taken(watched: Watched) -> None:
+    write_pictures(watched.folder, range(3))
+    person = "1"
+
+    def read() -> list[SourceItem]:
+        return [SourceItem(path, {"id": person}) for path in sorted(watched.folder.iterdir())]
+
+    watched.read = read  # type: ignore[method-assign]
+    with watched.watch(FAST):
+        until(lambda: len(watched.names()) == 3)
+        person = "42"
+        until(lambda: len(watched.embedded) == 2)
+    with Gallery.open(watched.gallery) as gallery:
+        assert [record.metadata["id"] for record in gallery.records()] == ["42"] * 3
+
+
+def test_what_could_not_be_read_is_tried_again(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(watched.folder, range(3))
+    really_open, refused = Path.open, ["0001.ppm"]
+
+    def refuse(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.name in refused:
+            raise PermissionError(13, "Permission denied")
+        return really_open(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with watched.watch(replace(FAST, rescan_seconds=0.3)):
+        until(lambda: len(watched.names()) == 2)
+        refused.clear()
+        until(lambda: len(watched.names()) == 3)
+    assert watched.embedded[0] == ["0000.ppm", "0001.ppm", "0002.ppm"]
+    assert {name for names in watched.embedded[1:] for name in names} == {"0001.ppm"}
 
 
 @pytest.mark.parametrize("options", OPTIONS)

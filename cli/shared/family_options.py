@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from tbps_infer.cli.shared.options import EXISTING
+from tbps_infer.cli.shared.parameter_types import Finite
 
 __all__ = ["family_options"]
 
@@ -46,13 +47,13 @@ _OPTIONS = {
     ),
     "select_ratio": click.option(
         "--select-ratio",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Finite(0, 1, min_open=True),
         help="RDE and ITSELF: share of tokens chosen.",
         show_default="0.3 and 0.4",
     ),
     "global_weight": click.option(
         "--global-weight",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Finite(0, 1, min_open=True, max_open=True),
         help="ITSELF: share of the global cosine.",
         show_default="0.5",
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tbps_infer.cli.shared.options import EXISTING, combined
+from tbps_infer.cli.shared.parameter_types import Finite
 from tbps_infer.verification.tolerances import Thresholds
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ threshold_options = combined(
     *(
         click.option(f"--{name}", type=kind, default=getattr(_USUAL, name.replace("-", "_")), help=text)
         for name, kind, text in (
-            ("max-rank1-drop", float, "With labels: R@1 may drop by at most this many points."),
-            ("max-map-drop", float, "With labels: mAP may drop by at most this many points."),
-            ("min-overlap", click.FloatRange(0, 1), "Without labels: lowest top-10 overlap allowed."),
-            ("min-cosine", click.FloatRange(-1, 1), "Without labels: lowest cosine allowed for any item."),
+            ("max-rank1-drop", Finite(), "With labels: R@1 may drop by at most this many points."),
+            ("max-map-drop", Finite(), "With labels: mAP may drop by at most this many points."),
+            ("min-overlap", Finite(0, 1), "Without labels: lowest top-10 overlap allowed."),
+            ("min-cosine", Finite(-1, 1), "Without labels: lowest cosine allowed for any item."),
         )
     ),
 )

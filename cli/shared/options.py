@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from tbps_infer.cli.shared.parameter_types import Finite
 from tbps_infer.devices import BACKENDS, MEMORY_KINDS, SEARCH_BACKENDS
 from tbps_infer.model_facts import PRECISIONS
 
@@ -75,7 +76,7 @@ def output_option(text: str, kind: Any = click.Path(path_type=Path)) -> Callable
 
 def seed_option(default: int = 0) -> Callable[[Command], Command]:
     """``--seed``."""
-    return click.option("--seed", type=int, default=default, help="Random seed.")
+    return click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=default, help="Random seed.")
 
 
 batch_size_option = click.option(
@@ -241,7 +242,7 @@ def int8_limit_options(command: Command) -> Command:
     for name, text in reversed(helps.items()):
         flag = f"--int8-{name.replace('_', '-')}"
         text = f"{text}  [default: {usual[name]}]"
-        wrapped = click.option(flag, f"int8_{name}", type=click.FloatRange(min=0), metavar="X", help=text)(wrapped)
+        wrapped = click.option(flag, f"int8_{name}", type=Finite(min=0), metavar="X", help=text)(wrapped)
     return wrapped  # type: ignore[return-value]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["EXISTING_GALLERY", "GALLERY", "GalleryName", "NewFile", "Numbers", "Shards", "Size"]
+__all__ = ["EXISTING_GALLERY", "GALLERY", "Finite", "GalleryName", "NewFile", "Numbers", "Shards", "Size"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -26,17 +27,33 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+class Finite(click.FloatRange):
+    """A number, in a range where there is one; click's own ranges let nan through, and take infinity for a number."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
+
 class Numbers(click.ParamType):  # type: ignore[type-arg]
     """``32,48,64,100``."""
 
     name = "n,n,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Whole numbers."""
+        """Whole numbers, 1 or more each."""
         if isinstance(value, tuple):
             return value
-        if not re.fullmatch(r"\d+(,\d+)*", str(value)):
-            self.fail(f"{value!r} is not a list of numbers such as 32,48,64,100.", param, ctx)
+        if not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", str(value)):
+            self.fail(f"{value!r} is not a list of numbers, each at least 1, such as 32,48,64,100.", param, ctx)
         return tuple(int(number) for number in str(value).split(","))
 
 

@@ -110,8 +110,9 @@ def read_queries(
     Args:
         texts: Sentences; their ids count from 1.
         files: `tbps_infer.lists` with the column ``text``, and ``id`` and ``person`` where known; a line of a text
-            list is a sentence or a JSON object.
-        images: Pictures; a picture's id is its name.
+            list is a sentence or a JSON object. A query without an id has its line's number, after the file's name
+            where there are other files or sentences.
+        images: Pictures; a picture's id is its name, or its path where two have the same name.
         exclude: What every query excludes.
         style: How the lists are written; None for `ListStyle()`.
 
@@ -126,16 +127,18 @@ def read_queries(
 def _read(texts: Sequence[str], files: Sequence[str], images: Sequence[Path], style: ListStyle) -> Iterator[Query]:
     for number, text in enumerate(texts, start=1):
         yield Query(str(number), text)
+    alone = len(files) == 1 and not texts
     for name in files:
-        yield from _listed(ListReader(name, UsageError, style=style))
+        yield from _listed(ListReader(name, UsageError, style=style), "" if alone else f"{name}:")
+    names = [image.name for image in images]
     for image in images:
-        yield Query(image.name, image=image)
+        yield Query(image.name if names.count(image.name) == 1 else str(image), image=image)
 
 
 _REQUIRED = ("text",)
 
 
-def _listed(reader: ListReader) -> Iterator[Query]:
+def _listed(reader: ListReader, before: str) -> Iterator[Query]:
     if reader.form is None and Path(reader.file).suffix:
         raise UsageError(
             f"The extension of the query file {reader.file} is not known; want .txt, .csv or .jsonl.",
@@ -144,16 +147,16 @@ def _listed(reader: ListReader) -> Iterator[Query]:
     by_line = reader.form in (None, "txt")  # then sentences and JSON objects may alternate
     reader = reader.recognised(_REQUIRED)
     if not by_line or reader.form == "csv":
-        yield from map(_from_row, reader.rows(_REQUIRED))
+        yield from (_from_row(row, before) for row in reader.rows(_REQUIRED))
         return
     for line, text in reader.lines():
         if text.lstrip().startswith("{"):
-            yield _from_row(reader.json_row(line, text, _REQUIRED))
+            yield _from_row(reader.json_row(line, text, _REQUIRED), before)
         else:
-            yield Query(str(line), text.strip())
+            yield Query(f"{before}{line}", text.strip())
 
 
-def _from_row(row: Row) -> Query:
+def _from_row(row: Row, before: str) -> Query:
     given, person = row.get("id"), row.get("person")
     known = None if person in (None, "") else str(person)
-    return Query(str(row.line) if given in (None, "") else str(given), row.text("text"), person=known)
+    return Query(f"{before}{row.line}" if given in (None, "") else str(given), row.text("text"), person=known)

@@ -137,7 +137,7 @@ class GalleryFacts:
 
     def write(self, folder: Path) -> None:
         """Write ``gallery.json`` whole or not at all."""
-        write_text(folder / GALLERY_JSON, json.dumps(self.to_json(), indent=2) + "\n")
+        write_text(folder / GALLERY_JSON, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> GalleryFacts:

@@ -324,7 +324,8 @@ def _rows_side_by_side(connection: sqlite3.Connection) -> tuple[NDArray[np.int64
         ).fetchone()
     if not count == right == last - first + 1:
         return None
-    return np.arange(first, last + 1), np.arange(row, row + count)
+    steps = np.arange(count, dtype=np.int64)
+    return first + steps, row + steps
 
 
 def _check_schema(connection: sqlite3.Connection, folder: Path) -> None:

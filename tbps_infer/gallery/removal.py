@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from tbps_infer.errors import UsageError
 from tbps_infer.gallery.filters import Filter
 from tbps_infer.gallery.protocols import StoredGallery
-from tbps_infer.lists import ListReader
 
-__all__ = ["Removal", "hits_records", "removable"]
+__all__ = ["Removal", "removable"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,3 @@ def removable(gallery: StoredGallery, what: Filter | Removal) -> NDArray[np.int6
     if removal.older_than_s is not None:
         found = np.intersect1d(found, gallery.records_before(time.time() - removal.older_than_s))
     return found
-
-
-def hits_records(file: Path) -> tuple[int, ...]:
-    """The numbers in the column ``record`` of a .csv or .jsonl file of hits; raises UsageError for another value."""
-    numbers = []
-    for row in ListReader(file, UsageError).rows(required=("record",)):
-        value = row.values[next(name for name in row.values if name.lower() == "record")]
-        if not str(value).isdecimal():
-            raise row.problem(f"record is {value!r}, want the number of a record.")
-        numbers.append(int(value))
-    return tuple(dict.fromkeys(numbers))

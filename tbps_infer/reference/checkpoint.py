@@ -150,7 +150,7 @@ def save_checkpoint(
     }
     with new_folder(folder, CheckpointError, replace=True) as new:
         _copy_others(folder, new)
-        (new / CONFIG_JSON).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (new / CONFIG_JSON).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (new / TOKENIZER_JSON).write_text(tokenizer_json, encoding="utf-8")
         try:
             save_file(tensors, new / TENSORS)

@@ -12,7 +12,7 @@ from tbps_infer.render.printable import printable
 if TYPE_CHECKING:
     from tbps_infer.gallery import Hit
 
-__all__ = ["HitsCsv"]
+__all__ = ["HitsCsv", "spelled"]
 
 _OWN = ("rank", "record", "score", "path")
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets take the fullwidth forms, too
@@ -57,7 +57,10 @@ def _free_name(name: str, taken: set[str]) -> str:
     return name
 
 
+def spelled(text: str) -> str:
+    """A text as it stands in a cell."""
+    return printable(f"'{text}" if text.startswith(_FORMULA) else text)
+
+
 def _cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return printable(f"'{value}" if value.startswith(_FORMULA) else value)
+    return spelled(value) if isinstance(value, str) else value

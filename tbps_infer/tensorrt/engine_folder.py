@@ -292,5 +292,5 @@ def engines_of(bundle: Path) -> list[EngineFolder]:
 
 def write_facts(folder: Path, facts: EngineFacts) -> None:
     """Write a folder's ``engine.json`` whole or not at all; raises BundleError where that cannot be."""
-    text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(facts.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(folder / ENGINE_JSON, text, BundleError)

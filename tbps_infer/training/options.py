@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,11 @@ Term = Literal["global", "coarse", "fine"]
 TERMS: tuple[Term, ...] = ("global", "coarse", "fine")
 Commonality = Literal["id_prob", "entropy", "off"]
 MixedPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+_RANGES = (
+    "Learning rates are above 0; warm-up, weight decay, margin and padding at least 0; a probability is at most 1; "
+    "a seed is from 0 to 2³² - 1."
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,21 @@ class TrainOptions:
                 f"epochs is {self.epochs}, batch_size {self.batch_size} and accumulate {self.accumulate}; "
                 "want at least 1, 2 and 1."
             )
+        limits = {
+            "head_lr": self.head_lr > 0,
+            "backbone_lr": self.backbone_lr > 0,
+            "warmup_epochs": self.warmup_epochs >= 0,
+            "weight_decay": self.weight_decay >= 0,
+            "base_margin": self.base_margin >= 0,
+            "flip": 0 <= self.flip <= 1,
+            "pad": self.pad >= 0,
+            "seed": 0 <= self.seed < 2**32,
+        }
+        for name, right in limits.items():
+            if not (right and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{name} is {getattr(self, name)}, which is not in its range.", _RANGES)
+        if any(milestone < 1 for milestone in self.milestones):
+            raise UsageError(f"milestones is {self.milestones}; want epochs from 1 on.")
         if not self.terms or set(self.terms) - set(TERMS):
             raise UsageError(f"terms is {self.terms!r}; want some of {', '.join(TERMS)}.")
 

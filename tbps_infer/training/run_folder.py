@@ -71,7 +71,7 @@ def claim_run(run: Path, facts: Mapping[str, Any]) -> None:
     """Write what the run is, or check that the folder's run is the same one; remove what a kill left of writing.
 
     A run with more epochs than the folder's is the same run, extended: no learning rate depends on how many there
-    are.
+    are. A run that has no epoch behind it is replaced: it may have been refused for its options.
 
     Args:
         run: The run's folder.
@@ -87,10 +87,11 @@ def claim_run(run: Path, facts: Mapping[str, Any]) -> None:
         earlier = read_run(run)
         if earlier == facts:
             return
-        _refuse_others(run, earlier, facts)
+        if any((run / name).exists() for name in (STATE, LOG_CSV, BEST, LAST)):
+            _refuse_others(run, earlier, facts)
     elif not is_vacant(run):
         raise UsageError(f"{run} is not empty and holds no training run.", "Give a new folder.")
-    write_text(run / RUN_JSON, json.dumps(facts, indent=2) + "\n", TrainingError, parents=True)
+    write_text(run / RUN_JSON, json.dumps(facts, indent=2, allow_nan=False) + "\n", TrainingError, parents=True)
 
 
 def write_log(run: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 
 from tbps_infer.atomic import new_file
 from tbps_infer.data.dataset import Split
+from tbps_infer.errors import UsageError
 from tbps_infer.reference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tbps_infer.text import Tokenizer
 from tbps_infer.training.batches import Batch, PairBatches, Shard
@@ -102,10 +103,14 @@ def train(
 
     Raises:
         TrainingError: The folder holds a run of other options, or a loss is not finite.
+        UsageError: The padding is as large as the model's images.
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=options.precision)
     fabric.launch()
     start = load_checkpoint(initial)
+    least = min(start.config.preprocessing.image_size)
+    if options.pad >= least:
+        raise UsageError(f"pad is {options.pad}, want less than the {least} pixels of the model's images.")
     if fabric.is_global_zero:
         claim_run(run, _facts(start, splits, options))
     fabric.barrier()

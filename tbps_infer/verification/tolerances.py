@@ -9,11 +9,12 @@ A limit is asked for as ``not value >= limit``, so that NaN keeps none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tbps_infer.errors import VerificationError
+from tbps_infer.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from tbps_infer.model_facts import Precision
@@ -114,12 +115,20 @@ class Thresholds:
         max_map_drop: The same for mAP, by the standard formula.
         min_overlap: The least top-10 overlap, 0 to 1; without labels.
         min_cosine: The least cosine of any embedding with the reference's; without labels.
+
+    Raises:
+        UsageError: A limit is no finite number: a verdict is recorded as JSON, which has no other.
     """
 
     max_rank1_drop: float = 0.2
     max_map_drop: float = 0.2
     min_overlap: float = 0.99
     min_cosine: float = 0.999
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if not math.isfinite(limit):
+                raise UsageError(f"{name} is {limit}, want a finite number.", "100 points are no limit to a drop.")
 
 
 GATE: Mapping[Precision, Thresholds] = {

@@ -124,7 +124,7 @@ class CropFolder:
     def _write_progress(self) -> None:
         sources = {name: asdict(progress) for name, progress in self.sources.items()}
         values = {"schema": _SCHEMA, "options": self.options, "list_bytes": self.list_bytes, "sources": sources}
-        write_text(self.path / _PROGRESS_FILE, json.dumps(values, indent=1) + "\n", VideoError)
+        write_text(self.path / _PROGRESS_FILE, json.dumps(values, indent=1, allow_nan=False) + "\n", VideoError)
 
 
 @contextmanager

@@ -173,6 +173,36 @@ def test_filters(gallery: Path) -> None:
     assert "Hint: " in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "{bundle}", "--max-map-drop", "inf"),
+        ("verify", "{bundle}", "--min-cosine", "nan"),
+        ("serve", "{gallery}", "--rate", "nan"),
+        ("search", "{gallery}", "a man", "--min-score", "nan"),
+        ("embed", "{bundle}", "{gallery}", "-o", "g", "--watch", "--poll", "inf"),
+        ("train", "{gallery}", "-o", "run", "--warmup-epochs", "nan"),
+        ("bench", "latency", "{bundle}", "--batches", "0,1"),
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_numbers_that_mean_nothing_are_refused(gallery: Path, tiny_bundle: Path, arguments: Sequence[str]) -> None:
+    given = [each.format(bundle=tiny_bundle, gallery=gallery) for each in arguments]
+    assert f"Invalid value for '{given[-2]}'" in fail(2, *given).stderr
+    json.loads((tiny_bundle / "bundle.json").read_text())
+
+
+def test_hits_of_another_gallery_are_not_removed(gallery: Path, tmp_path: Path) -> None:
+    hits = tmp_path / "hits.csv"
+    hits.write_text(run("search", gallery, "a man", "-k", "2", "--format", "csv").stdout)
+    assert "2 of 18 records" in succeed("gallery", "rm", gallery, "--from", hits, "--dry-run").stdout
+    lines = hits.with_suffix(".jsonl")
+    lines.write_text(run("search", gallery, "a man", "-k", "2", "--format", "jsonl").stdout)
+    assert "2 of 18 records" in succeed("gallery", "rm", gallery, "--from", lines, "--dry-run").stdout
+    lines.write_text(lines.read_text().replace(".jpg", ".jpeg"))
+    assert "another gallery" in fail(1, "gallery", "rm", gallery, "--from", lines).stderr
+
+
 def test_an_image_finds_itself(gallery: Path, people: Path) -> None:
     picture = sorted(people.glob("*.jpg"))[5]
     result = json.loads(run("search", gallery, "--image", picture, "--format", "jsonl").stdout)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tbps_infer.errors import GalleryError
 from tbps_infer.gallery.records import read_rows
 
-BIG = 2**62
+BIG = 2**63 - 10
 
 
 def records(rows: dict[int, object]) -> sqlite3.Connection:
@@ -38,7 +38,7 @@ def runs(start: int, row: int, count: int) -> dict[int, int]:
 )
 def test_every_record_comes_with_its_row(rows: dict[int, int]) -> None:
     with closing(records(dict(rows))) as connection:
-        numbers, found = read_rows(connection, Path("gallery"), 2 * BIG - 1)
+        numbers, found = read_rows(connection, Path("gallery"), 2**63 - 1)
     assert numbers.dtype == found.dtype == np.int64
     assert list(zip(numbers.tolist(), found.tolist(), strict=True)) == sorted(rows.items())
 

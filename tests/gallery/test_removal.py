@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -27,7 +28,7 @@ from tbps_infer.gallery import (
     removable,
     remove_records,
 )
-from tbps_infer.gallery.removal import hits_records
+from tbps_infer.render.listed_hits import hits_records
 
 
 @pytest.fixture
@@ -162,7 +163,6 @@ def test_records_are_chosen_by_number_path_file_and_age(world: tuple[Path, Path]
         connection.commit()
     hits = tmp_path / "hits.csv"
     hits.write_text("rank,score,record\n1,0.5,9\n2,0.4,7\n1,0.5,9\n3,0.1,999\n")
-    assert hits_records(hits) == (9, 7, 999)
     with Gallery.open(gallery) as opened:
 
         def chosen(**removal: object) -> list[int]:
@@ -174,12 +174,35 @@ def test_records_are_chosen_by_number_path_file_and_age(world: tuple[Path, Path]
         assert chosen(paths=(folder / "000",)) == []
         assert chosen(older_than_s=30 * 86400) == [2, 5]
         assert chosen(older_than_s=30 * 86400, records=(5, 6)) == [5]
-        assert chosen(records=hits_records(hits)) == [7, 9]
+        assert hits_records(hits, opened) == (9, 7, 999)
+        assert chosen(records=hits_records(hits, opened)) == [7, 9]
         with pytest.raises(UsageError, match="needs a filter"):
             chosen()
     hits.write_text("record\nx\n")
-    with pytest.raises(UsageError, match="line 2: record is 'x'"):
-        hits_records(hits)
+    with Gallery.open(gallery) as opened, pytest.raises(UsageError, match="line 2: record is 'x'"):
+        hits_records(hits, opened)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "queries"])
+def test_hits_of_another_gallery_are_refused(world: tuple[Path, Path], tmp_path: Path, form: str) -> None:
+    gallery, folder = world
+    hits = tmp_path / ("hits.csv" if form == "csv" else "hits.jsonl")
+
+    def write(*found: tuple[int, Path]) -> None:
+        rows = [{"record": number, "path": str(path)} for number, path in found]
+        if form == "csv":
+            lines = ["record,path", *(f"{row['record']},{row['path']}" for row in rows)]
+        else:
+            lines = [json.dumps(row) for row in (rows if form == "jsonl" else [{"id": "1", "hits": rows}])]
+        hits.write_text("\n".join(lines) + "\n")
+
+    with Gallery.open(gallery) as opened:
+        one, two = (record for record in opened.records() if record.record in (2, 3))
+        write((2, one.path), (3, two.path), (999, folder / "gone.ppm"))
+        assert hits_records(hits, opened) == (2, 3, 999)
+        write((2, one.path), (3, folder / "other.ppm"))
+        with pytest.raises(UsageError, match=r"record 3 is .*other\.ppm there and"):
+            hits_records(hits, opened)
 
 
 def test_a_number_that_no_record_can_have_removes_nothing(world: tuple[Path, Path]) -> None:

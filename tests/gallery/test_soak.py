@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from embedded_folders import contents, embed, embed_items, picture, stored_vector, write_pictures
 
+from tbps_infer.embedding import EmbedReport
 from tbps_infer.errors import GalleryError, SourceError
 from tbps_infer.gallery import (
     Gallery,
@@ -158,12 +159,13 @@ class World:
     def watch_once(self) -> None:
         stop, left = threading.Event(), len(self.files())
 
-        def embed_some(items: Sequence[SourceItem]) -> None:
+        def embed_some(items: Sequence[SourceItem]) -> EmbedReport:
             nonlocal left
-            embed_items(self.gallery, list(items), [self.folder])
+            report = embed_items(self.gallery, list(items), [self.folder])
             left -= len(items)
             if left == 0:
                 stop.set()
+            return report
 
         options = WatchOptions(poll_seconds=0.01, settle_seconds=0)
         watch_sources(lambda: read_sources([str(self.folder)]), embed_some, [self.folder], stop, options)

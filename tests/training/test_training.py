@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,34 @@ def test_a_run_folder_of_other_options_is_refused(initial: Path, splits: tuple[S
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
         train(initial, splits, tmp_path / "other", options)
+
+
+def test_a_run_that_never_began_takes_other_options(
+    initial: Path, splits: tuple[Split, Split], tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="fewer than one batch"):
+        train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=1, batch_size=4096))
+    with pytest.raises(UsageError, match="pad is 32, want less than the 32 pixels"):
+        train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=1, pad=32))
+    train(initial, splits, tmp_path / "run", replace(OPTIONS, epochs=1, pad=31))
+    assert describe_run(tmp_path / "run")["options"]["pad"] == 31
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            {name: value}
+            for name in ("head_lr", "warmup_epochs", "base_margin")
+            for value in (-1, math.nan, math.inf)
+        ),
+        *({"seed": -1}, {"seed": 2**32}, {"pad": -1}, {"flip": 1.5}, {"milestones": (0, 3)}, {"backbone_lr": 0}),
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        replace(OPTIONS, **wrong)
 
 
 def test_the_checkpoint_says_how_it_was_made(initial: Path, splits: tuple[Split, Split], tmp_path: Path) -> None:
