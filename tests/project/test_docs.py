@@ -100,6 +100,14 @@ def test_a_command_that_is_not_run_is_one_that_there_is(block: Block) -> None:
             parse_command(words[words.index("tbps") + 1 :])
 
 
+def test_a_command_in_a_crontab_is_one_that_there_is() -> None:
+    texts = [block.text for page in PAGES for block in blocks(page) if block.language == "text"]
+    commands = re.findall(r"bin/tbps (.+)$", "\n".join(texts), flags=re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        parse_command(shlex.split(command))
+
+
 def test_every_module_that_a_page_names_exists() -> None:
     named = {
         name.rstrip(".")
