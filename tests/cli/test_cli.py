@@ -200,7 +200,7 @@ def test_hits_of_another_gallery_are_not_removed(gallery: Path, tmp_path: Path) 
     lines.write_text(run("search", gallery, "a man", "-k", "2", "--format", "jsonl").stdout)
     assert "2 of 18 records" in succeed("gallery", "rm", gallery, "--from", lines, "--dry-run").stdout
     lines.write_text(lines.read_text().replace(".jpg", ".jpeg"))
-    assert "another gallery" in fail(1, "gallery", "rm", gallery, "--from", lines).stderr
+    assert "another gallery" in fail(2, "gallery", "rm", gallery, "--from", lines).stderr
 
 
 def test_an_image_finds_itself(gallery: Path, people: Path) -> None:
