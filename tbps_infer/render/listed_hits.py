@@ -43,7 +43,10 @@ def hits_records(file: Path, gallery: StoredGallery) -> tuple[int, ...]:
         known = np.unique(np.array([number for number, _, _ in some if number < 2**63], dtype=np.int64))
         records = gallery.details(known)
         for number, path, row in some:
-            if number in records and path not in (told := str(records[number].path), spelled(told)):
+            if number not in records:
+                continue
+            told = str(records[number].path)
+            if path.strip() not in (told.strip(), spelled(told).strip()):  # lists drop the blanks around values
                 raise row.problem(
                     f"record {number} is {path} there and {told} in the gallery {gallery.path}.",
                     "These are hits of another gallery, or the picture has moved; keep the rows of this gallery.",

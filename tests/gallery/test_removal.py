@@ -200,7 +200,7 @@ def test_hits_of_another_gallery_are_refused(world: tuple[Path, Path], tmp_path:
         one, two = (record for record in opened.records() if record.record in (2, 3))
         write((2, one.path), (3, two.path), (999, folder / "gone.ppm"))
         assert hits_records(hits, opened) == (2, 3, 999)
-        write((2, one.path), (3, folder / "other.ppm"))
+        write((2, Path(f"{one.path} ")), (3, folder / "other.ppm"))
         with pytest.raises(UsageError, match=r"record 3 is .*other\.ppm there and"):
             hits_records(hits, opened)
 
