@@ -76,7 +76,7 @@ def watch_sources(
 
     Args:
         read: Lists the pictures; a SourceError means that there are none now.
-        embed: Embeds some of them, and commits.
+        embed: Embeds some of them, commits, and reports which could not be read.
         folders: What `read` reads, absolute.
         stop: Ends it, at the latest after the pictures that are being embedded.
         options: How to go about it.

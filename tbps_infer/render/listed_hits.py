@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,38 +30,37 @@ def hits_records(file: Path, gallery: StoredGallery) -> tuple[int, ...]:
     """
     numbers: dict[int, None] = {}
     paths: list[tuple[int, str, Row]] = []
-    for row, hit in _hits(ListReader(file, UsageError)):
-        number = next((value for name, value in hit.items() if name.lower() == "record"), None)
+    for hit in _hits(ListReader(file, UsageError)):
+        number, path = hit.get("record"), hit.get("path")
         if not str(number).isdecimal():
-            raise row.problem(f"record is {number!r}, want the number of a record.")
+            raise hit.problem(f"record is {number!r}, want the number of a record.")
         numbers[int(str(number))] = None
-        path = next((value for name, value in hit.items() if name.lower() == "path"), None)
         if isinstance(path, str):
-            paths.append((int(str(number)), path, row))
+            paths.append((int(str(number)), path, hit))
     for start in range(0, len(paths), _AT_ONCE):
         some = paths[start : start + _AT_ONCE]
         known = np.unique(np.array([number for number, _, _ in some if number < 2**63], dtype=np.int64))
         records = gallery.details(known)
-        for number, path, row in some:
+        for number, path, hit in some:
             if number not in records:
                 continue
             told = str(records[number].path)
             if path.strip() not in (told.strip(), spelled(told).strip()):  # lists drop the blanks around values
-                raise row.problem(
+                raise hit.problem(
                     f"record {number} is {path} there and {told} in the gallery {gallery.path}.",
                     "These are hits of another gallery, or the picture has moved; keep the rows of this gallery.",
                 )
     return tuple(numbers)
 
 
-def _hits(reader: ListReader) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """The hits, with the rows that name them."""
+def _hits(reader: ListReader) -> Iterator[Row]:
+    """The hits, each as a row of its own."""
     reader = reader.recognised(("record",))
     for row in reader.rows(() if reader.form == "jsonl" else ("record",)):
         hits = row.get("hits")
         if reader.form != "jsonl" or row.get("record") is not None or hits is None:
-            yield row, row.values
+            yield row
         elif isinstance(hits, list) and all(isinstance(hit, dict) for hit in hits):
-            yield from ((row, hit) for hit in hits)
+            yield from (replace(row, values=hit) for hit in hits)
         else:
             raise row.problem("hits is no list of hits.")
